@@ -1,0 +1,184 @@
+"""The book's public address: written once, derived everywhere else.
+
+``repository.url`` in ``_config.yml`` is the one place. ``python
+tools/address.py https://github.com/you/optimizer-anthology`` writes another one
+there and brings everything that repeats it (links, Colab cells, the citation
+file) in line; without an argument it prints the address; ``--check`` says
+what disagrees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+ADDRESS = re.compile(
+    r"https://github\.com/(?P<owner>-OWNER-|[A-Za-z0-9][A-Za-z0-9-]*)"
+    r"/(?P<name>[A-Za-z0-9._-]+)"
+)
+CONFIG_LINE = re.compile(r"^(  url: +)(\S+)", re.MULTILINE)
+# Files whose text repeats the address, as `repository` or as `site`.
+REPEATED_IN = (
+    "_config.yml",
+    "README.md",
+    "CITATION.cff",
+    "pyproject.toml",
+    "_static/root/robots.txt",
+)
+
+
+def parse(url: str) -> tuple[str, str]:
+    """Owner and name of a repository address.
+
+    Raises
+    ------
+    ValueError
+        When it is no plain ``https://github.com/owner/name``: Colab opens
+        notebooks, and Pages serves sites, by these two words.
+    """
+    url = url.strip().rstrip("/").removesuffix(".git")
+    match = ADDRESS.fullmatch(url)
+    if match is None:
+        raise ValueError(
+            f"{url!r} is no address of a repository: "
+            "give it as https://github.com/owner/name"
+        )
+    return match["owner"], match["name"]
+
+
+def repository(root: Path = ROOT) -> str:
+    """The address, as ``_config.yml`` has it."""
+    block = (root / "_config.yml").read_text().partition("\nrepository:")[2]
+    match = CONFIG_LINE.search(block)
+    if match is None:
+        raise ValueError("_config.yml has no line '  url: …' under 'repository:'")
+    return match[2]
+
+
+def site(url: str) -> str:
+    """Where Pages serves the book of this repository."""
+    owner, name = parse(url)
+    host = f"{owner if owner == '-OWNER-' else owner.lower()}.github.io"
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
+
+def version(root: Path = ROOT) -> str:
+    """The package's version, read without importing it."""
+    text = (root / "anthology" / "__init__.py").read_text()
+    match = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    if match is None:
+        raise ValueError("anthology/__init__.py has no line __version__ = …")
+    return match[1]
+
+
+def colab_link(chapter: str, root: Path = ROOT) -> str:
+    """Address that opens a chapter (path inside the repository) in Colab."""
+    owner, name = parse(repository(root))
+    return (
+        "https://colab.research.google.com/github/"
+        f"{owner}/{name}/blob/v{version(root)}/{chapter}"
+    )
+
+
+def colab_cell(chapter: str, root: Path = ROOT) -> str:
+    """Source of the cell that makes a chapter run in Colab."""
+    folder = Path(chapter).parent.as_posix()
+    return f"""\
+# Colab only: fetch this book at the version of this text, and install it.
+import os
+import sys
+
+if "google.colab" in sys.modules:
+    address = "{repository(root)}"
+    if not os.path.exists("/content/book"):
+        !git clone -q --depth 1 -b v{version(root)} {{address}} /content/book
+        %pip install -q "/content/book[lab]"
+    os.chdir("/content/book/{folder}")"""
+
+
+def rewrite(text: str, old: str, new: str) -> str:
+    """``text`` with one repository's address and site exchanged for another's."""
+    old_site, new_site = site(old), site(new)
+    for before, after in ((old_site, new_site), (old, new)):
+        text = re.sub(re.escape(before.rstrip("/")) + r"(?![\w-])",
+                      after.rstrip("/"), text)
+    return text
+
+
+def notebooks(root: Path = ROOT) -> list[Path]:
+    """Every chapter, in a fixed order."""
+    return sorted(
+        path
+        for path in (root / "chapters").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in path.parts
+    )
+
+
+def change(new: str, root: Path = ROOT) -> list[str]:
+    """Write a new address everywhere; the names of the files that changed."""
+    from tools import notebook
+
+    owner, name = parse(new)
+    old, new = repository(root), f"https://github.com/{owner}/{name}"
+    changed = []
+    for relative in REPEATED_IN:
+        path = root / relative
+        before = path.read_text()
+        after = rewrite(before, old, new)
+        if after != before:
+            path.write_text(after)
+            changed.append(relative)
+    for path in notebooks(root):
+        if notebook.fill_file(path, root):
+            changed.append(path.relative_to(root).as_posix())
+    return changed
+
+
+def disagreements(root: Path = ROOT) -> list[str]:
+    """Places that name another address than ``_config.yml`` does."""
+    from tools import notebook
+
+    url = repository(root)
+    owner, name = parse(url)
+    found = []
+    for relative in REPEATED_IN:
+        for match in ADDRESS.finditer((root / relative).read_text()):
+            if match["name"] == name and match["owner"] != owner:
+                found.append(f"{relative}: {match[0]}")
+        for host in re.findall(r"https://([\w.-]+\.github\.io\S*)",
+                               (root / relative).read_text()):
+            if not f"https://{host}".startswith(site(url).rstrip("/")):
+                found.append(f"{relative}: https://{host}")
+    for path in notebooks(root):
+        if notebook.fill_file(path, root, write=False):
+            found.append(path.relative_to(root).as_posix())
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("url", nargs="?", help="https://github.com/owner/name")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args(argv)
+    if arguments.check:
+        wrong = disagreements()
+        print("\n".join(wrong) if wrong else f"all agree with {repository()}")
+        return 1 if wrong else 0
+    if arguments.url is None:
+        print(repository())
+        return 0
+    try:
+        changed = change(arguments.url)
+    except ValueError as error:
+        parser.error(str(error))
+    print("\n".join(changed) if changed else "nothing to change")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
