@@ -1,0 +1,71 @@
+"""What the chapters share and a user of the package does not need.
+
+Checks that print one line, the model problems, real data, small networks, a
+training loop, the style of the figures, and the figure with a slider.
+"""
+
+from anthology.lab import problems
+from anthology.lab.check import check, check_close, gap
+from anthology.lab.data import Images, Text, cifar10, digits, images, text
+from anthology.lab.device import budget, pick_device
+from anthology.lab.marks import (
+    Arrow,
+    Axis,
+    Line,
+    Mark,
+    Note,
+    Panel,
+    Points,
+    Region,
+)
+from anthology.lab.models import Transformer, conv_net, mlp, transformer
+from anthology.lab.plots import STYLES, Style, style, use_style
+from anthology.lab.slider import Frame, SliderFigure, slider_figure
+from anthology.lab.training import (
+    Run,
+    accuracy,
+    cross_entropy,
+    fit,
+    mean_loss,
+    sweep,
+)
+
+__all__ = [
+    "STYLES",
+    "Arrow",
+    "Axis",
+    "Frame",
+    "Images",
+    "Line",
+    "Mark",
+    "Note",
+    "Panel",
+    "Points",
+    "Region",
+    "Run",
+    "SliderFigure",
+    "Style",
+    "Text",
+    "Transformer",
+    "accuracy",
+    "budget",
+    "check",
+    "check_close",
+    "cifar10",
+    "conv_net",
+    "cross_entropy",
+    "digits",
+    "fit",
+    "gap",
+    "images",
+    "mean_loss",
+    "mlp",
+    "pick_device",
+    "problems",
+    "slider_figure",
+    "style",
+    "sweep",
+    "text",
+    "transformer",
+    "use_style",
+]

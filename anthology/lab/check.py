@@ -1,0 +1,119 @@
+"""The checker of the book: one printed line per statement that holds.
+
+What is printed must be the same on every machine, so it names tolerances and
+orders of magnitude, never the digits that were measured; those appear only in
+the message of a failed check.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check", "check_close", "gap"]
+
+
+def check(statement: str, passed: bool | Tensor, detail: str = "") -> None:
+    """Print ``ok  statement (detail)``, or raise if the statement is false.
+
+    Parameters
+    ----------
+    statement : str
+        What is claimed, in words.
+    passed : bool or Tensor
+        Whether it holds; of a tensor every element must be true.
+    detail : str
+        How it was checked ("200 gradients, gap < 1e-12"); printed in brackets.
+
+    Raises
+    ------
+    AssertionError
+        If ``passed`` is false.
+    TypeError
+        If ``passed`` is neither a truth value nor a tensor of truth values:
+        a number that happens to be non-zero is not a proof.
+    """
+    line = f"{statement} ({detail})" if detail else statement
+    if not _truth(passed):
+        raise AssertionError(f"FAILED  {line}")
+    print(f"ok  {line}")
+
+
+def check_close(
+    statement: str,
+    actual: Tensor | float,
+    expected: Tensor | float,
+    tol: float,
+) -> None:
+    """Check that two results agree, and print the tolerance that was met.
+
+    The error is the one of :func:`gap`: the largest absolute difference,
+    divided by the largest entry of ``expected`` where that is above one.
+
+    Parameters
+    ----------
+    statement : str
+        What is claimed, in words.
+    actual, expected : Tensor or float
+        Results of the same shape (a float goes with any shape).
+    tol : float
+        Largest error allowed; it is printed.
+
+    Raises
+    ------
+    AssertionError
+        If the error is not below ``tol``; NaN never is.
+    ValueError
+        If the shapes differ.
+    """
+    error = gap(actual, expected)
+    if not error < tol:
+        raise AssertionError(
+            f"FAILED  {statement} (error {error:.3g}, allowed {tol:g})"
+        )
+    print(f"ok  {statement} (error < {tol:g})")
+
+
+def gap(actual: Tensor | float, expected: Tensor | float) -> float:
+    """Largest difference between two results, relative above one.
+
+    ``max|actual - expected| / max(1, max|expected|)``, in float64. Two empty
+    tensors have gap 0; a non-finite entry on either side gives NaN.
+
+    Raises
+    ------
+    ValueError
+        If both are tensors of different shapes, which would broadcast and
+        compare something else than what is meant.
+    """
+    a, b = _double(actual), _double(expected)
+    if a.ndim and b.ndim and a.shape != b.shape:
+        raise ValueError(
+            f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}; "
+            "compare tensors of the same shape"
+        )
+    difference = (a - b).abs()
+    if difference.numel() == 0:
+        return 0.0
+    scale = b.abs().max().clamp(min=1.0)
+    return float(difference.max() / scale)
+
+
+def _double(value: Tensor | float) -> Tensor:
+    return torch.as_tensor(value).detach().to("cpu", torch.float64)
+
+
+def _truth(passed: object) -> bool:
+    if isinstance(passed, Tensor):
+        if passed.dtype != torch.bool:
+            raise TypeError(
+                f"passed must hold truth values, got {passed.dtype}; compare first"
+            )
+        return passed.numel() > 0 and bool(passed.all())
+    # numpy's own bool has the method `item`, python's has not
+    value = passed.item() if hasattr(passed, "item") else passed
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"passed must be True or False, got {type(passed).__name__}; compare first"
+        )
+    return value

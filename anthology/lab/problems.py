@@ -1,0 +1,214 @@
+"""The model problems of the book, small enough to see and to solve by hand.
+
+* :data:`two_weights`: the smallest deep network, two numbers a and b.
+* :func:`two_matrices`: the same network with matrices.
+* :func:`linear_regression`: one layer alone, whose sharpness is known.
+
+>>> from anthology.lab.problems import two_weights
+>>> w = two_weights.start()
+>>> two_weights(w)                # the loss, shape of w without its last axis
+tensor(0.1800, dtype=torch.float64)
+>>> two_weights.gradient(w)       # closed form, shape of w
+tensor([-0.1200, -1.2000], dtype=torch.float64)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "LinearRegression",
+    "TwoMatrices",
+    "TwoWeights",
+    "linear_regression",
+    "two_matrices",
+    "two_weights",
+]
+
+
+class TwoWeights:
+    r"""The two-weight network: :math:`f(a, b) = \tfrac12 (ab - 1)^2`.
+
+    It is the network x ↦ b·a·x asked to be the identity. Its minima are the
+    hyperbola ab = 1, and which of them is reached depends on the optimizer.
+    Every method takes points of shape (..., 2) and is batched over the
+    leading axes; all are differentiable.
+    """
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """The loss; shape (..., 2) → (...)."""
+        return 0.5 * self.residual(w) ** 2
+
+    def residual(self, w: Tensor) -> Tensor:
+        """ab − 1; shape (..., 2) → (...)."""
+        a, b = _two(w)
+        return a * b - 1
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """(ab − 1)·(b, a); shape (..., 2) → (..., 2)."""
+        return self.residual(w).unsqueeze(-1) * w.flip(-1)
+
+    def hessian(self, w: Tensor) -> Tensor:
+        """[[b², 2ab − 1], [2ab − 1, a²]]; shape (..., 2) → (..., 2, 2)."""
+        a, b = _two(w)
+        off = 2 * a * b - 1
+        rows = [torch.stack([b * b, off], -1), torch.stack([off, a * a], -1)]
+        return torch.stack(rows, -2)
+
+    def start(
+        self,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Where every optimizer of the book starts: (2, 0.2), shape (2,)."""
+        return torch.tensor([2.0, 0.2], dtype=dtype, device=device)
+
+    def minimum(self, a: Tensor) -> Tensor:
+        """The minimum (a, 1/a) above a ≠ 0; shape (...) → (..., 2)."""
+        return torch.stack([a, 1 / a], -1)
+
+    def sharpness(self, w: Tensor) -> Tensor:
+        """a² + b², at a minimum the one non-zero eigenvalue of the Hessian.
+
+        Its eigenvector is (b, a). Shape (..., 2) → (...).
+        """
+        return w.square().sum(-1)
+
+    def imbalance(self, w: Tensor) -> Tensor:
+        """a² − b², which gradient flow conserves; shape (..., 2) → (...).
+
+        One step of gradient descent multiplies it by 1 − η²(ab − 1)².
+        """
+        a, b = _two(w)
+        return a * a - b * b
+
+    def flow_limit(self, w: Tensor) -> Tensor:
+        """The minimum where gradient flow from w ends; shape (..., 2) both.
+
+        The flow keeps c = a² − b² and the sign of a + b, and on the hyperbola
+        ab = 1 the first gives a² = (c + √(c² + 4))/2. With a + b = 0 the flow
+        ends at the saddle (0, 0), which is returned.
+        """
+        a, b = _two(w)
+        c = self.imbalance(w)
+        larger = ((c.abs() + (c * c + 4).sqrt()) / 2).sqrt()
+        first = torch.where(c >= 0, larger, 1 / larger)
+        return torch.sign(a + b).unsqueeze(-1) * self.minimum(first)
+
+
+two_weights = TwoWeights()
+
+
+@dataclass(frozen=True)
+class TwoMatrices:
+    r"""The two-matrix network: :math:`f(A, B) = \tfrac12 \|BA - M\|_F^2`.
+
+    Attributes
+    ----------
+    target : Tensor
+        M, shape (d_out, d_in).
+    start : tuple of two Tensors
+        The first A of shape (hidden, d_in) and B of shape (d_out, hidden).
+    """
+
+    target: Tensor
+    start: tuple[Tensor, Tensor]
+
+    def __call__(self, A: Tensor, B: Tensor) -> Tensor:
+        """The loss; batched over leading axes, shape (...)."""
+        return 0.5 * (B @ A - self.target).square().sum((-2, -1))
+
+    def gradient(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """(Bᵀ(BA − M), (BA − M)Aᵀ), in the shapes of A and B."""
+        residual = B @ A - self.target
+        return B.mT @ residual, residual @ A.mT
+
+
+def two_matrices(
+    d_in: int = 4,
+    hidden: int = 3,
+    d_out: int = 3,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> TwoMatrices:
+    """A seeded two-matrix network in float64.
+
+    The target has entries of variance 1/d_in; both weights start as Gaussian
+    matrices of half that scale, so the start is neither zero nor a minimum.
+    """
+    g = torch.Generator().manual_seed(seed)
+    M = _gaussian(g, d_out, d_in)
+    A = 0.5 * _gaussian(g, hidden, d_in)
+    B = 0.5 * _gaussian(g, d_out, hidden)
+    return TwoMatrices(M.to(device), (A.to(device), B.to(device)))
+
+
+@dataclass(frozen=True)
+class LinearRegression:
+    r"""One linear layer: :math:`f(W) = \frac{1}{2 n d_{out}} \sum \|y_i - W x_i\|^2`.
+
+    With inputs of unit RMS the spectral norm majorises it with the constant
+    d_in/d_out (Bernstein & Newhouse 2024, Prop. 6).
+
+    Attributes
+    ----------
+    inputs : Tensor
+        Shape (n, d_in), each row of RMS exactly 1.
+    outputs : Tensor
+        Shape (n, d_out).
+    start : Tensor
+        The first W, shape (d_out, d_in): zeros.
+    sharpness : float
+        λ = d_in/d_out, for the spectral norm.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    start: Tensor
+    sharpness: float
+
+    def __call__(self, W: Tensor) -> Tensor:
+        """The loss of W of shape (..., d_out, d_in); shape (...)."""
+        residual = self.inputs @ W.mT - self.outputs
+        return 0.5 * residual.square().mean((-2, -1))
+
+    def gradient(self, W: Tensor) -> Tensor:
+        """The gradient, in the shape of W."""
+        residual = self.inputs @ W.mT - self.outputs
+        return residual.mT @ self.inputs / self.outputs.numel()
+
+
+def linear_regression(
+    n: int = 50,
+    d_in: int = 6,
+    d_out: int = 4,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> LinearRegression:
+    """A seeded regression in float64 with noisy outputs of a Gaussian map."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d_in, generator=g, dtype=torch.float64)
+    x = x / x.square().mean(-1, keepdim=True).sqrt()
+    y = x @ _gaussian(g, d_out, d_in).mT
+    y = y + 0.1 * torch.randn(n, d_out, generator=g, dtype=torch.float64)
+    W = torch.zeros(d_out, d_in, dtype=torch.float64, device=device)
+    return LinearRegression(x.to(device), y.to(device), W, d_in / d_out)
+
+
+def _gaussian(g: torch.Generator, rows: int, columns: int) -> Tensor:
+    sample = torch.randn(rows, columns, generator=g, dtype=torch.float64)
+    return sample / columns**0.5
+
+
+def _two(w: Tensor) -> tuple[Tensor, Tensor]:
+    if w.ndim == 0 or w.shape[-1] != 2:
+        raise ValueError(
+            f"a point of the two-weight network has shape (..., 2), "
+            f"got {tuple(w.shape)}"
+        )
+    return w[..., 0], w[..., 1]

@@ -1,0 +1,202 @@
+"""The figure of the book that moves without a kernel.
+
+A slider over frames drawn beforehand: works on the site, from a file, in
+JupyterLab and Colab, by mouse, finger and keyboard, and asks no other host
+for anything. Describe panels and frames, and the last line of a cell shows it:
+
+>>> from anthology import lab
+>>> panel = lab.Panel(lab.Axis("a", -3, 3), lab.Axis("b", -3, 3), equal=True)
+>>> frames = [
+...     lab.Frame(
+...         f"η = {eta:g}",
+...         f"With step size {eta:g} the step ends at a = {2 - eta:g}.",
+...         [[lab.Arrow((2, 0), (2 - eta, eta), name="step"),
+...           lab.Line([0, 1, 2], [0, 1, 0], name="path", style=1)]],
+...     )
+...     for eta in (0.5, 1.0)
+... ]
+>>> lab.slider_figure("One step", [panel], frames, label="step size η")
+<slider figure>
+
+A frame holds one list of marks for each panel. Marks: ``Line``, ``Points``,
+``Arrow``, ``Region``, ``Note``; coordinates may be lists, tensors or arrays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from anthology.lab.marks import Mark, Note, Panel
+from anthology.lab.svg import draw, draw_panel, swatch
+
+__all__ = ["Frame", "SliderFigure", "slider_figure"]
+
+_CSS = """
+.an-slider{margin:1em 0;color:inherit;font:15px/1.45 system-ui,sans-serif}
+.an-slider .an-panels{display:flex;flex-wrap:wrap;gap:8px 20px}
+.an-slider .an-panels>svg{flex:1 1 290px;min-width:0;max-width:560px;height:auto}
+.an-slider svg{font:11.5px system-ui,sans-serif;overflow:hidden}
+.an-slider svg text:not([fill]){fill:currentColor}
+.an-slider .an-title{font-size:12.5px;font-weight:600}
+.an-slider .an-axis{font-size:12.5px}
+.an-slider .an-grid{stroke:currentColor;stroke-opacity:.13;fill:none}
+.an-slider .an-edge{stroke:currentColor;stroke-opacity:.65;fill:none}
+.an-slider .an-bar{display:flex;flex-wrap:wrap;align-items:center;gap:2px 12px}
+.an-slider label{display:flex;flex:1 1 260px;align-items:center;gap:10px}
+.an-slider input{flex:1;min-width:120px;height:28px;accent-color:#0072B2}
+.an-slider output{flex:1 1 100%;min-height:2.9em}
+.an-slider .an-key{display:flex;flex-wrap:wrap;gap:2px 18px;margin:2px 0 4px}
+.an-slider .an-key span{display:inline-flex;align-items:center;gap:6px}
+""".strip().replace("\n", "")
+_SCRIPT = """
+(()=>{const me=document.currentScript,
+f=me?me.closest("figure"):document.querySelector(".an-slider:not([data-on])"),
+q=s=>[...f.querySelectorAll(s)],
+frames=JSON.parse(q('script[type="application/json"]')[0].textContent),
+input=q("input")[0],out=q("output")[0],
+layers=q(".an-panels>svg>svg>g:last-child"),desc=q(".an-panels>svg>desc");
+f.dataset.on="";input.disabled=false;
+const show=()=>{const [value,text,marks]=frames[+input.value];
+input.setAttribute("aria-valuetext",value);
+out.firstChild.textContent=value;out.lastChild.textContent=text;
+layers.forEach((g,i)=>{g.innerHTML=marks[i];desc[i].textContent=text})};
+input.addEventListener("input",show)})()
+""".strip().replace("\n", "")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One position of the slider.
+
+    Attributes
+    ----------
+    value : str
+        Where the slider stands: "p = 2".
+    text : str
+        What is to be seen there, in one sentence; it stands under the slider
+        and is read aloud, so it must be enough without the picture.
+    marks : sequence of sequences of marks
+        For each panel what is drawn on it; an empty list draws nothing.
+    """
+
+    value: str
+    text: str
+    marks: Sequence[Sequence[Mark]] = field(default_factory=list)
+
+
+class SliderFigure:
+    """What :func:`slider_figure` returns; a notebook shows it by its HTML."""
+
+    def __init__(self, html: str) -> None:
+        self._html = html
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+    def __repr__(self) -> str:
+        return "<slider figure>"
+
+
+def slider_figure(
+    title: str,
+    panels: Sequence[Panel],
+    frames: Sequence[Frame],
+    *,
+    label: str,
+    start: int = 0,
+) -> SliderFigure:
+    """A figure with a slider that needs no kernel.
+
+    Parameters
+    ----------
+    title : str
+        What the figure shows, in a few words, for those who cannot see it.
+    panels : sequence of Panel
+        Pictures side by side; on a narrow screen one under the other.
+    frames : sequence of Frame
+        The positions of the slider, from left to right.
+    label : str
+        What the slider changes: "exponent p".
+    start : int
+        The frame shown first, which is also the picture without scripts.
+
+    Raises
+    ------
+    ValueError
+        If there is no panel or frame, a frame has not one list of marks for
+        each panel, ``start`` is no frame, or x and y of a mark differ in length.
+    """
+    _check(panels, frames, start)
+    drawn = [
+        [draw(panel, marks) for panel, marks in zip(panels, f.marks, strict=True)]
+        for f in frames
+    ]
+    first = frames[start]
+    pictures = "".join(
+        draw_panel(panel, drawn[start][i], _name(title, panel), first.text)
+        for i, panel in enumerate(panels)
+    )
+    data = [[f.value, f.text, m] for f, m in zip(frames, drawn, strict=True)]
+    return SliderFigure(
+        f'<figure class="an-slider"><style>{_CSS}</style>'
+        f'<div class="an-panels">{pictures}</div>{_legend(panels, frames)}'
+        f"{_controls(label, first, len(frames), start)}"
+        f"{_behaviour(data) if len(frames) > 1 else ''}</figure>"
+    )
+
+
+def _controls(label: str, first: Frame, count: int, start: int) -> str:
+    """Slider, value and sentence; dead until the script wakes it up."""
+    said = f"<b>{escape(first.value)}</b> <span>{escape(first.text)}</span>"
+    if count == 1:
+        return f'<div class="an-bar"><output>{said}</output></div>'
+    return (
+        f'<div class="an-bar"><label>{escape(label)} <input type="range" min="0" '
+        f'max="{count - 1}" step="1" value="{start}" autocomplete="off" disabled '
+        f'aria-valuetext="{escape(first.value)}"></label>'
+        f'<output aria-live="polite">{said}</output></div>'
+        f"<noscript>The picture shows one position: {escape(first.value)}. "
+        "The slider needs JavaScript.</noscript>"
+    )
+
+
+def _behaviour(data: list[list[object]]) -> str:
+    # "<" is written as an escape, so no text can end the script element
+    numbers = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    numbers = numbers.replace("<", "\\u003c")
+    return (
+        f'<script type="application/json">{numbers}</script><script>{_SCRIPT}</script>'
+    )
+
+
+def _legend(panels: Sequence[Panel], frames: Sequence[Frame]) -> str:
+    """One entry for each name, in the order of appearance."""
+    entries: dict[str, str] = {}
+    groups = [p.background for p in panels] + [m for f in frames for m in f.marks]
+    for mark in (mark for group in groups for mark in group):
+        if not isinstance(mark, Note) and mark.name and mark.name not in entries:
+            entries[mark.name] = swatch(mark.style, type(mark))
+    spans = "".join(
+        f"<span>{picture}{escape(name)}</span>" for name, picture in entries.items()
+    )
+    return f'<div class="an-key">{spans}</div>' if spans else ""
+
+
+def _name(title: str, panel: Panel) -> str:
+    return f"{title}: {panel.title}" if panel.title else title
+
+
+def _check(panels: Sequence[Panel], frames: Sequence[Frame], start: int) -> None:
+    if not panels or not frames:
+        raise ValueError("a slider figure needs at least one panel and one frame")
+    if not 0 <= start < len(frames):
+        raise ValueError(f"start is {start}; there are frames 0 … {len(frames) - 1}")
+    for i, frame in enumerate(frames):
+        if len(frame.marks) != len(panels):
+            raise ValueError(
+                f"frame {i} has {len(frame.marks)} lists of marks for "
+                f"{len(panels)} panels; give one list for each panel"
+            )

@@ -1,0 +1,252 @@
+"""A training loop short enough to read, for any torch optimizer.
+
+>>> from anthology import lab
+>>> data, net = lab.digits(), lab.mlp([64, 32, 10])
+>>> opt = torch.optim.SGD(net.parameters(), lr=0.5)
+>>> run = lab.fit(net, opt, data.batches(64), steps=100, schedule="linear",
+...               evaluate=lambda: lab.accuracy(net, *data.test))
+>>> run.losses, run.metric        # 100 numbers, and the accuracy at the end
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Run", "accuracy", "cross_entropy", "fit", "mean_loss", "sweep"]
+
+_CHECK_EVERY = 50
+_SCHEDULES = ("constant", "linear")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats; logits (..., classes), targets (...)."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of right answers of a model on a batch, in evaluation mode."""
+    return _evaluated(model, x, lambda out: (out.argmax(-1) == y).float().mean())
+
+
+@torch.no_grad()
+def mean_loss(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> float:
+    """The loss of a model on a batch, in evaluation mode."""
+    return _evaluated(model, x, lambda out: loss(out, y))
+
+
+def _evaluated(
+    model: nn.Module, x: Tensor, measure: Callable[[Tensor], Tensor]
+) -> float:
+    was_training = model.training
+    model.eval()
+    try:
+        return measure(model(x)).item()
+    finally:
+        model.train(was_training)
+
+
+@dataclass
+class Run:
+    """What a training run leaves behind, in plain numbers.
+
+    Attributes
+    ----------
+    losses : list of float
+        The training loss at each step, before that step.
+    metric : float or None
+        The evaluation after the last step; NaN after a divergence.
+    evaluations : list of (int, float)
+        Steps taken and the evaluation then.
+    diverged : bool
+        Whether a loss was not finite; the run was ended there.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    metric: float | None = None
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    diverged: bool = False
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    steps: int,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    evaluate: Callable[[], float] | None = None,
+    every: int | None = None,
+    schedule: str = "constant",
+    warmup: int = 0,
+    name: str = "",
+) -> Run:
+    """Train a model, and return what happened.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Called on the first tensor of a batch.
+    optimizer : torch.optim.Optimizer
+        Any; its learning rates are those of the schedule's peak, and are put
+        back at the end.
+    batches : iterable of (Tensor, Tensor)
+        At least ``steps`` of them; ``data.batches(...)`` never ends.
+    steps : int
+        Optimizer steps to take.
+    loss : callable
+        (outputs, targets) → scalar; cross-entropy by default.
+    evaluate : callable, optional
+        Called without arguments at the end and, if ``every`` is given, each
+        ``every`` steps.
+    schedule : str
+        ``"constant"``, or ``"linear"``: down to zero after the last step.
+    warmup : int
+        Steps over which the learning rate first rises linearly.
+    name : str
+        What the progress bar is called; it is shown only on a terminal.
+
+    Returns
+    -------
+    Run
+        The losses and evaluations. A run whose loss is not finite is ended
+        (looked at every 50 steps, so that the device is not waited for).
+
+    Raises
+    ------
+    ValueError
+        If the schedule is unknown or ``batches`` ends too early.
+    """
+    from tqdm import tqdm
+
+    if schedule not in _SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}; it must be one of {_SCHEDULES}")
+    run, recent = Run(), []
+    peaks = [_as_float(group["lr"]) for group in optimizer.param_groups]
+    source = iter(batches)
+    model.train()
+    try:
+        # disable=None: no bar unless standard error is a terminal
+        for step in tqdm(range(steps), desc=name, disable=None, leave=False):
+            _set_rates(optimizer, peaks, _factor(step, steps, schedule, warmup))
+            recent.append(_one_step(model, optimizer, source, loss, step, steps))
+            ended = step + 1 == steps
+            look = (step + 1) % _CHECK_EVERY == 0 or ended
+            if look and not _collect(run, recent):
+                break
+            if evaluate and every and (step + 1) % every == 0 and not ended:
+                run.evaluations.append((step + 1, float(evaluate())))
+    finally:
+        _set_rates(optimizer, peaks, 1.0)
+    if evaluate:
+        run.metric = math.nan if run.diverged else float(evaluate())
+        run.evaluations.append((len(run.losses), run.metric))
+    return run
+
+
+def _one_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    source: Any,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    step: int,
+    steps: int,
+) -> Tensor:
+    batch = next(source, None)
+    if batch is None:
+        raise ValueError(f"batches ended after {step} of {steps} steps")
+    optimizer.zero_grad()
+    value = loss(model(batch[0]), batch[1])
+    value.backward()
+    optimizer.step()
+    return value.detach()
+
+
+def _collect(run: Run, recent: list[Tensor]) -> bool:
+    """Move the latest losses to the record; False at the first that is not finite."""
+    for value in torch.stack(recent).tolist():
+        run.losses.append(value)
+        if not math.isfinite(value):
+            run.diverged = True
+            return False
+    recent.clear()
+    return True
+
+
+def _factor(step: int, steps: int, schedule: str, warmup: int) -> float:
+    rise = min(1.0, (step + 1) / (warmup + 1))
+    fall = 1 - step / steps if schedule == "linear" else 1.0
+    return rise * fall
+
+
+def _as_float(lr: Any) -> float:
+    return float(lr)
+
+
+def _set_rates(
+    optimizer: torch.optim.Optimizer, peaks: Sequence[float], factor: float
+) -> None:
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(peak * factor)
+        else:
+            group["lr"] = peak * factor
+
+
+def sweep(
+    train: Callable[[float, int], float],
+    lrs: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    better: str = "lower",
+) -> tuple[float, dict[float, list[float]]]:
+    """Try every learning rate with every seed: the same budget for everyone.
+
+    Parameters
+    ----------
+    train : callable
+        (lr, seed) → the final metric of one run.
+    lrs : sequence of float
+        The learning rates to try.
+    seeds : sequence of int
+        The seeds of each.
+    better : str
+        ``"lower"`` for losses, ``"higher"`` for accuracies.
+
+    Returns
+    -------
+    best : float
+        The learning rate with the best median over the seeds; a NaN counts as
+        the worst value there is, and the smaller rate wins a tie.
+    results : dict
+        For each learning rate the metrics, in the order of the seeds.
+
+    Raises
+    ------
+    ValueError
+        If ``better`` is unknown, or there is nothing to try.
+    """
+    if better not in ("lower", "higher"):
+        raise ValueError(f"better is {better!r}; it must be 'lower' or 'higher'")
+    if not lrs or not seeds:
+        raise ValueError("nothing to try: give learning rates and seeds")
+    sign = 1.0 if better == "lower" else -1.0
+    results = {lr: [float(train(lr, seed)) for seed in seeds] for lr in lrs}
+
+    def cost(lr: float) -> float:
+        return median(math.inf if math.isnan(m) else sign * m for m in results[lr])
+
+    return min(sorted(results), key=cost), results
