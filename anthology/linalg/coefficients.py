@@ -1,0 +1,234 @@
+"""Odd polynomials that push singular values to one, in one named table.
+
+Each triple (a, b, c) is the polynomial p(x) = a·x + b·x³ + c·x⁵; a method is a
+sequence of them, composed. The published constants are facts of their papers and
+are credited in the table; Polar Express is constructed, not copied.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
+
+import torch
+
+Coefficients = tuple[float, float, float]
+
+PADE: Coefficients = (15 / 8, -10 / 8, 3 / 8)
+"""The quintic with p(1) = 1, p'(1) = p''(1) = 0: the limit of Polar Express."""
+
+_YOU = (
+    (3955, -8306, 5008),
+    (3735, -6681, 3463),
+    (3799, -6499, 3211),
+    (4019, -6385, 2906),
+    (2677, -3029, 1162),
+    (2172, -1833, 682),
+)
+
+
+@dataclass(frozen=True)
+class CoefficientSet:
+    """A named family of polynomials.
+
+    ``build(steps)`` gives the sequence, ``steps`` is the default length,
+    ``most`` the greatest length that exists (None: any), ``credit`` says whose.
+    """
+
+    build: Callable[[int], tuple[Coefficients, ...]]
+    steps: int
+    most: int | None
+    credit: str
+
+
+def minimax_quintic(lower: float, upper: float) -> Coefficients:
+    """The odd quintic closest to the constant 1 on [lower, upper].
+
+    Remez exchange: alternate between the 4×4 linear system that makes the error
+    equioscillate on four nodes and the two interior extrema of the polynomial
+    so found (Amsel et al., The Polar Express, arXiv 2505.16932, Thm 4.1, Alg. 3).
+
+    Parameters
+    ----------
+    lower, upper : float
+        The interval, 0 < lower <= upper.
+
+    Returns
+    -------
+    tuple of three floats
+        (a, b, c).
+    """
+    if not 0 < lower <= upper:
+        raise ValueError(f"need 0 < lower <= upper, got {lower} and {upper}")
+    if lower / upper >= 1 - 5e-6:
+        # On an interval this short the four nodes coincide to rounding and the
+        # linear system is singular; the Padé polynomial is its limit.
+        a, b, c = PADE
+        return a / upper, b / upper**3, c / upper**5
+    q, r = (3 * lower + upper) / 4, (lower + 3 * upper) / 4
+    error, previous = 0.0, float("inf")
+    for _ in range(100):
+        nodes = torch.tensor([lower, q, r, upper], dtype=torch.float64)
+        signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+        system = torch.stack([nodes, nodes**3, nodes**5, signs], dim=1)
+        ones = torch.ones(4, dtype=torch.float64)
+        a, b, c, error = torch.linalg.solve(system, ones).tolist()
+        if abs(previous - error) <= 1e-15:
+            break
+        previous = error
+        root = (9 * b * b - 20 * a * c) ** 0.5
+        q = ((-3 * b - root) / (10 * c)) ** 0.5
+        r = ((-3 * b + root) / (10 * c)) ** 0.5
+    return a, b, c
+
+
+def evaluate(p: Coefficients, x: float) -> float:
+    """p(x) for a triple p = (a, b, c)."""
+    a, b, c = p
+    return x * (a + x * x * (b + x * x * c))
+
+
+def shrink(p: Coefficients, factor: float) -> Coefficients:
+    """The polynomial x ↦ p(x/factor)."""
+    a, b, c = p
+    return a / factor, b / factor**3, c / factor**5
+
+
+@lru_cache(maxsize=64)
+def polar_express_coefficients(
+    steps: int,
+    lower: float = 1e-3,
+    safety: float = 1.01,
+    cushion: float = 0.02407327424182761,
+    safety_inside: bool = False,
+) -> tuple[Coefficients, ...]:
+    """Construct the Polar Express polynomials by their greedy recursion.
+
+    Each polynomial is the best odd quintic on the interval that the ones before
+    it leave, which makes the composition the best of all compositions. With
+    ``safety=1, cushion=0`` its worst error on [lower, 1] is exactly 1 − ℓ, ℓ the
+    image of ``lower``. Source: Amsel et al., The Polar Express, arXiv 2505.16932,
+    Thm 4.1 and section 4.4.
+
+    Parameters
+    ----------
+    steps : int
+        How many polynomials.
+    lower : float
+        The smallest singular value aimed at, relative to the Frobenius norm.
+    safety : float
+        Every polynomial but the last becomes p(x/safety), so that singular
+        values that rounding pushed above the interval stay in reach. The paper's
+        1.01 is made for bfloat16; 1 switches it off.
+    cushion : float
+        Keep the lower end of each interval above ``cushion`` times its upper end:
+        a gentler polynomial, less optimal, less shaken by rounding. 0 is off.
+    safety_inside : bool
+        Let the recursion see the shrunk polynomials (the published list of five
+        of the dion package does, with safety 1.02) rather than shrinking the
+        finished list (the published list of eight of the paper).
+
+    Returns
+    -------
+    tuple of (a, b, c)
+        ``steps`` triples.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 < lower < 1:
+        raise ValueError(f"lower must lie between 0 and 1, got {lower}")
+    if not safety >= 1:
+        raise ValueError(f"safety must be at least 1, got {safety}")
+    if not 0 <= cushion < 1:
+        raise ValueError(f"cushion must lie in [0, 1), got {cushion}")
+    low, high = lower, 1.0
+    built: list[Coefficients] = []
+    for step in range(steps):
+        p = minimax_quintic(max(low, cushion * high), high)
+        if cushion * high > low:
+            # The cushion bites: re-centre, so that the images of the true ends
+            # lie symmetrically about 1 again.
+            centre = 2 / (evaluate(p, low) + evaluate(p, high))
+            p = (p[0] * centre, p[1] * centre, p[2] * centre)
+        last = step == steps - 1
+        if safety_inside and not last:
+            p = shrink(p, safety)
+        low = evaluate(p, low)
+        high = 2 - low
+        low = min(low, high)
+        built.append(p if safety_inside or last else shrink(p, safety))
+    return tuple(built)
+
+
+def _same(p: Coefficients) -> Callable[[int], tuple[Coefficients, ...]]:
+    return lambda steps: tuple(repeat(p, steps))
+
+
+COEFFICIENT_SETS: dict[str, CoefficientSet] = {
+    "cubic": CoefficientSet(
+        _same((1.5, -0.5, 0.0)),
+        20,
+        None,
+        "Newton–Schulz; Bernstein & Newhouse 2024, eq. 36. Twenty steps bring a "
+        "singular value of 1e-3 to 1 within 1e-3",
+    ),
+    "muon": CoefficientSet(
+        _same((3.4445, -4.7750, 2.0315)),
+        5,
+        None,
+        "Keller Jordan, Muon, 2024. Fast and never exact: singular values end "
+        "between 0.68 and 1.13, wherever they are above 0.01",
+    ),
+    "you": CoefficientSet(
+        lambda steps: tuple((a / 1024, b / 1024, c / 1024) for a, b, c in _YOU[:steps]),
+        6,
+        6,
+        "You Jiacheng, 2024, six different quintics",
+    ),
+    "polar-express": CoefficientSet(
+        polar_express_coefficients,
+        6,
+        None,
+        "Amsel, Persson, Musco & Gower 2025, constructed by Remez exchange",
+    ),
+}
+"""Every iterative method of ``polar``: name → coefficients, default steps, credit."""
+
+
+def coefficients(method: str, steps: int | None = None) -> tuple[Coefficients, ...]:
+    """The polynomials of a named method.
+
+    Parameters
+    ----------
+    method : str
+        A key of ``COEFFICIENT_SETS``.
+    steps : int, optional
+        How many; None takes the method's default.
+
+    Returns
+    -------
+    tuple of (a, b, c)
+        In the order in which they are applied.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, or a number of steps that it does not have.
+    """
+    if method not in COEFFICIENT_SETS:
+        names = ", ".join(map(repr, COEFFICIENT_SETS))
+        raise ValueError(f"no method {method!r}: choose 'svd' or one of {names}")
+    chosen = COEFFICIENT_SETS[method]
+    count = chosen.steps if steps is None else steps
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"steps must be a positive integer or None, got {steps!r}")
+    if chosen.most is not None and count > chosen.most:
+        raise ValueError(
+            f"method {method!r} has {chosen.most} polynomials, got steps={steps}"
+        )
+    return chosen.build(count)

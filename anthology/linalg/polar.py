@@ -1,0 +1,219 @@
+"""The polar factor of a matrix: UVᵀ, the duality map of the spectral norm.
+
+One function, five ways: the singular value decomposition, and four compositions
+of odd polynomials that need matrix products only.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anthology.linalg.coefficients import Coefficients, coefficients
+from anthology.linalg.safe import guarded, peak, require_numeric, working_dtype
+
+
+def singular_values(x: Tensor) -> Tensor:
+    """Singular values of a finite matrix, largest first, whatever its scale.
+
+    Shape (..., m, n) in, (..., min(m, n)) out.
+    """
+    scale = peak(x, (-2, -1))
+    values: Tensor = torch.linalg.svdvals(x / scale)
+    return values * scale[..., 0]
+
+
+def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, σ/σ₁ and Vᴴ of a finite matrix, with rounding noise set to exact zeros.
+
+    Values below ``max(m, n)·eps·σ₁`` cannot be told from zero in this precision
+    (the cut-off NumPy's and PyTorch's ``matrix_rank`` use) and become zero. The
+    relative values of a zero matrix are zeros.
+    """
+    u, s, vh = torch.linalg.svd(x / peak(x, (-2, -1)), full_matrices=False)
+    top = s[..., :1]
+    s = s / torch.where(top > 0, top, torch.ones_like(top))
+    noise = max(x.shape[-2:]) * torch.finfo(s.dtype).eps
+    return u, torch.where(s > noise, s, torch.zeros_like(s)), vh
+
+
+def _exact(x: Tensor) -> Tensor:
+    u, s, vh = reduced_svd(x)
+    return (u * (s > 0).to(u.dtype)[..., None, :]) @ vh
+
+
+def newton_schulz(
+    x: Tensor, polynomials: tuple[Coefficients, ...], dtype: torch.dtype | None = None
+) -> Tensor:
+    """Apply odd polynomials to the singular values of ``x``/‖x‖_F, one after another.
+
+    The products are formed on the smaller side. The scale is divided out exactly
+    (largest entry first, then the Frobenius norm, no epsilon), so the result is
+    the same for ``x`` and ``c·x``; zero stays zero.
+
+    Parameters
+    ----------
+    x : Tensor
+        Finite, shape (..., m, n), in working precision.
+    polynomials : tuple of (a, b, c)
+        p(σ) = aσ + bσ³ + cσ⁵, in the order of their application.
+    dtype : torch.dtype, optional
+        Precision of the products; None is that of ``x``. Muon uses bfloat16.
+
+    Returns
+    -------
+    Tensor
+        Shape and type of ``x``.
+    """
+    tall = x.shape[-2] > x.shape[-1]
+    y = x.mH if tall else x
+    y = y / peak(y, (-2, -1))
+    size = torch.linalg.matrix_norm(y, keepdim=True)
+    y = y / torch.where(size > 0, size, torch.ones_like(size))
+    y = y if dtype is None else y.to(dtype)
+    for a, b, c in polynomials:
+        gram = y @ y.mH
+        mix = b * gram if c == 0 else b * gram + c * (gram @ gram)
+        y = a * y + mix @ y
+    return (y.mH if tall else y).to(x.dtype)
+
+
+def check_method(method: str, steps: int | None) -> None:
+    """Raise ValueError unless ``polar`` knows this method with these steps."""
+    if method != "svd":
+        coefficients(method, steps)
+    elif steps is not None:
+        raise ValueError(f"method 'svd' is exact and takes no steps, got {steps!r}")
+
+
+def finite_polar(x: Tensor, method: str = "svd", steps: int | None = None) -> Tensor:
+    """``polar`` for a finite matrix in working precision (no checks)."""
+    return _exact(x) if method == "svd" else newton_schulz(x, coefficients(method, steps))
+
+
+def polar(
+    G: Tensor,
+    method: str = "svd",
+    steps: int | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The polar factor UVᵀ of G = UΣVᵀ, or an approximation of it.
+
+    It is the nearest semi-orthogonal matrix (Bernstein & Newhouse 2024, Prop. 4)
+    and the steepest direction under the spectral norm. When G has rank r less
+    than min(m, n), it is the partial isometry U_r V_rᵀ: directions that G does not
+    have get no step. Among the maximisers of ⟨G, X⟩ over ‖X‖₂ ≤ 1 it is the one of
+    least norm, it does not depend on the basis LAPACK happens to choose for the
+    null space, and it is where the odd iterations go. Singular values below
+    ``max(m, n)·eps·σ₁`` count as zero.
+
+    Parameters
+    ----------
+    G : Tensor
+        Shape (..., m, n), any strides; leading axes are a batch.
+    method : str
+        "svd" (exact), "cubic", "muon", "you" or "polar-express". On CUDA the SVD
+        waits for the device once (its own convergence flag); the others never do.
+    steps : int, optional
+        Number of polynomials for the iterative methods; None is the default of
+        the method (20, 5, 6 and 6).
+    dtype : torch.dtype, optional
+        Precision of the products of an iterative method, for example
+        ``torch.bfloat16`` as Muon does. None computes in the precision of ``G``,
+        in single precision at least.
+
+    Returns
+    -------
+    Tensor
+        Shape and type of ``G``. Zero gives zero; a matrix with a non-finite entry
+        gives NaN.
+
+    Raises
+    ------
+    ValueError
+        Unknown method or steps, less than two axes, ``dtype`` with "svd".
+    TypeError
+        Not a dense floating or complex tensor.
+    """
+    require_numeric(G, "polar")
+    if G.ndim < 2:
+        raise ValueError(f"polar needs a matrix, got shape {tuple(G.shape)}")
+    check_method(method, steps)
+    if method == "svd":
+        if dtype is not None:
+            raise ValueError("method 'svd' takes no dtype: it has no low precision")
+        return guarded(G, 2, _exact, per_point=False)
+    polynomials = coefficients(method, steps)
+    return guarded(
+        G, 2, lambda x: newton_schulz(x, polynomials, dtype), per_point=False
+    )
+
+
+class Certificate(NamedTuple):
+    """How good an approximate polar factor is, each entry of the batch shape.
+
+    ``efficiency`` is ⟨G, X⟩/(‖G‖_*·‖X‖₂), the share of the steepest descent that a
+    step along X attains: at most 1, and 1 for the exact factor. ``sigma_min`` and
+    ``sigma_max`` are the extreme singular values of X, both 1 for the exact factor
+    of a full-rank G.
+    """
+
+    efficiency: Tensor
+    sigma_min: Tensor
+    sigma_max: Tensor
+
+
+def certificate(G: Tensor, X: Tensor) -> Certificate:
+    """Measure X as a steepest direction for G under the spectral norm.
+
+    Parameters
+    ----------
+    G, X : Tensor
+        Same shape (..., m, n) with m, n ≥ 1; computed in the wider of their
+        precisions, in single precision at least.
+
+    Returns
+    -------
+    Certificate
+        Efficiency (1 if G is zero, otherwise 0 if X is zero), least and greatest
+        singular value of X; NaN where an entry is not finite.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are not those of non-empty matrices.
+    """
+    for x, who in ((G, "certificate(G, ·)"), (X, "certificate(·, X)")):
+        require_numeric(x, who)
+    if G.shape != X.shape or G.ndim < 2 or 0 in G.shape[-2:]:
+        raise ValueError(
+            "certificate needs two non-empty matrices of one shape, got "
+            f"{tuple(G.shape)} and {tuple(X.shape)}"
+        )
+    dtype = working_dtype(torch.promote_types(G.dtype, X.dtype))
+
+    def measure(pair: Tensor) -> Tensor:
+        g, x = pair.unbind(-3)
+        g = g / peak(g, (-2, -1))
+        values = singular_values(x)
+        low, high = values[..., -1], values[..., 0]
+        unit = x / peak(x, (-2, -1))
+        gain = (g.conj() * unit).sum((-2, -1)).real if g.is_complex() else (
+            (g * unit).sum((-2, -1))
+        )
+        best = singular_values(g).sum(-1) * singular_values(unit)[..., 0]
+        share = torch.where(best > 0, gain / torch.where(best > 0, best, 1), 0)
+        share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
+        return torch.stack([share, low, high], -1)
+
+    pair = torch.stack([G.to(dtype), X.to(dtype)], -3)
+    return Certificate(*_per_pair(pair, measure))
+
+
+def _per_pair(pair: Tensor, measure) -> tuple[Tensor, ...]:
+    from anthology.linalg.safe import finite
+
+    good = finite(pair, 3)[..., None]
+    out = measure(torch.where(good[..., None, None], pair, torch.zeros_like(pair)))
+    return torch.where(good, out, torch.full_like(out, torch.nan)).unbind(-1)

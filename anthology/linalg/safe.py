@@ -1,0 +1,96 @@
+"""What every matrix or vector function here does before it computes.
+
+Input of any floating or complex type is computed in at least single precision;
+a point with a non-finite entry is computed as zero and answered with NaN; sizes
+are divided out by the largest entry, so that nothing over- or underflows between
+1e-30 and 1e30. Nothing here waits for the device.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Axes = int | tuple[int, ...]
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which a tensor of this type is computed: f32 at least."""
+    if dtype in (torch.float64, torch.complex128):
+        return dtype
+    return torch.complex64 if dtype.is_complex else torch.float32
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of a modulus: ``dtype`` itself, or the real half of a complex one."""
+    return torch.empty((), dtype=dtype, device="meta").abs().dtype
+
+
+def require_numeric(x: object, who: str) -> None:
+    """Raise TypeError unless ``x`` is a dense floating or complex tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{who} expects a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{who} expects a dense tensor, got layout {x.layout}")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(
+            f"{who} expects a floating or complex tensor, got {x.dtype}: "
+            "convert it first, for example with .float()"
+        )
+
+
+def peak(x: Tensor, dim: Axes) -> Tensor:
+    """Largest modulus along ``dim`` (kept as size-1 axes), 1 where that is zero.
+
+    It is a constant for autograd: ``f(x) = c·f(x/c)`` has the same derivative for
+    every constant ``c`` when ``f`` is positively homogeneous.
+    """
+    top = x.detach().abs().amax(dim, keepdim=True)
+    return torch.where(top > 0, top, torch.ones_like(top))
+
+
+def finite(x: Tensor, ndim: int) -> Tensor:
+    """Which points (over the last ``ndim`` axes) are free of inf and NaN."""
+    return torch.isfinite(x).flatten(-ndim).all(-1)
+
+
+def guarded(
+    x: Tensor,
+    ndim: int,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    per_point: bool,
+    rounded: bool = True,
+) -> Tensor:
+    """Apply ``compute`` to ``x`` with the promises of this module.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (*batch, *point), the point being the last ``ndim`` axes.
+    ndim : int
+        Number of axes of one point.
+    compute : callable
+        Receives ``x`` in working precision, finite everywhere, never empty.
+    per_point : bool
+        True if ``compute`` returns one real number a point (shape ``batch``),
+        False if it returns a tensor shaped like ``x``.
+    rounded : bool
+        Whether to return the input's precision (default) or the working one.
+
+    Returns
+    -------
+    Tensor
+        NaN in every point that held a non-finite entry.
+    """
+    dtype = real_dtype(x.dtype) if per_point else x.dtype
+    work = x.to(working_dtype(x.dtype))
+    if x.numel() == 0:
+        empty = work.abs().sum(tuple(range(-ndim, 0))) if per_point else work
+        return empty.to(dtype) if rounded else empty
+    good = finite(work, ndim)
+    spread = good[(...,) + (None,) * ndim]
+    result = compute(torch.where(spread, work, torch.zeros_like(work)))
+    kept = good if per_point else spread
+    result = torch.where(kept, result, torch.full_like(result, torch.nan))
+    return result.to(dtype) if rounded else result

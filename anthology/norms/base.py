@@ -1,0 +1,347 @@
+"""What a norm is: three methods. And three ways to make a new one of an old one."""
+
+import ast
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from anthology.linalg.safe import guarded, require_numeric
+
+_REGISTRY: dict[str, Callable[..., Any]] = {}
+
+
+def register(kind: type) -> type:
+    """Make a class known to ``from_spec`` under its name."""
+    _REGISTRY[kind.__name__] = kind
+    return kind
+
+
+def positive(value: float, name: str) -> float:
+    """``value`` as a float; ValueError unless it is positive and finite."""
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return number
+
+
+def exponent(p: float) -> float:
+    """``p`` as a float; ValueError unless p ≥ 1."""
+    number = float(p)
+    if not number >= 1:
+        raise ValueError(f"a norm needs an exponent p >= 1 (inf allowed), got p={p!r}")
+    return number
+
+
+def conjugate(p: float) -> float:
+    """The exponent q with 1/p + 1/q = 1."""
+    if p == 1:
+        return math.inf
+    return 1.0 if p == math.inf else p / (p - 1)
+
+
+class Norm:
+    """A norm ‖·‖ on vectors, matrices or convolution kernels.
+
+    The last ``ndim`` axes of a tensor make one point; all axes before them are a
+    batch of independent points. Three questions can be asked: how long is a step
+    (``norm``), how steep is a gradient (``dual``), which unit step is steepest
+    (``dualize``). They belong together:
+
+    ``⟨g, dualize(g)⟩ = dual(g)`` and ``norm(dualize(g)) = 1`` for every g ≠ 0.
+
+    Every input type from bfloat16 to float64 is computed in single precision at
+    least and returned in its own; sizes from 1e-30 to 1e30 neither over- nor
+    underflow; a point with a non-finite entry gives NaN. Complex tensors are
+    points of a real space with the inner product Re⟨g, t⟩. Where several steps
+    are steepest, one is chosen and the class says which.
+
+    A subclass is a frozen dataclass with plain fields and three methods, ``_norm``,
+    ``_dual`` and ``_dualize``, that may take their input as finite, in working
+    precision and not empty. Its ``repr`` is its specification: see ``from_spec``.
+
+    Source: Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 1.
+    """
+
+    _ndim: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            register(cls)
+
+    @property
+    def ndim(self) -> int:
+        """How many trailing axes make one point: 1 vector, 2 matrix, 2+k kernel."""
+        return self._ndim
+
+    def norm(self, x: Tensor) -> Tensor:
+        """Length ‖x‖ of each point.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (*batch, *point).
+
+        Returns
+        -------
+        Tensor
+            Shape ``batch``, type of ``x`` (its real half if complex).
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has fewer axes than a point.
+        TypeError
+            If ``x`` is not a dense floating or complex tensor.
+        """
+        self._check(x)
+        return guarded(x, self.ndim, self._norm, per_point=True)
+
+    def dual(self, g: Tensor) -> Tensor:
+        """Dual norm ‖g‖_* = max ⟨g, t⟩ over ‖t‖ ≤ 1 of each point.
+
+        Arguments, result and errors as for ``norm``.
+        """
+        self._check(g)
+        return guarded(g, self.ndim, self._dual, per_point=True)
+
+    def dualize(self, g: Tensor) -> Tensor:
+        """Duality map: a unit step t with ⟨g, t⟩ = ‖g‖_*, and 0 where g is 0.
+
+        Shape and type of ``g``; errors as for ``norm``.
+        """
+        self._check(g)
+        return guarded(g, self.ndim, self._dualize, per_point=False)
+
+    def __mul__(self, factor: float) -> "Norm":
+        if not isinstance(factor, int | float):
+            return NotImplemented
+        return Scaled(self, factor)
+
+    __rmul__ = __mul__
+
+    def _working(self, which: str, x: Tensor) -> Tensor:
+        """``norm`` or ``dual`` of a checked tensor, left in working precision."""
+        compute = getattr(self, which)
+        return guarded(x, self.ndim, compute, per_point=True, rounded=False)
+
+    def _check(self, x: Tensor) -> None:
+        require_numeric(x, type(self).__name__)
+        if x.ndim < self.ndim:
+            raise ValueError(
+                f"{type(self).__name__} measures {_POINTS.get(self.ndim, 'kernels')} "
+                f"(at least {self.ndim} {'axis' if self.ndim == 1 else 'axes'}), got "
+                f"shape {tuple(x.shape)}: {_ADVICE[min(x.ndim, 2)]}"
+            )
+
+    def _norm(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _dual(self, g: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+_POINTS = {1: "vectors", 2: "matrices"}
+_ADVICE = {
+    0: "flatten a scalar to one axis and use a vector norm such as RMS, L2 or LInf",
+    1: "for a vector use RMS, L2, LInf, L1 or Lp",
+    2: "for a matrix use RMSToRMS, Spectral, Frobenius or MaxAbs; for a kernel with "
+    "k spatial axes Conv(k)",
+}
+
+
+def _require_norm(norm: object, who: str) -> None:
+    if not isinstance(norm, Norm):
+        raise TypeError(f"{who} needs a Norm, got {norm!r}")
+
+
+@dataclass(frozen=True)
+class Scaled(Norm):
+    """s·‖·‖ (dual norm ‖g‖_*/s, steepest unit step dualize(g)/s).
+
+    ``2 * norm`` is the same as ``Scaled(norm, 2.0)``.
+
+    Parameters
+    ----------
+    base : Norm
+        The norm ‖·‖.
+    s : float
+        Positive and finite.
+    """
+
+    base: Norm
+    s: float
+
+    def __post_init__(self) -> None:
+        _require_norm(self.base, "Scaled")
+        object.__setattr__(self, "s", positive(self.s, "s"))
+
+    @property
+    def ndim(self) -> int:
+        return self.base.ndim
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return self.base._norm(x) * self.s
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return self.base._dual(g) / self.s
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        return self.base._dualize(g) / self.s
+
+
+@dataclass(frozen=True)
+class Transpose(Norm):
+    """‖Wᵀ‖: for weights that are stored the other way round.
+
+    The first two axes of a point are exchanged. Embedding tables are stored
+    tokens × width, so theirs is ``Transpose(OneToRMS())``; kernels of transposed
+    convolutions are stored in × out × space, so theirs is ``Transpose(Conv(2))``.
+
+    Parameters
+    ----------
+    base : Norm
+        A norm on matrices or convolution kernels.
+    """
+
+    base: Norm
+
+    def __post_init__(self) -> None:
+        _require_norm(self.base, "Transpose")
+        if self.base.ndim < 2:
+            raise ValueError(f"Transpose needs a norm on matrices, got {self.base!r}")
+
+    @property
+    def ndim(self) -> int:
+        return self.base.ndim
+
+    def _turn(self, x: Tensor) -> Tensor:
+        return x.transpose(-self.ndim, -self.ndim + 1)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return self.base._norm(self._turn(x))
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return self.base._dual(self._turn(g))
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        return self._turn(self.base._dualize(self._turn(g)))
+
+
+@dataclass(frozen=True)
+class Split(Norm):
+    """max over ``parts`` equal blocks that one tensor stacks along its first axis.
+
+    Fused weights are several weights in one tensor: query, key and value of
+    attention, the gates of a recurrent cell, the groups of a convolution. Their
+    joint norm is the largest of the blocks' norms, the dual norm the sum of the
+    blocks' dual norms, and each block is dualized on its own.
+
+    Parameters
+    ----------
+    base : Norm
+        The norm of one block.
+    parts : int
+        How many blocks; must divide the size of the first axis of a point.
+    """
+
+    base: Norm
+    parts: int
+
+    def __post_init__(self) -> None:
+        _require_norm(self.base, "Split")
+        if isinstance(self.parts, bool) or not isinstance(self.parts, int):
+            raise TypeError(f"parts must be an integer, got {self.parts!r}")
+        if self.parts < 1:
+            raise ValueError(f"parts must be at least 1, got {self.parts}")
+
+    @property
+    def ndim(self) -> int:
+        return self.base.ndim
+
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        if x.shape[-self.ndim] % self.parts:
+            raise ValueError(
+                f"Split cannot divide an axis of size {x.shape[-self.ndim]} into "
+                f"{self.parts} equal parts (shape {tuple(x.shape)})"
+            )
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        return x.unflatten(-self.ndim, (self.parts, -1))
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return self.base._norm(self._blocks(x)).amax(-1)
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return self.base._dual(self._blocks(g)).sum(-1)
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        blocks = self.base._dualize(self._blocks(g))
+        return blocks.flatten(-self.ndim - 1, -self.ndim)
+
+
+def from_spec(spec: str) -> Any:
+    """Build a norm from its ``repr``: ``from_spec(repr(n)) == n``.
+
+    The text is parsed, never executed: names of norms, numbers, strings, ``None``,
+    ``inf``, lists and tuples are all it may hold.
+
+    Parameters
+    ----------
+    spec : str
+        For example ``"Scaled(RMSToRMS(), 2.0)"``.
+
+    Returns
+    -------
+    Norm or MaxOver
+
+    Raises
+    ------
+    ValueError
+        If the text is anything else; unknown names get the list of known ones.
+    """
+    if not isinstance(spec, str):
+        raise TypeError(f"from_spec needs a string, got {type(spec).__name__}")
+    try:
+        tree = ast.parse(spec.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"not the specification of a norm: {spec!r}") from error
+    if not isinstance(tree, ast.Call):
+        raise ValueError(
+            f"a specification is a call such as 'RMSToRMS()', got {spec!r}"
+        )
+    return _build(tree, spec)
+
+
+def _build(node: ast.expr, spec: str) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+            if name not in _REGISTRY:
+                known = ", ".join(sorted(_REGISTRY))
+                raise ValueError(f"no norm named {name!r} (known: {known})")
+            if all(k.arg for k in keywords):
+                given = {str(k.arg): _build(k.value, spec) for k in keywords}
+                try:
+                    return _REGISTRY[name](*(_build(a, spec) for a in args), **given)
+                except TypeError as error:
+                    raise ValueError(f"wrong arguments in {spec!r}: {error}") from error
+        case ast.Constant(value=None | bool() | int() | float() | str() as value):
+            return value
+        case ast.Name(id="inf"):
+            return math.inf
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _build(operand, spec)
+            if isinstance(value, int | float):
+                return -value
+        case ast.List(elts=elements):
+            return [_build(e, spec) for e in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_build(e, spec) for e in elements)
+    raise ValueError(f"cannot read {ast.unparse(node)!r} in the specification {spec!r}")
