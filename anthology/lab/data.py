@@ -239,7 +239,7 @@ def text(device: torch.device | str | None = None, *, size: int | None = None) -
         Where the tensors live; CPU by default.
     size : int, optional
         Bytes to take; 1,000,000 on a small budget, the whole library (about
-        six million) on a large one.
+        four million) on a large one.
 
     Raises
     ------

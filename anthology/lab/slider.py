@@ -37,7 +37,7 @@ __all__ = ["Frame", "SliderFigure", "slider_figure"]
 _CSS = """
 .an-slider{margin:1em 0;color:inherit;font:15px/1.45 system-ui,sans-serif}
 .an-slider .an-panels{display:flex;flex-wrap:wrap;gap:8px 20px}
-.an-slider .an-panels>svg{flex:1 1 290px;min-width:0;max-width:560px;height:auto}
+.an-slider .an-panels>svg{flex:1 1 290px;min-width:0;max-width:440px;height:auto}
 .an-slider svg{font:11.5px system-ui,sans-serif;overflow:hidden}
 .an-slider svg text:not([fill]){fill:currentColor}
 .an-slider .an-title{font-size:12.5px;font-weight:600}
@@ -163,7 +163,7 @@ def _controls(label: str, first: Frame, count: int, start: int) -> str:
     )
 
 
-def _behaviour(data: list[list[object]]) -> str:
+def _behaviour(data: Sequence[Sequence[object]]) -> str:
     # "<" is written as an escape, so no text can end the script element
     numbers = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     numbers = numbers.replace("<", "\\u003c")

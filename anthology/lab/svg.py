@@ -106,14 +106,19 @@ def _draw_one(panel: Panel, mark: Mark) -> str:
         return _arrow(panel, mark)
     points = [_place(panel, x, y) for x, y in _pairs(mark.x, mark.y)]
     if isinstance(mark, Points):
-        size = tenths(2 * mark.radius)
         path = "".join(f"M{p[0]} {p[1]}h0" for p in points if p is not None)
-        return _path(path, mark.style, size, dashed=False)
+        # a stroke of no length is its two caps: a disc or a square
+        cap = "square" if mark.style % 2 else "round"
+        return _path(path, mark.style, tenths(2 * mark.radius), cap)
     if isinstance(mark, Region):
         path = _polyline([p for p in points if p is not None])
-        fill = _color(mark.style)
-        return path and f'<path d="{path}z" fill="{fill}" fill-opacity=".18"/>'
-    return _path(_pieces(points), mark.style, tenths(mark.width))
+        color = _color(mark.style)
+        return path and (
+            f'<path d="{path}z" fill="{color}" fill-opacity=".18" '
+            f'stroke="{color}" stroke-width="12" stroke-linejoin="round"/>'
+        )
+    dashes = STYLES[mark.style % len(STYLES)].dashes
+    return _path(_pieces(points), mark.style, tenths(mark.width), "butt", dashes)
 
 
 def _arrow(panel: Panel, mark: Arrow) -> str:
@@ -123,7 +128,7 @@ def _arrow(panel: Panel, mark: Arrow) -> str:
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
     if length < 10:  # shorter than a pixel: a dot says "no step"
-        return _path(f"M{start[0]} {start[1]}h0", mark.style, 60, dashed=False)
+        return _path(f"M{start[0]} {start[1]}h0", mark.style, 60)
     head = min(90.0, 0.6 * length)
     ux, uy = dx / length, dy / length
     bx, by = end[0] - head * ux, end[1] - head * uy
@@ -135,18 +140,18 @@ def _arrow(panel: Panel, mark: Arrow) -> str:
     ]
     shaft = _polyline([start, (_round(bx), _round(by))])
     tip = f'<path d="{_polyline(corners)}z" fill="{_color(mark.style)}"/>'
-    return _path(shaft, mark.style, tenths(mark.width), dashed=False) + tip
+    return _path(shaft, mark.style, tenths(mark.width)) + tip
 
 
-def _path(d: str, style: int, width: int, dashed: bool = True) -> str:
+def _path(
+    d: str, style: int, width: int, cap: str = "round", dashes: Sequence[float] = ()
+) -> str:
     if not d:
         return ""
-    dashes = STYLES[style % len(STYLES)].dashes if dashed else ()
     extra = f' stroke-dasharray="{_list(width, dashes)}"' if dashes else ""
     return (
-        f'<path d="{d}" fill="none" stroke="{_color(style)}" '
-        f'stroke-width="{width}" stroke-linecap="{"butt" if dashes else "round"}" '
-        f'stroke-linejoin="round"{extra}/>'
+        f'<path d="{d}" fill="none" stroke="{_color(style)}" stroke-width="{width}" '
+        f'stroke-linecap="{cap}" stroke-linejoin="round"{extra}/>'
     )
 
 
@@ -158,9 +163,17 @@ def swatch(style: int, kind: type) -> str:
     """The little picture of a legend entry."""
     color = _color(style)
     if kind is Region:
-        body = f'<path d="M2 2h24v8H2z" fill="{color}" fill-opacity=".3"/>'
+        body = (
+            f'<path d="M3 1h22v10H3z" fill="{color}" fill-opacity=".18" '
+            f'stroke="{color}" stroke-width="1.2"/>'
+        )
     elif kind is Points:
-        body = f'<circle cx="14" cy="6" r="3.5" fill="{color}"/>'
+        shape = (
+            "M10.5 2.5h7v7h-7z"
+            if style % 2
+            else "M10.5 6a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0"
+        )
+        body = f'<path d="{shape}" fill="{color}"/>'
     else:
         dashes = STYLES[style % len(STYLES)].dashes if kind is Line else ()
         extra = f' stroke-dasharray="{_list(2, dashes)}"' if dashes else ""
