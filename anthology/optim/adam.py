@@ -1,0 +1,303 @@
+"""Adam and AdamW: steepest descent in the max norm, with averages put back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import BaseOptimizer, Card, Params, at_least_zero
+from .batch import State
+
+
+class Adam(BaseOptimizer):
+    r"""Adam with coupled weight decay (an L2 term in the gradient).
+
+    Without averages (``betas=(0, 0)``, ε → 0) one step is
+    :math:`\Delta w = -\eta\,\mathrm{sign}(g)`, the steepest unit step under
+    :math:`\max_i |\Delta w_i|`. The averages replace g by
+    :math:`\hat m / (\sqrt{\hat v} + \varepsilon)`:
+
+    .. math::
+
+       m \leftarrow \beta_1 m + (1-\beta_1) g,\quad
+       v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
+       \Delta w = -\eta\,\frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)}+\varepsilon}
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        Step size η, in the units of the weights: no entry moves much further.
+        Default 1e-3.
+    betas : tuple of float
+        β₁, β₂ in [0, 1). Default (0.9, 0.999).
+    eps : float
+        ε, outside the root, in the units of the gradient. Default 1e-8.
+    weight_decay : float
+        κ; g + κw takes the place of g. Default 0.
+    amsgrad : bool
+        Divide by the largest v so far. Default False.
+    foreach : bool, optional
+        Work on lists of tensors; None chooses what is faster.
+    maximize : bool
+        Ascend instead. Default False.
+    capturable : bool
+        Keep step counters in tensors on every device (on CUDA they always are).
+    differentiable : bool
+        Let autograd follow the step. Default False.
+    fused : bool, optional
+        Use the fused kernel of PyTorch. Default None: do not.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+    RuntimeError
+        If `fused` is combined with `foreach` or `differentiable`.
+
+    Notes
+    -----
+    Equal to ``torch.optim.Adam`` step for step, and it loads its checkpoints. A
+    gradient that is not finite, or whose square is not, skips its tensor.
+
+    Source: Kingma & Ba 2015, Algorithm 1; as steepest descent, Bernstein &
+    Newhouse 2024, eqs. 3-8.
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w} \langle g, \Delta w\rangle$ over "
+        r"$\max_i|\Delta w_i| \le \eta$",
+        norm=r"$\ell_\infty$ (largest entry)",
+        average="gradient and its square, bias corrected",
+        state="2 (3 with amsgrad)",
+        source="Kingma & Ba 2015, Alg. 1; Bernstein & Newhouse 2024, eqs. 3-8",
+    )
+    decoupled = False
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what Adam cannot use; see the class for the limits."""
+        super().check(group)
+        at_least_zero("epsilon value", group["eps"])
+        check_betas(group["betas"])
+        if group.get("fused") and group["differentiable"]:
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if group.get("fused") and group["foreach"]:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, its maximum."""
+        names = ["exp_avg", "exp_avg_sq"]
+        names += ["max_exp_avg_sq"] if group["amsgrad"] else []
+        return {name: torch.zeros_like(param) for name in names}
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """The largest number whose square is finite."""
+        return math.sqrt(torch.finfo(grad.dtype).max)
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        lr, decay = group["lr"], group["weight_decay"]
+        beta1, beta2 = group["betas"]
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        if decay and self.decoupled:
+            param.mul_(1 - lr * decay)
+        elif decay:
+            grad = grad.add(param, alpha=decay)
+        m.lerp_(grad, 1 - beta1)
+        v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        if group["amsgrad"]:
+            v = state["max_exp_avg_sq"].copy_(
+                torch.maximum(state["max_exp_avg_sq"], v)
+            )
+        root = bias_correction(beta2, step, param.dtype) ** 0.5
+        denominator = (v.sqrt() / root).add_(group["eps"])
+        size = lr / bias_correction(beta1, step, param.dtype)
+        if isinstance(size, Tensor):
+            param.addcdiv_(m * -size, denominator)
+        else:
+            param.addcdiv_(m, denominator, value=-size)
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors, with list operations or PyTorch's fused kernel."""
+        if not params:
+            return
+        lr, decay = group["lr"], group["weight_decay"]
+        beta1, beta2 = group["betas"]
+        m = [s["exp_avg"] for s in states]
+        v = [s["exp_avg_sq"] for s in states]
+        top = [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else []
+        if group["fused"] and all(t.is_contiguous() for t in (*params, *grads, *m)):
+            kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+            kernel(
+                params,
+                grads,
+                m,
+                v,
+                top,
+                [s["step"] for s in states],
+                lr=lr,
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=decay,
+                eps=group["eps"],
+                amsgrad=group["amsgrad"],
+                maximize=False,
+            )
+            return
+        if decay and self.decoupled:
+            torch._foreach_mul_(params, 1 - lr * decay)
+        elif decay:
+            grads = list(torch._foreach_add(grads, params, alpha=decay))
+        torch._foreach_lerp_(m, grads, 1 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+        if top:
+            torch._foreach_maximum_(top, v)
+        denominators = list(torch._foreach_sqrt(top or v))
+        dtype = params[0].dtype
+        roots = [bias_correction(beta2, t, dtype) ** 0.5 for t in steps]
+        sizes = [-lr / bias_correction(beta1, t, dtype) for t in steps]
+        torch._foreach_div_(denominators, roots)
+        torch._foreach_add_(denominators, group["eps"])
+        if isinstance(sizes[0], Tensor):
+            torch._foreach_addcdiv_(params, torch._foreach_mul(m, sizes), denominators)
+        else:
+            torch._foreach_addcdiv_(params, m, denominators, sizes)
+
+
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay: :math:`w \leftarrow (1-\eta\kappa)w` first.
+
+    Parameters, shapes, units and errors as for `Adam`, but `weight_decay` is κ of
+    the line above and defaults to 1e-2. Equal to ``torch.optim.AdamW`` step for
+    step, and it loads its checkpoints.
+
+    Source: Loshchilov & Hutter 2019, Algorithm 2.
+    """
+
+    card = Card(
+        problem=Adam.card.problem,
+        norm=Adam.card.norm,
+        average=Adam.card.average,
+        state=Adam.card.state,
+        source="Loshchilov & Hutter 2019, Alg. 2",
+    )
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+        )
+
+
+def check_betas(betas: tuple[float, float]) -> None:
+    """Refuse averages that are not in [0, 1).
+
+    Parameters
+    ----------
+    betas : tuple of float
+        β₁ and β₂.
+
+    Raises
+    ------
+    ValueError
+        In the words of `torch.optim`.
+    """
+    for index, beta in enumerate(betas):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+
+
+def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
+    """1 − βᵗ, the weight that an average started at zero has gathered.
+
+    Parameters
+    ----------
+    beta : float
+        β in [0, 1).
+    step : float or Tensor
+        t; for a tensor expm1 keeps the digits that 1 − βᵗ would lose in float32.
+    dtype : torch.dtype
+        Dtype of the result for a tensor.
+
+    Returns
+    -------
+    float or Tensor
+        Like `step`.
+    """
+    if not isinstance(step, Tensor):
+        return 1 - beta**step
+    log = math.log(beta) if beta > 0 else -math.inf
+    return -torch.expm1(step.to(dtype) * log)

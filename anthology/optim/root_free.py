@@ -1,0 +1,319 @@
+"""Adaptive methods without the square root (Lin et al. 2024).
+
+The second moment S estimates curvature, not a length of the gradient, so the step
+divides by S itself. S is the average of B·g² with g the gradient of a loss that is
+the mean of B terms, and starts at one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adam import bias_correction, check_betas
+from .base import BaseOptimizer, Card, Params, at_least_zero
+from .batch import State
+
+_SOURCE = "Lin et al. 2024 (2402.03496) and its published code"
+
+
+class _RootFree(BaseOptimizer):
+    """What both share: S starts at one and gathers B·g²."""
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        at_least_zero("epsilon value", group["eps"])
+        terms = group["batch_size"]
+        if not 1 <= terms < math.inf:
+            raise ValueError(
+                f"Invalid batch_size: {terms}; it is the number of terms that the "
+                "loss averages over (tokens if it averages over tokens), 1 for a sum"
+            )
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """The largest gradient for which B·g² is finite."""
+        return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"])
+
+
+class RootFreeRMSProp(_RootFree):
+    r"""RMSProp without the root: the diagonal of a Newton-like step.
+
+    One step minimises :math:`\langle g, \Delta w\rangle + \frac{1}{2\eta}
+    \sum_i S_i \Delta w_i^2` before momentum:
+
+    .. math::
+
+       S \leftarrow \alpha S + (1-\alpha) B g^2,\quad
+       m \leftarrow \mu m + \frac{g}{S+\varepsilon} + \kappa w,\quad
+       \Delta w = -\eta\, m,\qquad S_0 = 1
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        η. A Newton-like step, so 1 is large; default 1e-3.
+    alpha : float
+        α in [0, 1), the average of S. Default 0.99.
+    momentum : float
+        μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
+    eps : float
+        ε, damping added to S, in the units of B·g². Default 1e-4.
+    weight_decay : float
+        κ, added after S and inside the momentum. Default 0.
+    batch_size : float
+        B, how many terms the loss averages; 1 if it sums. Required, since a wrong
+        value rescales S silently. Change it in the groups if it varies.
+    foreach : bool, optional
+        Work on lists of tensors; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+
+    Notes
+    -----
+    There is no bias correction; S₀ = 1 makes the first steps those of gradient
+    descent. The published code keeps s = S/B with s₀ = 1/B.
+
+    Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w} \langle g,\Delta w\rangle + "
+        r"\tfrac{1}{2\eta}\sum_i S_i\,\Delta w_i^2$",
+        norm=r"$\sqrt{\sum_i S_i\,\Delta w_i^2}$, learned",
+        average=r"$B g^2$ from 1; heavy ball on the step",
+        state="2",
+        source=_SOURCE,
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        alpha: float = 0.99,
+        momentum: float = 0.9,
+        eps: float = 1e-4,
+        weight_decay: float = 0.0,
+        *,
+        batch_size: float,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "momentum": momentum,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "batch_size": batch_size,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        for name, what in (("alpha", "alpha value"), ("momentum", "momentum value")):
+            if not 0.0 <= group[name] < 1.0:
+                raise ValueError(f"Invalid {what}: {group[name]}")
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Ones for ``exp_avg_sq`` (S), zeros for ``momentum_buffer`` (m)."""
+        return {
+            "exp_avg_sq": torch.ones_like(param),
+            "momentum_buffer": torch.zeros_like(param),
+        }
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        s, m, alpha = state["exp_avg_sq"], state["momentum_buffer"], group["alpha"]
+        scale = (1 - alpha) * group["batch_size"]
+        s.mul_(alpha).addcmul_(grad, grad, value=scale)
+        m.mul_(group["momentum"]).addcdiv_(grad, s + group["eps"])
+        if group["weight_decay"]:
+            m.add_(param, alpha=group["weight_decay"])
+        param.sub_(m * group["lr"])
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors."""
+        if not params:
+            return
+        s = [state["exp_avg_sq"] for state in states]
+        m = [state["momentum_buffer"] for state in states]
+        alpha = group["alpha"]
+        torch._foreach_mul_(s, alpha)
+        torch._foreach_addcmul_(s, grads, grads, (1 - alpha) * group["batch_size"])
+        torch._foreach_mul_(m, group["momentum"])
+        torch._foreach_addcdiv_(m, grads, torch._foreach_add(s, group["eps"]))
+        if group["weight_decay"]:
+            torch._foreach_add_(m, params, alpha=group["weight_decay"])
+        torch._foreach_sub_(params, torch._foreach_mul(m, group["lr"]))
+
+
+class RootFreeAdamW(_RootFree):
+    r"""AdamW without the root.
+
+    .. math::
+
+       w \leftarrow (1-\eta\kappa) w,\quad
+       m \leftarrow \beta_1 m + (1-\beta_1) g,\quad
+       S \leftarrow \beta_2 S + (1-\beta_2) B g^2,\quad
+       \Delta w = -\eta\,\frac{m}{S+\varepsilon},\qquad S_0 = 1
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        η. A Newton-like step, so 1 is large; default 1e-3.
+    betas : tuple of float
+        β₁, β₂ in [0, 1). Default (0.9, 0.999).
+    eps : float
+        ε, damping added to S, in the units of B·g². Default 1e-4.
+    weight_decay : float
+        κ, decoupled. Default 0.
+    bias_correction : bool
+        Divide m and S by 1 − βᵗ. Default False: right for m, but S starts at one
+        and not at zero, so for S it overstates the first steps' curvature.
+    batch_size : float
+        B, how many terms the loss averages; 1 if it sums. Required.
+    foreach : bool, optional
+        Work on lists of tensors; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+
+    Notes
+    -----
+    Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
+    """
+
+    card = Card(
+        problem=RootFreeRMSProp.card.problem,
+        norm=RootFreeRMSProp.card.norm,
+        average=r"gradient; $B g^2$ from 1",
+        state="2",
+        source=_SOURCE,
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-4,
+        weight_decay: float = 0.0,
+        bias_correction: bool = False,
+        *,
+        batch_size: float,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "bias_correction": bias_correction,
+            "batch_size": batch_size,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        check_betas(group["betas"])
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for ``exp_avg`` (m), ones for ``exp_avg_sq`` (S)."""
+        return {
+            "exp_avg": torch.zeros_like(param),
+            "exp_avg_sq": torch.ones_like(param),
+        }
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        beta1, beta2 = group["betas"]
+        m, s, lr = state["exp_avg"], state["exp_avg_sq"], group["lr"]
+        if group["weight_decay"]:
+            param.mul_(1 - lr * group["weight_decay"])
+        m.lerp_(grad, 1 - beta1)
+        s.mul_(beta2).addcmul_(grad, grad, value=(1 - beta2) * group["batch_size"])
+        if group["bias_correction"]:
+            s = s / bias_correction(beta2, step, param.dtype)
+            lr = lr / bias_correction(beta1, step, param.dtype)
+        param.sub_(m * lr / (s + group["eps"]))
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors."""
+        if not params:
+            return
+        beta1, beta2 = group["betas"]
+        m = [state["exp_avg"] for state in states]
+        s = [state["exp_avg_sq"] for state in states]
+        lr, dtype = group["lr"], params[0].dtype
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_lerp_(m, grads, 1 - beta1)
+        torch._foreach_mul_(s, beta2)
+        torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
+        if group["bias_correction"]:
+            c1 = [bias_correction(beta1, t, dtype) for t in steps]
+            c2 = [bias_correction(beta2, t, dtype) for t in steps]
+            s = list(torch._foreach_div(s, c2))
+            m = list(torch._foreach_mul(m, [lr / c for c in c1]))
+        else:
+            m = list(torch._foreach_mul(m, lr))
+        torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)

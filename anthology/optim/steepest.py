@@ -1,0 +1,389 @@
+"""Steepest descent under any norm: an average, a norm and a step rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.norms import RMS, Conv, Norm, RMSToRMS, from_spec
+
+from .base import BaseOptimizer, Card, Params
+from .batch import Batch, State
+
+Plan = tuple[list[Tensor], list[Tensor]]
+
+
+class SteepestDescent(BaseOptimizer):
+    r"""Step where a linear model of the loss falls fastest, in a norm of your choice.
+
+    With m the gradient or its average, and all tensors measured together by N (the
+    largest or the root of the sum of squares of :math:`s_l\|\Delta W_l\|_l`):
+
+    .. math::
+
+       \Delta w = -\eta\,\operatorname{dualize}_N(m)
+       \quad\text{or}\quad
+       \Delta w = -\eta\,\|m\|_{N*}\,\operatorname{dualize}_N(m)
+
+    The first solves :math:`\min \langle m,\Delta w\rangle` over
+    :math:`N(\Delta w)\le\eta`; the second
+    :math:`\min \langle m,\Delta w\rangle + \frac{\lambda}{2}N(\Delta w)^2` with
+    :math:`\eta = 1/\lambda`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups; a group may carry its
+        own ``norm`` and ``scale`` (:math:`s_l`), as those of ``metrize(model)`` do.
+    lr : float or Tensor
+        η: the length of the step in the norm for ``step="dualize"``, 1/λ for
+        ``step="steepest"``.
+    momentum : float
+        β in [0, 1) of m ← βm + (1−β)g, m₀ = 0. Default 0: m = g.
+    nesterov : bool
+        Use βm + (1−β)g once more after the average. Default False.
+    weight_decay : float
+        κ of w ← (1−ηκ)w, before the step. Default 0.
+    norm : Norm or str, optional
+        Norm of the tensors, or its ``repr``. None goes by shape: RMS for up to one
+        axis, RMSToRMS for matrices, Conv for kernels.
+    step : str
+        "dualize" (default) or "steepest".
+    across : str
+        How tensors are measured together: "max" (default) or "l2". One choice for
+        all groups.
+    foreach : bool, optional
+        Dualize tensors of equal shape together; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+    TypeError
+        If a norm is not a `Norm` (or its ``repr``) of single tensors.
+
+    Notes
+    -----
+    A vector norm sees a tensor flattened. A matrix norm sees its last two axes, and
+    those before them as a stack measured by its largest member. Axes that a tensor
+    lacks have size one: a bias is a linear map from the number 1. The dual norm is
+    computed as ⟨m, dualize(m)⟩, which for an approximate polar factor is the descent
+    it really gives.
+
+    Source: Bernstein & Newhouse 2024, Prop. 1 (one tensor), Prop. 7 ("max").
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w}\langle g,\Delta w\rangle + "
+        r"\tfrac{1}{2\eta}\|\Delta w\|^2$, or over $\|\Delta w\|\le\eta$",
+        norm="any; by default RMS, RMS→RMS, per kernel position, by shape",
+        average="none or gradient",
+        state="0 (1 with momentum)",
+        source="Bernstein & Newhouse 2024, Prop. 1 and 7",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        norm: Norm | str | None = None,
+        step: str = "dualize",
+        across: str = "max",
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "norm": spec(norm),
+            "scale": 1.0,
+            "step": step,
+            "across": across,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        if not 0.0 <= group["momentum"] < 1.0:
+            raise ValueError(f"Invalid momentum value: {group['momentum']}")
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("nesterov=True needs a momentum above zero")
+        if not 0.0 < group["scale"] < float("inf"):
+            raise ValueError(
+                f"Invalid scale: {group['scale']}; it must be positive and finite"
+            )
+        one_of("step", group["step"], ("dualize", "steepest"))
+        one_of("across", group["across"], ("max", "l2"))
+        same = getattr(self, "defaults", group)
+        for name in ("step", "across"):
+            if group[name] != same[name]:
+                raise ValueError(
+                    f"{name}={group[name]!r} in a group differs from the optimizer's "
+                    f"{name}={same[name]!r}; it is one choice for all groups"
+                )
+        spec(group["norm"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; a norm is kept as its ``repr`` so that checkpoints stay plain.
+
+        Parameters
+        ----------
+        param_group : dict
+            As for `torch.optim`, with ``norm`` and ``scale`` if they differ.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the class does.
+        """
+        if isinstance(param_group, dict) and "norm" in param_group:
+            param_group = {**param_group, "norm": spec(param_group["norm"])}
+        super().add_param_group(param_group)
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for ``momentum_buffer`` where there is a momentum."""
+        return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for the dual norm, a sum over the entries, where it is needed."""
+        room = grad.numel() if self._needs_duals else 1
+        return torch.finfo(grad.dtype).max / room
+
+    @property
+    def _needs_duals(self) -> bool:
+        return self.defaults["step"] == "steepest" or self.defaults["across"] == "l2"
+
+    @property
+    def _coupled(self) -> bool:
+        """Whether a tensor's step depends on the other tensors."""
+        steepest = self.defaults["step"] == "steepest"
+        return self._needs_duals and steepest != (self.defaults["across"] == "l2")
+
+    def apply(self, batches: list[Batch]) -> None:
+        """Average, dualize and move; all tensors meet in between if they must."""
+        parts = [batches] if self._coupled else [[batch] for batch in batches]
+        for part in parts:
+            plans = []
+            for batch in part:
+                batch.open(self)
+                plans.append(self._plan(batch))
+            factors = self._factors(part, [duals for _, duals in plans])
+            for batch, (moves, _), sizes in zip(part, plans, factors, strict=True):
+                self._move(batch, moves, sizes)
+                batch.close(self)
+
+    def _plan(self, batch: Batch) -> Plan:
+        """Unit steps of the averaged gradients, and their dual norms over s_l."""
+        points = _average(batch)
+        as_complex = bool(batch.tensors) and batch.tensors[0].is_complex()
+        if as_complex:
+            points = [torch.view_as_complex(u.contiguous()) for u in points]
+        norms = [norm_for(u, batch.group["norm"]) for u in points]
+        if batch.group["foreach"] is not False and not batch.group["differentiable"]:
+            moves = _dualize_together(points, norms)
+        else:
+            moves = [dualize(u, norm) for u, norm in zip(points, norms, strict=True)]
+        duals = []
+        if self._needs_duals:
+            scale = batch.group["scale"]
+            pairs = zip(points, moves, strict=True)
+            duals = [(u * t.conj()).sum().real / scale for u, t in pairs]
+            if batch.finite is not None:
+                flags = zip(batch.finite, duals, strict=True)
+                duals = [torch.where(flag, d, 0.0) for flag, d in flags]
+        if as_complex:
+            moves = [torch.view_as_real(t) for t in moves]
+        return moves, duals
+
+    def _factors(self, part: list[Batch], duals: list[list[Tensor]]) -> list[Any]:
+        """What multiplies the unit step of each tensor, lr and scale not included."""
+        if not self._needs_duals:
+            return [[1.0] * len(batch.params) for batch in part]
+        if not self._coupled:
+            return duals
+        everything = [d for row in duals for d in row]
+        if not everything:
+            return duals
+        home = everything[0].device
+        stack = torch.stack([d.to(home, non_blocking=True) for d in everything])
+        if self.defaults["step"] == "steepest":
+            total = stack.sum()
+            return [[total.to(d.device) for d in row] for row in duals]
+        top = stack.max().clamp_min(torch.finfo(stack.dtype).tiny)
+        length = torch.linalg.vector_norm(stack / top).clamp_min(0.5)
+        return [[d / top.to(d.device) / length.to(d.device) for d in r] for r in duals]
+
+    def _move(self, batch: Batch, moves: list[Tensor], sizes: list[Any]) -> None:
+        lr, decay = batch.group["lr"], batch.group["weight_decay"]
+        for p, t, size in zip(batch.params, moves, sizes, strict=True):
+            if decay:
+                p.mul_(1 - lr * decay)
+            p.sub_(t * (lr * size / batch.group["scale"]))
+
+
+def _average(batch: Batch) -> list[Tensor]:
+    """The gradients, or their averages, of which the steps are taken."""
+    beta = batch.group["momentum"]
+    if not beta or not batch.params:
+        return batch.grads
+    buffers = [state["momentum_buffer"] for state in batch.states]
+    torch._foreach_lerp_(buffers, batch.grads, 1 - beta)
+    if batch.group["nesterov"]:
+        return list(torch._foreach_lerp(batch.grads, buffers, beta))
+    return buffers
+
+
+def dualize(x: Tensor, norm: Norm) -> Tensor:
+    """The steepest unit step of one tensor, as the optimizers see tensors.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape; see the notes of `SteepestDescent`.
+    norm : Norm
+        The norm of its points.
+
+    Returns
+    -------
+    Tensor
+        Shape of `x`.
+    """
+    return norm.dualize(as_points(x, norm)).reshape(x.shape)
+
+
+def as_points(x: Tensor, norm: Norm) -> Tensor:
+    """A tensor with the axes its norm measures.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+    norm : Norm
+        Its norm.
+
+    Returns
+    -------
+    Tensor
+        Flattened for a vector norm; with axes of size one appended where `x` has
+        fewer than the norm measures; otherwise `x`.
+    """
+    if norm.ndim == 1:
+        return x.reshape(-1)
+    return x.reshape(*x.shape, *(1,) * (norm.ndim - x.ndim))
+
+
+def _dualize_together(points: list[Tensor], norms: list[Norm]) -> list[Tensor]:
+    """The same for many tensors; equal shapes and norms go as one batch."""
+    alike: dict[Any, list[int]] = {}
+    for index, (x, norm) in enumerate(zip(points, norms, strict=True)):
+        alike.setdefault((x.shape, norm), []).append(index)
+    moves = list(points)
+    for (shape, norm), members in alike.items():
+        stack = torch.stack([as_points(points[i], norm) for i in members])
+        for i, t in zip(members, norm.dualize(stack).unbind(), strict=True):
+            moves[i] = t.reshape(shape)
+    return moves
+
+
+def norm_for(x: Tensor, given: Norm | str | None) -> Norm:
+    """The norm of one tensor.
+
+    Parameters
+    ----------
+    x : Tensor
+        The tensor, of which only the number of axes counts.
+    given : Norm, str or None
+        The norm of its group, or its ``repr``.
+
+    Returns
+    -------
+    Norm
+        The given norm, or by shape RMS (up to one axis), RMSToRMS (two) or Conv.
+    """
+    if isinstance(given, Norm):
+        return given
+    if given is not None:
+        return _from_spec(given)
+    if x.ndim <= 1:
+        return RMS()
+    return RMSToRMS() if x.ndim == 2 else Conv(x.ndim - 2)
+
+
+@lru_cache(maxsize=256)
+def _from_spec(text: str) -> Norm:
+    norm = from_spec(text)
+    if not isinstance(norm, Norm):
+        raise TypeError(f"a group needs a norm of single tensors, got {text}")
+    return norm
+
+
+def spec(norm: Norm | str | None) -> str | None:
+    """A norm as plain text.
+
+    Parameters
+    ----------
+    norm : Norm, str or None
+        A norm of single tensors, or its ``repr``.
+
+    Returns
+    -------
+    str or None
+        Its ``repr``; None for None.
+
+    Raises
+    ------
+    TypeError
+        If it is not a norm of single tensors.
+    ValueError
+        If the text names no norm.
+    """
+    if norm is None:
+        return None
+    if isinstance(norm, str):
+        return repr(_from_spec(norm))
+    if not isinstance(norm, Norm):
+        raise TypeError(
+            f"norm must be a Norm such as RMSToRMS(), or its repr, got {norm!r}"
+        )
+    return repr(norm)
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not on the list.
+
+    Parameters
+    ----------
+    name : str
+        What it is.
+    value : object
+        What was given.
+    allowed : tuple of str
+        What would be right.
+
+    Raises
+    ------
+    ValueError
+        Naming both.
+    """
+    if value not in allowed:
+        options = " or ".join(repr(option) for option in allowed)
+        raise ValueError(f"Invalid {name}: {value!r}; it must be {options}")
