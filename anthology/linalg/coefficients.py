@@ -7,10 +7,9 @@ are credited in the table; Polar Express is constructed, not copied.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from itertools import repeat
-
-import torch
 
 Coefficients = tuple[float, float, float]
 
@@ -47,6 +46,8 @@ def minimax_quintic(lower: float, upper: float) -> Coefficients:
     Remez exchange: alternate between the 4×4 linear system that makes the error
     equioscillate on four nodes and the two interior extrema of the polynomial
     so found (Amsel et al., The Polar Express, arXiv 2505.16932, Thm 4.1, Alg. 3).
+    The systems are solved in rational arithmetic, because on a short interval they
+    are close to singular.
 
     Parameters
     ----------
@@ -57,22 +58,22 @@ def minimax_quintic(lower: float, upper: float) -> Coefficients:
     -------
     tuple of three floats
         (a, b, c).
+
+    Raises
+    ------
+    ValueError
+        If the interval is empty or not positive.
     """
-    if not 0 < lower <= upper:
+    if not 0 < lower <= upper < float("inf"):
         raise ValueError(f"need 0 < lower <= upper, got {lower} and {upper}")
     if lower / upper >= 1 - 5e-6:
-        # On an interval this short the four nodes coincide to rounding and the
-        # linear system is singular; the Padé polynomial is its limit.
-        a, b, c = PADE
-        return a / upper, b / upper**3, c / upper**5
+        # Here the error is below rounding and the four nodes nearly coincide; the
+        # Padé polynomial about the centre is what the minimax ones tend to.
+        return shrink(PADE, (lower + upper) / 2)
     q, r = (3 * lower + upper) / 4, (lower + 3 * upper) / 4
-    error, previous = 0.0, float("inf")
+    previous = float("inf")
     for _ in range(100):
-        nodes = torch.tensor([lower, q, r, upper], dtype=torch.float64)
-        signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
-        system = torch.stack([nodes, nodes**3, nodes**5, signs], dim=1)
-        ones = torch.ones(4, dtype=torch.float64)
-        a, b, c, error = torch.linalg.solve(system, ones).tolist()
+        a, b, c, error = _equioscillate((lower, q, r, upper))
         if abs(previous - error) <= 1e-15:
             break
         previous = error
@@ -80,6 +81,19 @@ def minimax_quintic(lower: float, upper: float) -> Coefficients:
         q = ((-3 * b - root) / (10 * c)) ** 0.5
         r = ((-3 * b + root) / (10 * c)) ** 0.5
     return a, b, c
+
+
+def _equioscillate(nodes: tuple[float, ...]) -> list[float]:
+    """(a, b, c, E) with p = 1 − E, 1 + E, 1 − E, 1 + E at the four nodes, exactly."""
+    rows = []
+    for sign, node in zip((1, -1, 1, -1), map(Fraction, nodes), strict=True):
+        rows.append([node, node**3, node**5, Fraction(sign), Fraction(1)])
+    for i, pivot in enumerate(rows):
+        pivot[:] = [value / pivot[i] for value in pivot]
+        for k, row in enumerate(rows):
+            if k != i:
+                row[:] = [v - row[i] * w for v, w in zip(row, pivot, strict=True)]
+    return [float(row[-1]) for row in rows]
 
 
 def evaluate(p: Coefficients, x: float) -> float:
@@ -220,7 +234,7 @@ def coefficients(method: str, steps: int | None = None) -> tuple[Coefficients, .
     ValueError
         For an unknown method, or a number of steps that it does not have.
     """
-    if method not in COEFFICIENT_SETS:
+    if not isinstance(method, str) or method not in COEFFICIENT_SETS:
         names = ", ".join(map(repr, COEFFICIENT_SETS))
         raise ValueError(f"no method {method!r}: choose 'svd' or one of {names}")
     chosen = COEFFICIENT_SETS[method]

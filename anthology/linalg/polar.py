@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.coefficients import Coefficients, coefficients
-from anthology.linalg.safe import guarded, peak, require_numeric, working_dtype
+from anthology.linalg.safe import finite, guarded, peak, require_numeric, working_dtype
 
 
 def singular_values(x: Tensor) -> Tensor:
@@ -19,7 +19,12 @@ def singular_values(x: Tensor) -> Tensor:
     Shape (..., m, n) in, (..., min(m, n)) out.
     """
     scale = peak(x, (-2, -1))
-    values: Tensor = torch.linalg.svdvals(x / scale)
+    x = x / scale
+    if 1 in x.shape[-2:]:
+        # A single row or column: thousands of these make a depthwise convolution.
+        values = torch.linalg.matrix_norm(x).unsqueeze(-1)
+    else:
+        values = torch.linalg.svdvals(x)
     return values * scale[..., 0]
 
 
@@ -37,7 +42,16 @@ def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u, torch.where(s > noise, s, torch.zeros_like(s)), vh
 
 
+def _unit(x: Tensor) -> Tensor:
+    """x/‖x‖_F, whatever the scale; zero stays zero."""
+    x = x / peak(x, (-2, -1))
+    size = torch.linalg.matrix_norm(x, keepdim=True)
+    return x / torch.where(size > 0, size, torch.ones_like(size))
+
+
 def _exact(x: Tensor) -> Tensor:
+    if 1 in x.shape[-2:]:
+        return _unit(x)
     u, s, vh = reduced_svd(x)
     return (u * (s > 0).to(u.dtype)[..., None, :]) @ vh
 
@@ -67,9 +81,7 @@ def newton_schulz(
     """
     tall = x.shape[-2] > x.shape[-1]
     y = x.mH if tall else x
-    y = y / peak(y, (-2, -1))
-    size = torch.linalg.matrix_norm(y, keepdim=True)
-    y = y / torch.where(size > 0, size, torch.ones_like(size))
+    y = _unit(y)
     y = y if dtype is None else y.to(dtype)
     for a, b, c in polynomials:
         gram = y @ y.mH
@@ -88,7 +100,9 @@ def check_method(method: str, steps: int | None) -> None:
 
 def finite_polar(x: Tensor, method: str = "svd", steps: int | None = None) -> Tensor:
     """``polar`` for a finite matrix in working precision (no checks)."""
-    return _exact(x) if method == "svd" else newton_schulz(x, coefficients(method, steps))
+    return (
+        _exact(x) if method == "svd" else newton_schulz(x, coefficients(method, steps))
+    )
 
 
 def polar(
@@ -134,20 +148,28 @@ def polar(
     ValueError
         Unknown method or steps, less than two axes, ``dtype`` with "svd".
     TypeError
-        Not a dense floating or complex tensor.
+        Not a dense floating or complex tensor, or a ``dtype`` that cannot hold it.
     """
     require_numeric(G, "polar")
     if G.ndim < 2:
         raise ValueError(f"polar needs a matrix, got shape {tuple(G.shape)}")
     check_method(method, steps)
+    _check_dtype(G, method, dtype)
     if method == "svd":
-        if dtype is not None:
-            raise ValueError("method 'svd' takes no dtype: it has no low precision")
         return guarded(G, 2, _exact, per_point=False)
     polynomials = coefficients(method, steps)
     return guarded(
         G, 2, lambda x: newton_schulz(x, polynomials, dtype), per_point=False
     )
+
+
+def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:
+    if dtype is None:
+        return
+    if method == "svd":
+        raise ValueError("method 'svd' takes no dtype: it has no low precision")
+    if not dtype.is_complex and (G.is_complex() or not dtype.is_floating_point):
+        raise TypeError(f"a polar factor of {G.dtype} cannot be computed in {dtype}")
 
 
 class Certificate(NamedTuple):
@@ -184,36 +206,28 @@ def certificate(G: Tensor, X: Tensor) -> Certificate:
     ValueError
         If the shapes differ or are not those of non-empty matrices.
     """
-    for x, who in ((G, "certificate(G, ·)"), (X, "certificate(·, X)")):
-        require_numeric(x, who)
+    require_numeric(G, "certificate")
+    require_numeric(X, "certificate")
     if G.shape != X.shape or G.ndim < 2 or 0 in G.shape[-2:]:
         raise ValueError(
             "certificate needs two non-empty matrices of one shape, got "
             f"{tuple(G.shape)} and {tuple(X.shape)}"
         )
     dtype = working_dtype(torch.promote_types(G.dtype, X.dtype))
-
-    def measure(pair: Tensor) -> Tensor:
-        g, x = pair.unbind(-3)
-        g = g / peak(g, (-2, -1))
-        values = singular_values(x)
-        low, high = values[..., -1], values[..., 0]
-        unit = x / peak(x, (-2, -1))
-        gain = (g.conj() * unit).sum((-2, -1)).real if g.is_complex() else (
-            (g * unit).sum((-2, -1))
+    good = finite(G, 2) & finite(X, 2)
+    g, x = (
+        torch.where(good[..., None, None], y, torch.zeros_like(y)).to(dtype)
+        for y in (G, X)
+    )
+    sigma = singular_values(x)
+    g, x = g / peak(g, (-2, -1)), x / peak(x, (-2, -1))
+    gain = (g.conj() * x).sum((-2, -1)).real
+    best = singular_values(g).sum(-1) * singular_values(x)[..., 0]
+    share = torch.where(best > 0, gain / torch.where(best > 0, best, 1), 0)
+    share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
+    return Certificate(
+        *(
+            torch.where(good, v, torch.nan)
+            for v in (share, sigma[..., -1], sigma[..., 0])
         )
-        best = singular_values(g).sum(-1) * singular_values(unit)[..., 0]
-        share = torch.where(best > 0, gain / torch.where(best > 0, best, 1), 0)
-        share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
-        return torch.stack([share, low, high], -1)
-
-    pair = torch.stack([G.to(dtype), X.to(dtype)], -3)
-    return Certificate(*_per_pair(pair, measure))
-
-
-def _per_pair(pair: Tensor, measure) -> tuple[Tensor, ...]:
-    from anthology.linalg.safe import finite
-
-    good = finite(pair, 3)[..., None]
-    out = measure(torch.where(good[..., None, None], pair, torch.zeros_like(pair)))
-    return torch.where(good, out, torch.full_like(out, torch.nan)).unbind(-1)
+    )

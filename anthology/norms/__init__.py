@@ -1,30 +1,28 @@
 """Norms, their duals and their steepest steps; and the norm a layer deserves."""
 
-from anthology.norms.base import Norm, Scaled, Split, Transpose, from_spec
+from anthology.norms.base import Norm, Scaled, Split, Transpose
 from anthology.norms.modular import MaxOver
 from anthology.norms.operator import (
     ColumnL1,
-    Conv,
     Frobenius,
     MaxAbs,
-    Nuclear,
     OneTo,
     OneToRMS,
     RMSToInf,
-    RMSToRMS,
     RowL1,
-    Schatten,
-    Spectral,
     ToInf,
 )
+from anthology.norms.spec import from_spec
+from anthology.norms.spectral import Conv, Nuclear, RMSToRMS, Schatten, Spectral
 from anthology.norms.vector import L1, L2, RMS, LInf, Lp
 
 __all__ = [
+    "L1",
+    "L2",
+    "RMS",
     "ColumnL1",
     "Conv",
     "Frobenius",
-    "L1",
-    "L2",
     "LInf",
     "Lp",
     "MaxAbs",
@@ -33,7 +31,6 @@ __all__ = [
     "Nuclear",
     "OneTo",
     "OneToRMS",
-    "RMS",
     "RMSToInf",
     "RMSToRMS",
     "RowL1",

@@ -1,22 +1,13 @@
 """What a norm is: three methods. And three ways to make a new one of an old one."""
 
-import ast
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from anthology.linalg.safe import guarded, require_numeric
-
-_REGISTRY: dict[str, Callable[..., Any]] = {}
-
-
-def register(kind: type) -> type:
-    """Make a class known to ``from_spec`` under its name."""
-    _REGISTRY[kind.__name__] = kind
-    return kind
+from anthology.norms.spec import register
 
 
 def positive(value: float, name: str) -> float:
@@ -53,8 +44,8 @@ class Norm:
     ``⟨g, dualize(g)⟩ = dual(g)`` and ``norm(dualize(g)) = 1`` for every g ≠ 0.
 
     Every input type from bfloat16 to float64 is computed in single precision at
-    least and returned in its own; sizes from 1e-30 to 1e30 neither over- nor
-    underflow; a point with a non-finite entry gives NaN. Complex tensors are
+    least and returned in its own (in half precision a norm may be too large for its
+    type, and is inf); sizes from 1e-30 to 1e30 neither over- nor underflow; a point with a non-finite entry gives NaN. Complex tensors are
     points of a real space with the inner product Re⟨g, t⟩. Where several steps
     are steepest, one is chosen and the class says which.
 
@@ -116,6 +107,16 @@ class Norm:
         self._check(g)
         return guarded(g, self.ndim, self._dualize, per_point=False)
 
+    def __repr__(self) -> str:
+        shown = []
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.default is MISSING:
+                shown.append(repr(value))
+            elif value != field.default:
+                shown.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def __mul__(self, factor: float) -> "Norm":
         if not isinstance(factor, int | float):
             return NotImplemented
@@ -161,7 +162,7 @@ def _require_norm(norm: object, who: str) -> None:
         raise TypeError(f"{who} needs a Norm, got {norm!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scaled(Norm):
     """s·‖·‖ (dual norm ‖g‖_*/s, steepest unit step dualize(g)/s).
 
@@ -196,7 +197,7 @@ class Scaled(Norm):
         return self.base._dualize(g) / self.s
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transpose(Norm):
     """‖Wᵀ‖: for weights that are stored the other way round.
 
@@ -234,7 +235,7 @@ class Transpose(Norm):
         return self._turn(self.base._dualize(self._turn(g)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split(Norm):
     """max over ``parts`` equal blocks that one tensor stacks along its first axis.
 
@@ -285,63 +286,3 @@ class Split(Norm):
     def _dualize(self, g: Tensor) -> Tensor:
         blocks = self.base._dualize(self._blocks(g))
         return blocks.flatten(-self.ndim - 1, -self.ndim)
-
-
-def from_spec(spec: str) -> Any:
-    """Build a norm from its ``repr``: ``from_spec(repr(n)) == n``.
-
-    The text is parsed, never executed: names of norms, numbers, strings, ``None``,
-    ``inf``, lists and tuples are all it may hold.
-
-    Parameters
-    ----------
-    spec : str
-        For example ``"Scaled(RMSToRMS(), 2.0)"``.
-
-    Returns
-    -------
-    Norm or MaxOver
-
-    Raises
-    ------
-    ValueError
-        If the text is anything else; unknown names get the list of known ones.
-    """
-    if not isinstance(spec, str):
-        raise TypeError(f"from_spec needs a string, got {type(spec).__name__}")
-    try:
-        tree = ast.parse(spec.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"not the specification of a norm: {spec!r}") from error
-    if not isinstance(tree, ast.Call):
-        raise ValueError(
-            f"a specification is a call such as 'RMSToRMS()', got {spec!r}"
-        )
-    return _build(tree, spec)
-
-
-def _build(node: ast.expr, spec: str) -> Any:
-    match node:
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
-            if name not in _REGISTRY:
-                known = ", ".join(sorted(_REGISTRY))
-                raise ValueError(f"no norm named {name!r} (known: {known})")
-            if all(k.arg for k in keywords):
-                given = {str(k.arg): _build(k.value, spec) for k in keywords}
-                try:
-                    return _REGISTRY[name](*(_build(a, spec) for a in args), **given)
-                except TypeError as error:
-                    raise ValueError(f"wrong arguments in {spec!r}: {error}") from error
-        case ast.Constant(value=None | bool() | int() | float() | str() as value):
-            return value
-        case ast.Name(id="inf"):
-            return math.inf
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _build(operand, spec)
-            if isinstance(value, int | float):
-                return -value
-        case ast.List(elts=elements):
-            return [_build(e, spec) for e in elements]
-        case ast.Tuple(elts=elements):
-            return tuple(_build(e, spec) for e in elements)
-    raise ValueError(f"cannot read {ast.unparse(node)!r} in the specification {spec!r}")

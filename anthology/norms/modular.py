@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.safe import real_dtype
-from anthology.norms.base import Norm, positive, register
+from anthology.norms.base import Norm, positive
+from anthology.norms.spec import register
 
 
 @register
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MaxOver:
     """max_l s_l‖W_l‖_l on lists of tensors (Bernstein & Newhouse 2024, Prop. 7).
 

@@ -41,7 +41,7 @@ def lp_dualize(g: Tensor, p: float, dim: int = -1) -> Tensor:
     return torch.sgn(g) * (u.abs().pow(q - 1) / total.pow(1 / p))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lp(Norm):
     """ℓp norm (Σ|x_i|^p)^(1/p) of a vector.
 
@@ -84,7 +84,7 @@ class _FixedLp(Norm):
         return lp_dualize(g, self._p)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class L1(_FixedLp):
     """ℓ1 norm Σ|x_i|: coordinate descent.
 
@@ -95,14 +95,14 @@ class L1(_FixedLp):
     _p: ClassVar[float] = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class L2(_FixedLp):
     """Euclidean norm: gradient descent. Its own dual; steepest step g/‖g‖₂."""
 
     _p: ClassVar[float] = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LInf(_FixedLp):
     """ℓ∞ norm max|x_i|: sign descent (Bernstein & Newhouse 2024, Prop. 2).
 
@@ -113,7 +113,7 @@ class LInf(_FixedLp):
     _p: ClassVar[float] = math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RMS(Norm):
     """Root mean square ‖x‖₂/√n of n entries: a length that does not grow with n.
 
