@@ -1,0 +1,112 @@
+"""The pages the book writes about itself: its claims and its optimizers."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from tools import address, claims
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = {
+    "norms": "Norms",
+    "optimizers": "Optimizers",
+    "square-roots": "Square roots",
+    "motion": "Motion",
+}
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a markdown table: one line, its bars escaped."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell(c) for c in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def figures(check: claims.Check) -> str:
+    """Tolerance and trials of a test, in words."""
+    words = []
+    if check.tol is not None:
+        words.append(f"tolerance {check.tol:g}")
+    if check.trials is not None:
+        words.append(f"{check.trials} trials")
+    return ", ".join(words)
+
+
+def test_link(check: claims.Check, root: Path = ROOT) -> str:
+    url = f"{address.repository(root)}/blob/v{address.version(root)}"
+    link = f"[`{check.name}`]({url}/{check.path}#L{check.line})"
+    return f"{link} ({figures(check)})" if figures(check) else link
+
+
+def claim_row(claim: claims.Claim, root: Path = ROOT) -> list[str]:
+    statement = claim.statement
+    if claim.label:
+        statement = f"{{prf:ref}}`{claim.label}`: {statement}"
+    verdict = claim.verdict + (f": {claim.note}" if claim.note else "")
+    tests = "; ".join(test_link(check, root) for check in claim.checks)
+    return [statement, claim.source, verdict, tests or "–"]
+
+
+def claims_page(root: Path = ROOT) -> str:
+    """One table for each chapter, in the order of the parts."""
+    by_chapter: dict[str, list[claims.Claim]] = {}
+    for claim in claims.all_claims(root):
+        by_chapter.setdefault(claim.chapter, []).append(claim)
+    order = list(PARTS)
+    head = ["Claim", "Source", "Verdict", "Tests"]
+    blocks = []
+    for chapter in sorted(
+        by_chapter, key=lambda c: (order.index(c.partition("/")[0]), c)
+    ):
+        rows = [claim_row(claim, root) for claim in by_chapter[chapter]]
+        blocks.append(f"## {{doc}}`/chapters/{chapter}`\n\n{table(head, rows)}")
+    return "\n\n".join(blocks)
+
+
+def chapter_of(module: str, root: Path = ROOT) -> str | None:
+    """The chapter that derives a module of ``anthology.optim``, if it exists."""
+    stem = module.rpartition(".")[2].replace("_", "-")
+    found = [
+        path.relative_to(root).with_suffix("").as_posix()
+        for path in address.notebooks(root)
+        if path.stem == stem or path.stem.startswith(f"{stem}-")
+    ]
+    return found[0] if found else None
+
+
+def optimizers_page(root: Path = ROOT) -> str:
+    """One row for each class of ``anthology.optim`` that carries a card."""
+    from anthology import optim
+
+    rows = []
+    for name in optim.__all__:
+        found = getattr(optim, name)
+        card = getattr(found, "card", None)
+        if not inspect.isclass(found) or card is None:
+            continue
+        chapter = chapter_of(found.__module__, root)
+        rows.append(
+            [
+                f"{{py:class}}`~anthology.optim.{name}`",
+                f"{{doc}}`/{chapter}`" if chapter else "–",
+                card.problem,
+                card.norm,
+                card.average,
+                card.state,
+                card.source,
+            ]
+        )
+    head = [
+        "Optimizer",
+        "Chapter",
+        "One step solves",
+        "Norm",
+        "Averages",
+        "Numbers kept per parameter",
+        "Source",
+    ]
+    return table(head, rows)
