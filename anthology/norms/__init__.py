@@ -1,6 +1,7 @@
 """Norms, their duals and their steepest steps; and the norm a layer deserves."""
 
 from anthology.norms.base import Norm, Scaled, Split, Transpose
+from anthology.norms.metrized import Metrized, Row
 from anthology.norms.modular import MaxOver
 from anthology.norms.operator import (
     ColumnL1,
@@ -12,6 +13,7 @@ from anthology.norms.operator import (
     RowL1,
     ToInf,
 )
+from anthology.norms.roles import metrize, norm_by_shape
 from anthology.norms.spec import from_spec
 from anthology.norms.spectral import Conv, Nuclear, RMSToRMS, Schatten, Spectral
 from anthology.norms.vector import L1, L2, RMS, LInf, Lp
@@ -27,12 +29,14 @@ __all__ = [
     "Lp",
     "MaxAbs",
     "MaxOver",
+    "Metrized",
     "Norm",
     "Nuclear",
     "OneTo",
     "OneToRMS",
     "RMSToInf",
     "RMSToRMS",
+    "Row",
     "RowL1",
     "Scaled",
     "Schatten",
@@ -41,4 +45,6 @@ __all__ = [
     "ToInf",
     "Transpose",
     "from_spec",
+    "metrize",
+    "norm_by_shape",
 ]

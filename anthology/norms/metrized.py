@@ -1,0 +1,110 @@
+"""The table of a model's parameters and their norms, ready for an optimizer."""
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from anthology.norms.base import Norm
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter: what it is called, what it does, and how it is measured.
+
+    ``shared`` are the other names of a tied weight, ``settings`` what an override
+    added for the optimizer, ``trainable`` is False for a parameter without
+    ``requires_grad``, which is in no group.
+    """
+
+    name: str
+    param: Tensor = field(repr=False)
+    role: str
+    norm: Norm
+    scale: float = 1.0
+    shared: tuple[str, ...] = ()
+    trainable: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def same_group(self, other: "Row") -> bool:
+        """Whether two parameters are treated alike in everything."""
+        mine = (self.role, self.norm, self.scale, self.settings)
+        return mine == (other.role, other.norm, other.scale, other.settings)
+
+    def cells(self) -> tuple[str, str, str, str, str, str]:
+        """Name, shape, role, norm, scale and remark, as text."""
+        remarks = [] if self.trainable else ["frozen, skipped"]
+        if self.shared:
+            remarks.append(f"shared with {', '.join(self.shared)}")
+        remarks += [f"{key}={value!r}" for key, value in self.settings.items()]
+        shape = "×".join(map(str, self.param.shape)) or "scalar"
+        scale = f"{self.scale:g}"
+        text = (self.name, shape, self.role, repr(self.norm), scale, "; ".join(remarks))
+        return text
+
+
+_HEAD = ("name", "shape", "role", "norm", "scale", "")
+
+
+class Metrized(list[dict[str, Any]]):
+    """Parameter groups with a norm each, and the table they come from.
+
+    A list of dictionaries with ``params``, ``param_names``, ``norm``, ``role``,
+    ``scale`` and what overrides added; parameters treated alike share a group. It is
+    what ``SteepestDescent`` and every ``torch.optim`` optimizer take as ``params``.
+    ``str()`` gives the table, one line a parameter, and notebooks show it.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows: tuple[Row, ...] = tuple(rows)
+        leaders: list[Row] = []
+        super().__init__()
+        for row in self.rows:
+            if not row.trainable:
+                continue
+            for leader, group in zip(leaders, self, strict=True):
+                if leader.same_group(row):
+                    break
+            else:
+                leaders.append(row)
+                group = {
+                    "params": [],
+                    "param_names": [],
+                    "norm": row.norm,
+                    "role": row.role,
+                    "scale": row.scale,
+                    **row.settings,
+                }
+                self.append(group)
+            group["params"].append(row.param)
+            group["param_names"].append(row.name)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the parameters that are in no group: no gradient is wanted."""
+        return tuple(row.name for row in self.rows if not row.trainable)
+
+    def __repr__(self) -> str:
+        trainable = len(self.rows) - len(self.frozen)
+        return f"Metrized({len(self)} groups of {trainable} parameters)"
+
+    def __str__(self) -> str:
+        lines = [_HEAD, *(row.cells() for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = (
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True))
+            for line in lines
+        )
+        return "\n".join(line.rstrip() for line in padded)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{h}</th>' for h in (*_HEAD[:-1], "remark"))
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(c)}</td>" for c in row.cells())
+            + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
