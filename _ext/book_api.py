@@ -1,4 +1,9 @@
-"""Shows public names only: a private base class gives way to its public one."""
+"""Small corrections to what autodoc makes of the package.
+
+Public names only: a private base class gives way to the public one behind it.
+And a colon in the first line of an attribute's docstring is a colon, not the
+end of a type.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,15 @@ def process_bases(
     bases[:] = public_bases(list(bases))
 
 
+def keep_colon(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """An empty comment stops napoleon from looking for a type in the first line."""
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-bases", process_bases)
+    app.connect("autodoc-process-docstring", keep_colon, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
