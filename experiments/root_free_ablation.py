@@ -1,0 +1,78 @@
+"""What the two ingredients beside the root do: the start at one, the factor B.
+
+A perceptron on the digits, 200 steps of RootFreeRMSProp (momentum 0.9, the rate
+falling linearly to zero), for every combination of start S₀ ∈ {1, 0}, factor
+∈ {B, 1}, average α ∈ {0.9, 0.99}, batch size B ∈ {16, 64, 256}, ten rates a
+factor of four apart, and three seeds. The measure is the mean loss on all
+training images after the last step; a run that is not finite is stored as null.
+
+    python experiments/root_free_ablation.py        # about two minutes
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import torch
+from root_free import RESULTS, Store, provenance  # sets the threads first
+
+from anthology import lab
+from anthology.optim.root_free import RootFreeRMSProp
+
+STARTS, FACTORS, ALPHAS, BATCHES = (1, 0), ("B", "1"), (0.9, 0.99), (16, 64, 256)
+RATES = [2.0**k for k in range(-16, 4, 2)]
+SEEDS, STEPS = (0, 1, 2), 200
+
+
+class ZeroStart(RootFreeRMSProp):
+    """The same method with S₀ = 0."""
+
+    def new_state(self, param, group):
+        state = super().new_state(param, group)
+        state["exp_avg_sq"].zero_()
+        return state
+
+
+def run(data, start, factor, alpha, size, lr, seed) -> dict:
+    """One training run; the loss on all training images at its end."""
+    net = lab.mlp([64, 64, 10], seed=seed)
+    method = RootFreeRMSProp if start else ZeroStart
+    terms = size if factor == "B" else 1
+    opt = method(net.parameters(), lr, alpha, batch_size=terms)
+    begin = time.process_time()
+    result = lab.fit(
+        net,
+        opt,
+        data.batches(size, seed),
+        STEPS,
+        evaluate=lambda: lab.mean_loss(net, data.x, data.y),
+        schedule="linear",
+    )
+    finite = math.isfinite(result.metric)
+    return {
+        "loss": float(f"{result.metric:.4g}") if finite else None,
+        "cpu_seconds": round(time.process_time() - begin, 2),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    facts = provenance("small", torch.device("cpu"))
+    facts = {k: facts[k] for k in ("date", "machine", "versions")}
+    facts["command"] = "python experiments/root_free_ablation.py"
+    facts["seeds"] = list(SEEDS)
+    store = Store(RESULTS / "root_free_ablation.json", facts)
+    data = lab.digits()
+    grid = itertools.product(STARTS, FACTORS, ALPHAS, BATCHES, RATES, SEEDS)
+    for start, factor, alpha, size, lr, seed in grid:
+        key = f"start {start}/factor {factor}/alpha {alpha}/batch {size}"
+        store.once(
+            f"{key}/rate {lr:g}/seed {seed}",
+            lambda p=(start, factor, alpha, size, lr, seed): run(data, *p),
+        )
+
+
+if __name__ == "__main__":
+    main()
