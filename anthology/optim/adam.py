@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import BaseOptimizer, Card, Params, at_least_zero
-from .batch import State
+from .averages import bias_correction
+from .base import BaseOptimizer, Params
+from .card import Card
+from .limits import at_least_zero, check_betas
+from .state import State
 
 
 class Adam(BaseOptimizer):
@@ -71,7 +74,7 @@ class Adam(BaseOptimizer):
 
     card = Card(
         problem=r"$\min_{\Delta w} \langle g, \Delta w\rangle$ over "
-        r"$\max_i|\Delta w_i| \le \eta$",
+        r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
         norm=r"$\ell_\infty$ (largest entry)",
         average="gradient and its square, bias corrected",
         state="2 (3 with amsgrad)",
@@ -147,9 +150,7 @@ class Adam(BaseOptimizer):
         m.lerp_(grad, 1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         if group["amsgrad"]:
-            v = state["max_exp_avg_sq"].copy_(
-                torch.maximum(state["max_exp_avg_sq"], v)
-            )
+            v = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], v))
         root = bias_correction(beta2, step, param.dtype) ** 0.5
         denominator = (v.sqrt() / root).add_(group["eps"])
         size = lr / bias_correction(beta1, step, param.dtype)
@@ -167,8 +168,6 @@ class Adam(BaseOptimizer):
         group: Mapping[str, Any],
     ) -> None:
         """Lists of tensors, with list operations or PyTorch's fused kernel."""
-        if not params:
-            return
         lr, decay = group["lr"], group["weight_decay"]
         beta1, beta2 = group["betas"]
         m = [s["exp_avg"] for s in states]
@@ -260,44 +259,3 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
         )
-
-
-def check_betas(betas: tuple[float, float]) -> None:
-    """Refuse averages that are not in [0, 1).
-
-    Parameters
-    ----------
-    betas : tuple of float
-        β₁ and β₂.
-
-    Raises
-    ------
-    ValueError
-        In the words of `torch.optim`.
-    """
-    for index, beta in enumerate(betas):
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-
-
-def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
-    """1 − βᵗ, the weight that an average started at zero has gathered.
-
-    Parameters
-    ----------
-    beta : float
-        β in [0, 1).
-    step : float or Tensor
-        t; for a tensor expm1 keeps the digits that 1 − βᵗ would lose in float32.
-    dtype : torch.dtype
-        Dtype of the result for a tensor.
-
-    Returns
-    -------
-    float or Tensor
-        Like `step`.
-    """
-    if not isinstance(step, Tensor):
-        return 1 - beta**step
-    log = math.log(beta) if beta > 0 else -math.inf
-    return -torch.expm1(step.to(dtype) * log)

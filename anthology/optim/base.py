@@ -1,56 +1,27 @@
 """The contract that every optimizer of the package keeps, written once.
 
-A new optimizer states its hyper-parameters and their limits (`check`), its state
+A new optimizer states the limits of its hyper-parameters (`check`), its state
 (`new_state`) and one update rule, for one tensor (`single`, the definition) and, if
-it wants the speed, for a list of tensors (`multi`). Everything else is here:
-closures, hooks, `maximize`, gradients that are None, sparse, complex, narrow, huge
-or NaN, parameter groups, Tensor learning rates, state that survives a checkpoint in
-its own dtype.
+it wants the speed, for lists (`multi`). Everything else is here: closures, hooks,
+groups, `maximize`, Tensor learning rates, gradients that are None, sparse, complex,
+narrow, huge or NaN, and state that survives a checkpoint in its own dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .batch import Batch, State, real, reads_flags_for_free, state_dtype
+from .batch import Batch
+from .card import Card
+from .gather import gather
+from .limits import at_least_zero
+from .state import State, fresh_state, restored_state
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-# Elements that go through a rule together. On a CPU the tensors of one batch should
-# stay in the cache between the passes over them; on a device the limit bounds the
-# memory for the copies that the NaN policy keeps.
-CPU_BATCH = 2**16
-DEVICE_BATCH = 2**25
-
-
-@dataclass(frozen=True)
-class Card:
-    """What the table of optimizers says about a class.
-
-    Attributes
-    ----------
-    problem : str
-        The problem that one step solves, one line of markdown.
-    norm : str
-        The norm in which the step is measured.
-    average : str
-        What is averaged over time.
-    state : str
-        Numbers kept for each parameter (counters of a tensor not included).
-    source : str
-        Paper and equation.
-    """
-
-    problem: str
-    norm: str
-    average: str
-    state: str
-    source: str
 
 
 class BaseOptimizer(torch.optim.Optimizer):
@@ -78,7 +49,6 @@ class BaseOptimizer(torch.optim.Optimizer):
         self.check(defaults)
         super().__init__(params, defaults)
 
-    # ------------------------------------------------- what a subclass provides
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse impossible hyper-parameters; subclasses extend this.
 
@@ -133,8 +103,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         Returns
         -------
         float
-            A gradient beyond it is treated as one that is not finite. An optimizer
-            that keeps squares returns the square root of the largest number.
+            A gradient beyond it counts as not finite. An optimizer that keeps
+            squares returns the square root of the largest number.
         """
         return torch.finfo(grad.dtype).max
 
@@ -174,14 +144,13 @@ class BaseOptimizer(torch.optim.Optimizer):
         Parameters
         ----------
         params, grads, states, steps : list
-            As for `single`, one entry a tensor.
+            As for `single`, one entry a tensor and at least one.
         group : mapping
             Hyper-parameters of all of them.
         """
         for args in zip(params, grads, states, steps, strict=True):
             self.single(*args, group)
 
-    # ------------------------------------------------------------ what users call
     @property
     def skipped(self) -> dict[str, int]:
         """How often each tensor was skipped because its gradient was not finite.
@@ -189,8 +158,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         Returns
         -------
         dict of str to int
-            Only tensors skipped at least once, by name, or as ``"group.index"``
-            where parameters have no names. Reading it waits for the device.
+            Tensors skipped at least once, by name or, without names, as
+            ``"group.index"``. Reading it waits for the device.
         """
         counts = {}
         for number, group in enumerate(self.param_groups):
@@ -204,8 +173,8 @@ class BaseOptimizer(torch.optim.Optimizer):
     def create_state(self) -> None:
         """Make the state of every parameter now rather than at its first gradient.
 
-        For checkpoints and sharded training, where every process must hold the same
-        entries whether or not a parameter has had a gradient yet.
+        For sharded training, where every process must hold the same entries whether
+        or not a parameter has had a gradient yet.
         """
         for group in self.param_groups:
             for p in group["params"]:
@@ -217,12 +186,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         Parameters
         ----------
         closure : callable, optional
-            Evaluates the model again and returns the loss.
-
-        Returns
-        -------
-        object
-            What the closure returned, or None.
+            Evaluates the model again and returns the loss, which is returned.
 
         Raises
         ------
@@ -235,7 +199,7 @@ class BaseOptimizer(torch.optim.Optimizer):
                 loss = closure()
         differentiable = any(g["differentiable"] for g in self.param_groups)
         with torch.set_grad_enabled(differentiable):
-            self.apply(self._batches())
+            self.apply(gather(self))
         return loss
 
     def apply(self, batches: list[Batch]) -> None:
@@ -248,35 +212,12 @@ class BaseOptimizer(torch.optim.Optimizer):
         """
         for batch in batches:
             batch.open(self)
-            rule = self.multi if use_foreach(batch) else self._loop
-            rule(batch.params, batch.grads, batch.states, batch.steps, batch.group)
+            rule = type(self).multi if batch.foreach else BaseOptimizer.multi
+            if batch.params:
+                lists = (batch.params, batch.grads, batch.states, batch.steps)
+                rule(self, *lists, batch.group)
             batch.close(self)
 
-    def _loop(self, *args: Any) -> None:
-        BaseOptimizer.multi(self, *args)
-
-    def _batches(self) -> list[Batch]:
-        chosen = [self._with_gradient(group) for group in self.param_groups]
-        batches = []
-        for group, tensors in zip(self.param_groups, chosen, strict=True):
-            for part in split(tensors):
-                lr = resolve_lr(group["lr"], part[0].device)
-                batches.append(Batch({**group, "lr": lr}, part))
-        return batches
-
-    def _with_gradient(self, group: Mapping[str, Any]) -> list[Tensor]:
-        tensors = []
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            if p.grad.layout != torch.strided:
-                name = type(self).__name__
-                raise RuntimeError(f"{name} does not support sparse gradients")
-            if p.numel():
-                tensors.append(p)
-        return tensors
-
-    # ------------------------------------------------------------- state, groups
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """The state of a parameter, made at the first call.
 
@@ -290,26 +231,11 @@ class BaseOptimizer(torch.optim.Optimizer):
         Returns
         -------
         dict of str to Tensor
-            Its state, in at least float32, on the parameter's device. ``step`` and
-            ``skipped`` count the steps it took and those it did not.
+            In at least float32, on the parameter's device; see `fresh_state`.
         """
-        state = self.state[p]
-        if not state:
-            state.update(self._fresh(p, group))
-        return state
-
-    def _fresh(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        with torch.no_grad():
-            model = torch.empty_like(p, dtype=state_dtype(p.dtype))
-            view = real(model)
-            made = self.new_state(view, group)
-            if p.is_complex():
-                made = {
-                    k: torch.view_as_complex(v) if v.shape == view.shape else v
-                    for k, v in made.items()
-                }
-        counter = torch.zeros((), dtype=torch.float32, device=p.device)
-        return {"step": counter, "skipped": counter.clone(), **made}
+        if not self.state[p]:
+            self.state[p].update(fresh_state(p, group, self.new_state))
+        return self.state[p]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyper-parameters are checked before anything changes.
@@ -325,8 +251,8 @@ class BaseOptimizer(torch.optim.Optimizer):
             If a hyper-parameter is out of range.
         """
         if isinstance(param_group, dict):
-            param_group = dict(param_group)
             self.check({**self.defaults, **param_group})
+            param_group = dict(param_group)
         super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -346,11 +272,6 @@ class BaseOptimizer(torch.optim.Optimizer):
         ----------
         state_dict : dict
             What `state_dict` returned.
-
-        Raises
-        ------
-        ValueError
-            If the groups do not match those of this optimizer.
         """
         final: dict[str, Any] = {}
 
@@ -358,7 +279,13 @@ class BaseOptimizer(torch.optim.Optimizer):
             final.update(loaded)
 
         def recast(_: Any) -> None:
-            self._restore(final)
+            for group, saved in zip(
+                self.param_groups, final["param_groups"], strict=True
+            ):
+                for p, key in zip(group["params"], saved["params"], strict=True):
+                    if final["state"].get(key):
+                        fresh = fresh_state(p, group, self.new_state)
+                        self.state[p] = restored_state(final["state"][key], fresh)
 
         hooks = (
             self.register_load_state_dict_pre_hook(remember),
@@ -369,110 +296,3 @@ class BaseOptimizer(torch.optim.Optimizer):
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _restore(self, loaded: dict[str, Any]) -> None:
-        groups = zip(self.param_groups, loaded["param_groups"], strict=True)
-        for group, saved_group in groups:
-            for p, key in zip(group["params"], saved_group["params"], strict=True):
-                saved = loaded["state"].get(key)
-                if not saved:
-                    continue
-                state = self._fresh(p, group)
-                for name, value in saved.items():
-                    like = state.get(name)
-                    if isinstance(value, Tensor) or like is not None:
-                        dtype = like.dtype if like is not None else None
-                        value = torch.as_tensor(value).to(p.device, dtype, copy=True)
-                    state[name] = value
-                self.state[p] = state
-
-
-def at_least_zero(what: str, value: Any) -> None:
-    """Refuse a negative or NaN hyper-parameter, in the words of `torch.optim`.
-
-    Parameters
-    ----------
-    what : str
-        Its name in the message.
-    value : float or Tensor
-        Its value.
-
-    Raises
-    ------
-    ValueError
-        If the value is not a number of at least zero.
-    """
-    if not 0.0 <= value:
-        raise ValueError(f"Invalid {what}: {value}")
-
-
-def resolve_lr(lr: float | Tensor, device: torch.device) -> float | Tensor:
-    """The learning rate as a float where reading it is free, else as a 0-d tensor.
-
-    Parameters
-    ----------
-    lr : float or Tensor
-        As it stands in the group.
-    device : torch.device
-        Where the parameters are.
-
-    Returns
-    -------
-    float or Tensor
-        A tensor only if autograd follows it or the host would have to wait for it.
-    """
-    if not isinstance(lr, Tensor):
-        return lr
-    if lr.requires_grad:
-        return lr.reshape(()).to(device)
-    if reads_flags_for_free(lr.device) or reads_flags_for_free(device):
-        return float(lr)
-    return lr.reshape(()).to(device, non_blocking=True)
-
-
-def use_foreach(batch: Batch) -> bool:
-    """Whether a batch goes through `multi`.
-
-    Parameters
-    ----------
-    batch : Batch
-        Tensors and their group.
-
-    Returns
-    -------
-    bool
-        The group's ``foreach``, or, where that is None, whether the tensors are
-        plain ones (subclasses may not know the list operations).
-    """
-    foreach = batch.group.get("fused") or batch.group["foreach"]
-    if foreach is not None or batch.group["differentiable"]:
-        return bool(foreach)
-    return all(type(p) in (Tensor, torch.nn.Parameter) for p in batch.tensors)
-
-
-def split(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Split a list by device, dtype and total size, keeping its order.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        The tensors of one group.
-
-    Returns
-    -------
-    list of list of Tensor
-        Parts of one device and dtype; a part is larger than the limit only if it
-        is a single tensor.
-    """
-    parts: dict[Any, list[list[Tensor]]] = {}
-    sizes: dict[Any, int] = {}
-    for p in tensors:
-        kind = (p.device, p.dtype)
-        limit = CPU_BATCH if p.device.type == "cpu" else DEVICE_BATCH
-        lists = parts.setdefault(kind, [])
-        if not lists or sizes[kind] + p.numel() > limit:
-            lists.append([])
-            sizes[kind] = 0
-        lists[-1].append(p)
-        sizes[kind] += p.numel()
-    return [part for lists in parts.values() for part in lists]

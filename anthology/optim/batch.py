@@ -16,52 +16,39 @@ and the old values are selected afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
-Limit = Callable[[Tensor, Mapping[str, Any]], float]
+from .state import State, real, state_dtype
 
 
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which state is kept and rules compute: at least float32.
+class StateKeeper(Protocol):
+    """What a batch asks of its optimizer."""
 
-    Parameters
-    ----------
-    dtype : torch.dtype
-        A parameter's dtype, real or complex.
+    state: Any
 
-    Returns
-    -------
-    torch.dtype
-        float32 or complex64 for what is narrower, the dtype itself otherwise.
-    """
-    narrow = torch.complex64 if dtype.is_complex else torch.float32
-    return torch.promote_types(dtype, narrow)
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
 
-
-def real(x: Tensor) -> Tensor:
-    """``x`` itself, or its view as pairs (real, imaginary) along a new last axis."""
-    return torch.view_as_real(x) if x.is_complex() else x
-
-
-def reads_flags_for_free(device: torch.device) -> bool:
-    """Whether reading one number from this device makes nobody wait."""
-    return device.type == "cpu"
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float: ...
 
 
 class Batch:
     """Tensors of one group, one device and one dtype, on their way through a rule.
 
-    Attributes
+    Parameters
     ----------
     group : dict
         The hyper-parameters, with ``lr`` resolved to a float or a 0-d tensor.
     tensors : list of Tensor
-        The parameters themselves.
+        Parameters with a dense gradient, none of them empty.
+
+    Attributes
+    ----------
+    group, tensors
+        As above; `open` takes skipped tensors out where it can.
     params, grads : list of Tensor
         What the rule sees: real, at least float32, finite. ``params`` and the
         states are written in place; ``grads`` may be the users' gradients and are
@@ -83,9 +70,27 @@ class Batch:
         self.states: list[State] = []
         self.steps: list[Any] = []
         self.finite: list[Tensor] | None = None
+        self._kept: list[State] = []
         self._saved: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def open(self, optimizer: Any) -> None:
+    @property
+    def is_complex(self) -> bool:
+        """Whether the parameters are complex, so that the rule sees pairs."""
+        return bool(self.tensors) and self.tensors[0].is_complex()
+
+    @property
+    def foreach(self) -> bool:
+        """Whether the rule for lists is to be used.
+
+        The group's ``foreach`` (or ``fused``), or, where that is None, whether the
+        tensors are plain ones: subclasses may not know the list operations.
+        """
+        asked = self.group.get("fused") or self.group["foreach"]
+        if asked is not None or self.group["differentiable"]:
+            return bool(asked)
+        return all(type(p) in (Tensor, torch.nn.Parameter) for p in self.tensors)
+
+    def open(self, optimizer: StateKeeper) -> None:
         """Prepare what the rule sees and set aside what must not change.
 
         Parameters
@@ -93,66 +98,31 @@ class Batch:
         optimizer : BaseOptimizer
             Gives the state of each tensor and the largest gradient it can take.
         """
-        group, tensors = self.group, self.tensors
-        wide = state_dtype(tensors[0].dtype)
-        grads = [real(p.grad.to(wide)) for p in tensors if p.grad is not None]
-        states = [optimizer.state_of(p, group) for p in tensors]
-        limits = [optimizer.gradient_limit(g, group) for g in grads]
-        device = tensors[0].device
-        if group["differentiable"] or reads_flags_for_free(device):
-            keep = _readable_flags(grads, limits)
-            if not all(keep):
-                for state, kept in zip(states, keep, strict=True):
-                    if not kept:
-                        state["skipped"] += 1
-                tensors = [p for p, kept in zip(tensors, keep, strict=True) if kept]
-                grads = [g for g, kept in zip(grads, keep, strict=True) if kept]
-                states = [s for s, kept in zip(states, keep, strict=True) if kept]
-            self.tensors = tensors
+        group, differentiable = self.group, self.group["differentiable"]
+        wide = state_dtype(self.tensors[0].dtype)
+        gradients = [p.grad for p in self.tensors if p.grad is not None]
+        self.grads = [real(g if g.dtype == wide else g.to(wide)) for g in gradients]
+        self._kept = [optimizer.state_of(p, group) for p in self.tensors]
+        limits = [optimizer.gradient_limit(g, group) for g in self.grads]
+        if differentiable or reads_flags_for_free(self.tensors[0].device):
+            self._take_out(_readable_flags(self.grads, limits))
         else:
-            self.finite = list(_device_flags(grads, limits))
-        if group["differentiable"]:
-            states = [{k: v.clone() for k, v in s.items()} for s in states]
-        self._count(states)
-        if group["maximize"]:
-            grads = list(torch._foreach_neg(grads)) if grads else grads
+            self.finite = _device_flags(self.grads, limits)
+        if differentiable:
+            self._kept = [{k: v.clone() for k, v in s.items()} for s in self._kept]
+        if self._kept:
+            self._count()
+        if group["maximize"] and self.grads:
+            self.grads = list(torch._foreach_neg(self.grads))
+        self.states = self._kept
+        if self.is_complex:
+            self.states = [{k: real(v) for k, v in s.items()} for s in self._kept]
+        same = [p if p.dtype == wide else p.to(wide) for p in self.tensors]
+        self.params = [real(p.clone() if differentiable else p) for p in same]
         if self.finite is not None:
-            pairs = zip(self.finite, grads, strict=True)
-            grads = [torch.where(flag, g, 0.0) for flag, g in pairs]
-        self.grads = grads
-        self.params = [real(p.to(wide)) for p in tensors]
-        if group["differentiable"]:
-            self.params = [p.clone() for p in self.params]
-        self.states = states
-        if tensors and tensors[0].is_complex():
-            self.states = [{k: real(v) for k, v in s.items()} for s in states]
-        self._raw_states = states
-        if self.finite is not None:
-            self._save(self.finite)
+            self._set_aside(self.finite)
 
-    def _count(self, states: list[State]) -> None:
-        """Advance the step counters of the tensors that take this step."""
-        if not states:
-            return
-        counters = [s["step"] for s in states]
-        if self.finite is None:
-            torch._foreach_add_(counters, 1.0)
-            if not (self.group["capturable"] or self.group["differentiable"]):
-                self.steps = torch.stack(counters).tolist()
-                return
-        else:
-            taken = torch.stack(self.finite).to(counters[0].dtype)
-            torch._foreach_add_(counters, list(taken.unbind()))
-            skipped = [s["skipped"] for s in states]
-            torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
-        self.steps = counters
-
-    def _save(self, flags: list[Tensor]) -> None:
-        for flag, p, state in zip(flags, self.params, self.states, strict=True):
-            kept = [v for k, v in state.items() if k not in ("step", "skipped")]
-            self._saved += [(flag, x, x.clone()) for x in (p, *kept)]
-
-    def close(self, optimizer: Any) -> None:
+    def close(self, optimizer: StateKeeper) -> None:
         """Undo the tensors that were to be left alone; write the others back.
 
         Parameters
@@ -163,15 +133,57 @@ class Batch:
         for flag, new, old in self._saved:
             torch.where(flag, new, old, out=new)
         self._saved = []
-        differentiable = self.group["differentiable"]
-        if not self.tensors:
-            return
-        if differentiable or state_dtype(self.tensors[0].dtype) != self.tensors[0].dtype:
-            for p, new in zip(self.tensors, self.params, strict=True):
+        for p, new in zip(self.tensors, self.params, strict=True):
+            if self.group["differentiable"] or new.dtype.itemsize > real_itemsize(p):
                 real(p).copy_(new)
-        if differentiable:
-            for p, state in zip(self.tensors, self._raw_states, strict=True):
+        if self.group["differentiable"]:
+            for p, state in zip(self.tensors, self._kept, strict=True):
                 optimizer.state[p].update(state)
+
+    def _take_out(self, keep: list[bool]) -> None:
+        if all(keep):
+            return
+        for state, kept in zip(self._kept, keep, strict=True):
+            if not kept:
+                state["skipped"] += 1
+        self.tensors = _where(keep, self.tensors)
+        self.grads = _where(keep, self.grads)
+        self._kept = _where(keep, self._kept)
+
+    def _count(self) -> None:
+        """Advance the counters: steps taken, and those that will be undone."""
+        counters = [state["step"] for state in self._kept]
+        self.steps = counters
+        if self.finite is not None:
+            taken = torch.stack(self.finite).to(counters[0].dtype)
+            torch._foreach_add_(counters, list(taken.unbind()))
+            skipped = [state["skipped"] for state in self._kept]
+            torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
+            return
+        torch._foreach_add_(counters, 1.0)
+        if not self.group["capturable"]:
+            self.steps = torch.stack(counters).tolist()
+
+    def _set_aside(self, flags: list[Tensor]) -> None:
+        pairs = zip(flags, self.grads, strict=True)
+        self.grads = [torch.where(flag, g, 0.0) for flag, g in pairs]
+        for flag, p, state in zip(flags, self.params, self.states, strict=True):
+            kept = [v for k, v in state.items() if k not in ("step", "skipped")]
+            self._saved += [(flag, x, x.clone()) for x in (p, *kept)]
+
+
+def real_itemsize(x: Tensor) -> int:
+    """Bytes of one real number of a tensor."""
+    return x.dtype.itemsize // (2 if x.is_complex() else 1)
+
+
+def _where(keep: list[bool], values: list[Any]) -> list[Any]:
+    return [value for value, kept in zip(values, keep, strict=True) if kept]
+
+
+def reads_flags_for_free(device: torch.device) -> bool:
+    """Whether reading one number from this device makes nobody wait."""
+    return device.type == "cpu"
 
 
 def _readable_flags(grads: list[Tensor], limits: list[float]) -> list[bool]:
@@ -180,8 +192,6 @@ def _readable_flags(grads: list[Tensor], limits: list[float]) -> list[bool]:
     The Euclidean norm bounds the largest entry and is ten times cheaper on a CPU;
     the entries themselves are looked at only where that bound does not settle it.
     """
-    if not grads:
-        return []
     grads = [g.detach() for g in grads]
     norms = torch.stack(torch._foreach_norm(grads)).tolist()
     return [
@@ -190,10 +200,10 @@ def _readable_flags(grads: list[Tensor], limits: list[float]) -> list[bool]:
     ]
 
 
-def _device_flags(grads: list[Tensor], limits: list[float]) -> tuple[Tensor, ...]:
+def _device_flags(grads: list[Tensor], limits: list[float]) -> list[Tensor]:
     """The same as 0-d booleans on the device; nothing is read back."""
     largest = torch.stack(torch._foreach_norm(grads, ord=math.inf))
     if len(set(limits)) == 1:
-        return (largest <= limits[0]).unbind()
+        return list((largest <= limits[0]).unbind())
     pairs = zip(largest.unbind(), limits, strict=True)
-    return tuple(value <= limit for value, limit in pairs)
+    return [value <= limit for value, limit in pairs]

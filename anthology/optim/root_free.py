@@ -1,28 +1,29 @@
 """Adaptive methods without the square root (Lin et al. 2024).
 
-The second moment S estimates curvature, not a length of the gradient, so the step
-divides by S itself. S is the average of B·g² with g the gradient of a loss that is
-the mean of B terms, and starts at one.
+The second moment S estimates curvature, so the step divides by S itself. S averages
+B·g², g being the gradient of a loss that is the mean of B terms, and starts at one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .adam import bias_correction, check_betas
-from .base import BaseOptimizer, Card, Params, at_least_zero
-from .batch import State
-
-_SOURCE = "Lin et al. 2024 (2402.03496) and its published code"
+from .averages import bias_correction, descend
+from .base import BaseOptimizer, Params
+from .card import Card
+from .limits import at_least_zero, below_one, check_betas
+from .state import State
 
 
 class _RootFree(BaseOptimizer):
     """What both share: S starts at one and gathers B·g²."""
+
+    _buffer: ClassVar[str]
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
@@ -33,6 +34,11 @@ class _RootFree(BaseOptimizer):
                 f"Invalid batch_size: {terms}; it is the number of terms that the "
                 "loss averages over (tokens if it averages over tokens), 1 for a sum"
             )
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for the averaged step, ones for ``exp_avg_sq`` (S)."""
+        zeros, ones = torch.zeros_like(param), torch.ones_like(param)
+        return {self._buffer: zeros, "exp_avg_sq": ones}
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """The largest gradient for which B·g² is finite."""
@@ -59,19 +65,17 @@ class RootFreeRMSProp(_RootFree):
         η. A Newton-like step, so 1 is large; default 1e-3.
     alpha : float
         α in [0, 1), the average of S. Default 0.99.
-    momentum : float
-        μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     eps : float
         ε, damping added to S, in the units of B·g². Default 1e-4.
     weight_decay : float
         κ, added after S and inside the momentum. Default 0.
+    momentum : float
+        μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     batch_size : float
-        B, how many terms the loss averages; 1 if it sums. Required, since a wrong
-        value rescales S silently. Change it in the groups if it varies.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+        B, how many terms the loss averages; 1 if it sums. Required: a wrong value
+        would rescale S silently. Change it in the groups if it varies.
+    foreach, maximize, capturable, differentiable
+        As for `Adam`.
 
     Raises
     ------
@@ -80,10 +84,8 @@ class RootFreeRMSProp(_RootFree):
 
     Notes
     -----
-    There is no bias correction; S₀ = 1 makes the first steps those of gradient
-    descent. The published code keeps s = S/B with s₀ = 1/B.
-
-    Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
+    No bias correction; S₀ = 1 makes the first steps those of gradient descent. The
+    published code keeps s = S/B with s₀ = 1/B. Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
     """
 
     card = Card(
@@ -92,17 +94,18 @@ class RootFreeRMSProp(_RootFree):
         norm=r"$\sqrt{\sum_i S_i\,\Delta w_i^2}$, learned",
         average=r"$B g^2$ from 1; heavy ball on the step",
         state="2",
-        source=_SOURCE,
+        source="Lin et al. 2024 (2402.03496), published code",
     )
+    _buffer = "momentum_buffer"
 
     def __init__(
         self,
         params: Params,
         lr: float | Tensor = 1e-3,
         alpha: float = 0.99,
-        momentum: float = 0.9,
         eps: float = 1e-4,
         weight_decay: float = 0.0,
+        momentum: float = 0.9,
         *,
         batch_size: float,
         foreach: bool | None = None,
@@ -113,9 +116,9 @@ class RootFreeRMSProp(_RootFree):
         defaults = {
             "lr": lr,
             "alpha": alpha,
-            "momentum": momentum,
             "eps": eps,
             "weight_decay": weight_decay,
+            "momentum": momentum,
             "batch_size": batch_size,
             "foreach": foreach,
             "maximize": maximize,
@@ -127,16 +130,8 @@ class RootFreeRMSProp(_RootFree):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
-        for name, what in (("alpha", "alpha value"), ("momentum", "momentum value")):
-            if not 0.0 <= group[name] < 1.0:
-                raise ValueError(f"Invalid {what}: {group[name]}")
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Ones for ``exp_avg_sq`` (S), zeros for ``momentum_buffer`` (m)."""
-        return {
-            "exp_avg_sq": torch.ones_like(param),
-            "momentum_buffer": torch.zeros_like(param),
-        }
+        below_one("alpha value", group["alpha"])
+        below_one("momentum value", group["momentum"])
 
     def single(
         self,
@@ -153,7 +148,7 @@ class RootFreeRMSProp(_RootFree):
         m.mul_(group["momentum"]).addcdiv_(grad, s + group["eps"])
         if group["weight_decay"]:
             m.add_(param, alpha=group["weight_decay"])
-        param.sub_(m * group["lr"])
+        descend([param], [m], group["lr"])
 
     def multi(
         self,
@@ -164,8 +159,6 @@ class RootFreeRMSProp(_RootFree):
         group: Mapping[str, Any],
     ) -> None:
         """Lists of tensors."""
-        if not params:
-            return
         s = [state["exp_avg_sq"] for state in states]
         m = [state["momentum_buffer"] for state in states]
         alpha = group["alpha"]
@@ -175,7 +168,7 @@ class RootFreeRMSProp(_RootFree):
         torch._foreach_addcdiv_(m, grads, torch._foreach_add(s, group["eps"]))
         if group["weight_decay"]:
             torch._foreach_add_(m, params, alpha=group["weight_decay"])
-        torch._foreach_sub_(params, torch._foreach_mul(m, group["lr"]))
+        descend(params, m, group["lr"])
 
 
 class RootFreeAdamW(_RootFree):
@@ -205,18 +198,14 @@ class RootFreeAdamW(_RootFree):
         and not at zero, so for S it overstates the first steps' curvature.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    foreach, maximize, capturable, differentiable
+        As for `Adam`.
 
     Raises
     ------
     ValueError
         If a hyper-parameter is out of range, here or in a group.
 
-    Notes
-    -----
     Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
     """
 
@@ -225,8 +214,9 @@ class RootFreeAdamW(_RootFree):
         norm=RootFreeRMSProp.card.norm,
         average=r"gradient; $B g^2$ from 1",
         state="2",
-        source=_SOURCE,
+        source="Lin et al. 2024 (2402.03496), published code",
     )
+    _buffer = "exp_avg"
 
     def __init__(
         self,
@@ -262,13 +252,6 @@ class RootFreeAdamW(_RootFree):
         super().check(group)
         check_betas(group["betas"])
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``exp_avg`` (m), ones for ``exp_avg_sq`` (S)."""
-        return {
-            "exp_avg": torch.zeros_like(param),
-            "exp_avg_sq": torch.ones_like(param),
-        }
-
     def single(
         self,
         param: Tensor,
@@ -287,7 +270,7 @@ class RootFreeAdamW(_RootFree):
         if group["bias_correction"]:
             s = s / bias_correction(beta2, step, param.dtype)
             lr = lr / bias_correction(beta1, step, param.dtype)
-        param.sub_(m * lr / (s + group["eps"]))
+        param.addcdiv_(m * lr, s + group["eps"], value=-1.0)
 
     def multi(
         self,
@@ -298,8 +281,6 @@ class RootFreeAdamW(_RootFree):
         group: Mapping[str, Any],
     ) -> None:
         """Lists of tensors."""
-        if not params:
-            return
         beta1, beta2 = group["betas"]
         m = [state["exp_avg"] for state in states]
         s = [state["exp_avg_sq"] for state in states]

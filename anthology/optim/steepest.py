@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anthology.norms import RMS, Conv, Norm, RMSToRMS, from_spec
+from anthology.norms import Norm
 
-from .base import BaseOptimizer, Card, Params
-from .batch import Batch, State
+from .base import BaseOptimizer, Params
+from .batch import Batch
+from .card import Card
+from .limits import below_one, one_of
+from .points import dualize, dualize_together, norm_for, spec
+from .state import State
 
 Plan = tuple[list[Tensor], list[Tensor]]
 
@@ -81,7 +84,8 @@ class SteepestDescent(BaseOptimizer):
 
     card = Card(
         problem=r"$\min_{\Delta w}\langle g,\Delta w\rangle + "
-        r"\tfrac{1}{2\eta}\|\Delta w\|^2$, or over $\|\Delta w\|\le\eta$",
+        r"\tfrac{1}{2\eta}\lVert\Delta w\rVert^2$, or over "
+        r"$\lVert\Delta w\rVert\le\eta$",
         norm="any; by default RMS, RMS→RMS, per kernel position, by shape",
         average="none or gradient",
         state="0 (1 with momentum)",
@@ -123,8 +127,7 @@ class SteepestDescent(BaseOptimizer):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
-        if not 0.0 <= group["momentum"] < 1.0:
-            raise ValueError(f"Invalid momentum value: {group['momentum']}")
+        below_one("momentum value", group["momentum"])
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("nesterov=True needs a momentum above zero")
         if not 0.0 < group["scale"] < float("inf"):
@@ -158,6 +161,12 @@ class SteepestDescent(BaseOptimizer):
         if isinstance(param_group, dict) and "norm" in param_group:
             param_group = {**param_group, "norm": spec(param_group["norm"])}
         super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in `torch.optim`, with norms as plain text."""
+        for group in self.param_groups:
+            group["norm"] = spec(group["norm"])
+        return super().state_dict()
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for ``momentum_buffer`` where there is a momentum."""
@@ -194,12 +203,11 @@ class SteepestDescent(BaseOptimizer):
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
         points = _average(batch)
-        as_complex = bool(batch.tensors) and batch.tensors[0].is_complex()
-        if as_complex:
+        if batch.is_complex:
             points = [torch.view_as_complex(u.contiguous()) for u in points]
         norms = [norm_for(u, batch.group["norm"]) for u in points]
-        if batch.group["foreach"] is not False and not batch.group["differentiable"]:
-            moves = _dualize_together(points, norms)
+        if batch.foreach:
+            moves = dualize_together(points, norms)
         else:
             moves = [dualize(u, norm) for u, norm in zip(points, norms, strict=True)]
         duals = []
@@ -210,7 +218,7 @@ class SteepestDescent(BaseOptimizer):
             if batch.finite is not None:
                 flags = zip(batch.finite, duals, strict=True)
                 duals = [torch.where(flag, d, 0.0) for flag, d in flags]
-        if as_complex:
+        if batch.is_complex:
             moves = [torch.view_as_real(t) for t in moves]
         return moves, duals
 
@@ -250,140 +258,3 @@ def _average(batch: Batch) -> list[Tensor]:
     if batch.group["nesterov"]:
         return list(torch._foreach_lerp(batch.grads, buffers, beta))
     return buffers
-
-
-def dualize(x: Tensor, norm: Norm) -> Tensor:
-    """The steepest unit step of one tensor, as the optimizers see tensors.
-
-    Parameters
-    ----------
-    x : Tensor
-        Any shape; see the notes of `SteepestDescent`.
-    norm : Norm
-        The norm of its points.
-
-    Returns
-    -------
-    Tensor
-        Shape of `x`.
-    """
-    return norm.dualize(as_points(x, norm)).reshape(x.shape)
-
-
-def as_points(x: Tensor, norm: Norm) -> Tensor:
-    """A tensor with the axes its norm measures.
-
-    Parameters
-    ----------
-    x : Tensor
-        Any shape.
-    norm : Norm
-        Its norm.
-
-    Returns
-    -------
-    Tensor
-        Flattened for a vector norm; with axes of size one appended where `x` has
-        fewer than the norm measures; otherwise `x`.
-    """
-    if norm.ndim == 1:
-        return x.reshape(-1)
-    return x.reshape(*x.shape, *(1,) * (norm.ndim - x.ndim))
-
-
-def _dualize_together(points: list[Tensor], norms: list[Norm]) -> list[Tensor]:
-    """The same for many tensors; equal shapes and norms go as one batch."""
-    alike: dict[Any, list[int]] = {}
-    for index, (x, norm) in enumerate(zip(points, norms, strict=True)):
-        alike.setdefault((x.shape, norm), []).append(index)
-    moves = list(points)
-    for (shape, norm), members in alike.items():
-        stack = torch.stack([as_points(points[i], norm) for i in members])
-        for i, t in zip(members, norm.dualize(stack).unbind(), strict=True):
-            moves[i] = t.reshape(shape)
-    return moves
-
-
-def norm_for(x: Tensor, given: Norm | str | None) -> Norm:
-    """The norm of one tensor.
-
-    Parameters
-    ----------
-    x : Tensor
-        The tensor, of which only the number of axes counts.
-    given : Norm, str or None
-        The norm of its group, or its ``repr``.
-
-    Returns
-    -------
-    Norm
-        The given norm, or by shape RMS (up to one axis), RMSToRMS (two) or Conv.
-    """
-    if isinstance(given, Norm):
-        return given
-    if given is not None:
-        return _from_spec(given)
-    if x.ndim <= 1:
-        return RMS()
-    return RMSToRMS() if x.ndim == 2 else Conv(x.ndim - 2)
-
-
-@lru_cache(maxsize=256)
-def _from_spec(text: str) -> Norm:
-    norm = from_spec(text)
-    if not isinstance(norm, Norm):
-        raise TypeError(f"a group needs a norm of single tensors, got {text}")
-    return norm
-
-
-def spec(norm: Norm | str | None) -> str | None:
-    """A norm as plain text.
-
-    Parameters
-    ----------
-    norm : Norm, str or None
-        A norm of single tensors, or its ``repr``.
-
-    Returns
-    -------
-    str or None
-        Its ``repr``; None for None.
-
-    Raises
-    ------
-    TypeError
-        If it is not a norm of single tensors.
-    ValueError
-        If the text names no norm.
-    """
-    if norm is None:
-        return None
-    if isinstance(norm, str):
-        return repr(_from_spec(norm))
-    if not isinstance(norm, Norm):
-        raise TypeError(
-            f"norm must be a Norm such as RMSToRMS(), or its repr, got {norm!r}"
-        )
-    return repr(norm)
-
-
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not on the list.
-
-    Parameters
-    ----------
-    name : str
-        What it is.
-    value : object
-        What was given.
-    allowed : tuple of str
-        What would be right.
-
-    Raises
-    ------
-    ValueError
-        Naming both.
-    """
-    if value not in allowed:
-        options = " or ".join(repr(option) for option in allowed)
-        raise ValueError(f"Invalid {name}: {value!r}; it must be {options}")

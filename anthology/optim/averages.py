@@ -1,0 +1,50 @@
+"""Two lines that several rules share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
+    """1 − βᵗ, the weight that an average started at zero has gathered.
+
+    Parameters
+    ----------
+    beta : float
+        β in [0, 1).
+    step : float or Tensor
+        t. For a tensor, expm1 keeps the digits that 1 − βᵗ would lose in float32.
+    dtype : torch.dtype
+        Dtype of the result for a tensor.
+
+    Returns
+    -------
+    float or Tensor
+        Like `step`.
+    """
+    if not isinstance(step, Tensor):
+        return 1 - beta**step
+    log = math.log(beta) if beta > 0 else -math.inf
+    return -torch.expm1(step.to(dtype) * log)
+
+
+def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> None:
+    """w ← w − η·move for a list, without a copy where η is a plain number.
+
+    Parameters
+    ----------
+    params : list of Tensor
+        Written in place.
+    moves : list of Tensor
+        Equal shapes and dtypes; not written.
+    lr : float or Tensor
+        η.
+    """
+    if isinstance(lr, Tensor):
+        torch._foreach_sub_(params, torch._foreach_mul(moves, lr))
+    else:
+        torch._foreach_sub_(params, moves, alpha=lr)

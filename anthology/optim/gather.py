@@ -1,0 +1,106 @@
+"""Which tensors a step moves, and which of them go through the rule together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import batch
+from .batch import Batch
+
+# Elements that go through a rule together. On a CPU the tensors of one batch should
+# stay in the cache between the passes over them; on a device the limit bounds the
+# memory for the copies that the NaN policy keeps.
+CPU_BATCH = 2**16
+DEVICE_BATCH = 2**24
+
+
+def gather(optimizer: torch.optim.Optimizer) -> list[Batch]:
+    """Every tensor that has a gradient, in batches that are not yet opened.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Its groups are looked through in order.
+
+    Returns
+    -------
+    list of Batch
+        Nothing has been written so far.
+
+    Raises
+    ------
+    RuntimeError
+        If a gradient of any group is sparse.
+    """
+    groups = optimizer.param_groups
+    chosen = [_with_gradient(group, type(optimizer).__name__) for group in groups]
+    batches = []
+    for group, tensors in zip(groups, chosen, strict=True):
+        for part in split(tensors):
+            lr = resolve_lr(group["lr"], part[0].device)
+            batches.append(Batch({**group, "lr": lr}, part))
+    return batches
+
+
+def _with_gradient(group: Mapping[str, Any], name: str) -> list[Tensor]:
+    tensors = [p for p in group["params"] if p.grad is not None]
+    if any(p.grad.layout != torch.strided for p in tensors):
+        raise RuntimeError(f"{name} does not support sparse gradients")
+    return [p for p in tensors if p.numel()]
+
+
+def split(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Split a list by device, dtype and total size, keeping its order.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        The tensors of one group.
+
+    Returns
+    -------
+    list of list of Tensor
+        Parts of one device and dtype; a part is larger than the limit only if it
+        is a single tensor.
+    """
+    parts: dict[Any, list[list[Tensor]]] = {}
+    sizes: dict[Any, int] = {}
+    for p in tensors:
+        kind = (p.device, p.dtype)
+        limit = CPU_BATCH if p.is_cpu else DEVICE_BATCH
+        lists = parts.setdefault(kind, [])
+        size = p.numel()
+        if not lists or sizes[kind] + size > limit:
+            lists.append([])
+            sizes[kind] = 0
+        lists[-1].append(p)
+        sizes[kind] += size
+    return [part for lists in parts.values() for part in lists]
+
+
+def resolve_lr(lr: float | Tensor, device: torch.device) -> float | Tensor:
+    """The learning rate as a float where reading it is free, else as a 0-d tensor.
+
+    Parameters
+    ----------
+    lr : float or Tensor
+        As it stands in the group.
+    device : torch.device
+        Where the parameters are.
+
+    Returns
+    -------
+    float or Tensor
+        A tensor only if autograd follows it or the host would have to wait for it.
+    """
+    if not isinstance(lr, Tensor):
+        return lr
+    if lr.requires_grad:
+        return lr.reshape(()).to(device)
+    if batch.reads_flags_for_free(lr.device) or batch.reads_flags_for_free(device):
+        return float(lr)
+    return lr.reshape(()).to(device, non_blocking=True)

@@ -1,0 +1,142 @@
+"""How an optimizer shows a parameter to its norm."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.norms import RMS, Conv, Norm, RMSToRMS, from_spec
+
+
+def dualize(x: Tensor, norm: Norm) -> Tensor:
+    """The steepest unit step of one tensor, as the optimizers see tensors.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape; see the notes of `SteepestDescent`.
+    norm : Norm
+        The norm of its points.
+
+    Returns
+    -------
+    Tensor
+        Shape of `x`.
+    """
+    return norm.dualize(as_points(x, norm)).reshape(x.shape)
+
+
+def as_points(x: Tensor, norm: Norm) -> Tensor:
+    """A tensor with the axes its norm measures.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+    norm : Norm
+        Its norm.
+
+    Returns
+    -------
+    Tensor
+        Flattened for a vector norm; with axes of size one appended where `x` has
+        fewer than the norm measures; otherwise `x`.
+    """
+    if norm.ndim == 1:
+        return x.reshape(-1)
+    return x.reshape(*x.shape, *(1,) * (norm.ndim - x.ndim))
+
+
+def dualize_together(points: list[Tensor], norms: list[Norm]) -> list[Tensor]:
+    """The same for many tensors; those of equal shape and norm go as one batch.
+
+    Parameters
+    ----------
+    points : list of Tensor
+        Any shapes.
+    norms : list of Norm
+        One for each.
+
+    Returns
+    -------
+    list of Tensor
+        Shapes as given.
+    """
+    alike: dict[Any, list[int]] = {}
+    for index, (x, norm) in enumerate(zip(points, norms, strict=True)):
+        alike.setdefault((x.shape, norm), []).append(index)
+    moves = list(points)
+    for (shape, norm), members in alike.items():
+        if len(members) == 1:
+            moves[members[0]] = dualize(points[members[0]], norm)
+            continue
+        stack = torch.stack([as_points(points[i], norm) for i in members])
+        for i, t in zip(members, norm.dualize(stack).unbind(), strict=True):
+            moves[i] = t.reshape(shape)
+    return moves
+
+
+def norm_for(x: Tensor, given: Norm | str | None) -> Norm:
+    """The norm of one tensor.
+
+    Parameters
+    ----------
+    x : Tensor
+        The tensor, of which only the number of axes counts.
+    given : Norm, str or None
+        The norm of its group, or its ``repr``.
+
+    Returns
+    -------
+    Norm
+        The given norm, or by shape RMS (up to one axis), RMSToRMS (two) or Conv.
+    """
+    if isinstance(given, Norm):
+        return given
+    if given is not None:
+        return _from_spec(given)
+    if x.ndim <= 1:
+        return RMS()
+    return RMSToRMS() if x.ndim == 2 else Conv(x.ndim - 2)
+
+
+@lru_cache(maxsize=256)
+def _from_spec(text: str) -> Norm:
+    norm = from_spec(text)
+    if not isinstance(norm, Norm):
+        raise TypeError(f"a group needs a norm of single tensors, got {text}")
+    return norm
+
+
+def spec(norm: Norm | str | None) -> str | None:
+    """A norm as plain text.
+
+    Parameters
+    ----------
+    norm : Norm, str or None
+        A norm of single tensors, or its ``repr``.
+
+    Returns
+    -------
+    str or None
+        Its ``repr``; None for None.
+
+    Raises
+    ------
+    TypeError
+        If it is not a norm of single tensors.
+    ValueError
+        If the text names no norm.
+    """
+    if norm is None:
+        return None
+    if isinstance(norm, str):
+        return repr(_from_spec(norm))
+    if not isinstance(norm, Norm):
+        raise TypeError(
+            f"norm must be a Norm such as RMSToRMS(), or its repr, got {norm!r}"
+        )
+    return repr(norm)

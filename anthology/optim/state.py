@@ -1,0 +1,101 @@
+"""State of a parameter: in which dtype it is kept, and how it survives a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+NewState = Callable[[Tensor, Mapping[str, Any]], State]
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which state is kept and rules compute: at least float32.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        A parameter's dtype, real or complex.
+
+    Returns
+    -------
+    torch.dtype
+        float32 or complex64 for what is narrower, the dtype itself otherwise.
+    """
+    narrow = torch.complex64 if dtype.is_complex else torch.float32
+    return torch.promote_types(dtype, narrow)
+
+
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as pairs (real, imaginary) along a new last axis.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+
+    Returns
+    -------
+    Tensor
+        A view for a complex `x`; a real `x` itself.
+    """
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> State:
+    """The state of a parameter that has not taken a step.
+
+    Parameters
+    ----------
+    p : Tensor
+        The parameter.
+    group : mapping
+        Its group.
+    new_state : callable
+        The optimizer's own entries, for a real tensor.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Those entries, complex for a complex parameter, and two counters of the
+        steps taken (``step``) and not taken (``skipped``), all on its device.
+    """
+    with torch.no_grad():
+        model = real(torch.empty_like(p, dtype=state_dtype(p.dtype)))
+        made = new_state(model, group)
+        if p.is_complex():
+            made = {
+                name: torch.view_as_complex(x) if x.shape == model.shape else x
+                for name, x in made.items()
+            }
+    counter = torch.zeros((), dtype=torch.float32, device=p.device)
+    return {"step": counter, "skipped": counter.clone(), **made}
+
+
+def restored_state(saved: Mapping[str, Any], fresh: State) -> State:
+    """A state from a checkpoint in the dtypes and on the devices of a fresh one.
+
+    Parameters
+    ----------
+    saved : mapping
+        The entries of one parameter, as stored.
+    fresh : dict of str to Tensor
+        What `fresh_state` makes for that parameter.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Copies of what was saved; what was not is as in `fresh`.
+    """
+    state = dict(fresh)
+    for name, value in saved.items():
+        like = fresh.get(name, fresh["step"])
+        if isinstance(value, Tensor) or name in fresh:
+            value = torch.as_tensor(value)
+            dtype = like.dtype if name in fresh else value.dtype
+            value = value.detach().to(like.device, dtype, copy=True)
+        state[name] = value
+    return state
