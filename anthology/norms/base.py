@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import MISSING, dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -10,20 +11,25 @@ from anthology.linalg.safe import guarded, require_numeric
 from anthology.norms.spec import register
 
 
+def number(value: float, name: str) -> float:
+    """``value`` as a float; TypeError unless it is a real number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
 def positive(value: float, name: str) -> float:
     """``value`` as a float; ValueError unless it is positive and finite."""
-    number = float(value)
-    if not 0 < number < math.inf:
+    if not 0 < number(value, name) < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
-    return number
+    return float(value)
 
 
 def exponent(p: float) -> float:
     """``p`` as a float; ValueError unless p ≥ 1."""
-    number = float(p)
-    if not number >= 1:
+    if not number(p, "p") >= 1:
         raise ValueError(f"a norm needs an exponent p >= 1 (inf allowed), got p={p!r}")
-    return number
+    return float(p)
 
 
 def conjugate(p: float) -> float:
@@ -118,7 +124,7 @@ class Norm:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __mul__(self, factor: float) -> "Norm":
-        if not isinstance(factor, int | float):
+        if isinstance(factor, bool) or not isinstance(factor, Real):
             return NotImplemented
         return Scaled(self, factor)
 
