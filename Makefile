@@ -1,0 +1,55 @@
+# make book   builds the book and says which file to open
+# make test   runs every test and says how many ran
+# Both make their own environment in .venv first. To use one that you already
+# have, name its Python: make test PY=/path/to/python
+
+VENV   ?= .venv
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, ensurepip; \
+	sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+ifdef PY
+READY :=
+else
+PY    := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+
+.PHONY: book test chapters environment formulas clean
+
+book: environment formulas
+	$(PY) -m jupyter_book build . --all -W -n --keep-going
+	@echo; echo "The book is built. Open it in a browser:"
+	@echo "  $(CURDIR)/_build/html/index.html"
+	@[ -d node_modules/mathjax ] || echo "(Without Node.js its formulas need" \
+		"the network: install Node.js and run this again to change that.)"
+
+test: environment formulas
+	$(PY) tools/layers.py
+
+# Runs every notebook and stores what it printed: after a change of the package.
+chapters: environment
+	$(PY) tools/notebook.py
+
+environment: $(READY)
+
+$(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer (with its venv module)" \
+		"is needed, and none was found. If it has another name:" \
+		"make PYTHON=name"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+formulas: node_modules/.ready
+
+# MathJax, which draws the formulas, and axe-core, which tests the pages.
+node_modules/.ready: package.json package-lock.json
+	@if command -v npm >/dev/null 2>&1; then \
+		npm ci --ignore-scripts --no-audit --no-fund && touch $@; \
+	else echo "Node.js is missing: the book will ask another host for MathJax."; fi
+
+clean:
+	rm -rf _build .venv node_modules
