@@ -100,7 +100,8 @@ def gap(actual: Tensor | float, expected: Tensor | float) -> float:
 
 
 def _double(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).detach().to("cpu", torch.float64)
+    # a Python float keeps its digits only if float64 is asked for at once
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
 
 
 def _truth(passed: object) -> bool:

@@ -116,3 +116,9 @@ def test_importing_lab_loads_no_plotting_and_no_data_library():
 def test_every_exported_name_exists():
     missing = [name for name in lab.__all__ if not hasattr(lab, name)]
     assert missing == [] and len(lab.__all__) == len(set(lab.__all__))
+
+
+def test_python_floats_keep_their_digits():
+    exact = torch.tensor(0.1, dtype=torch.float64)
+    assert lab.gap(exact, 0.1) == 0
+    assert lab.gap(0.1, 0.1 + 1e-12) > 1e-13
