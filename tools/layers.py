@@ -19,7 +19,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "_build" / "reports"
-SANITIZE = "tests/book/nbval_sanitize.cfg"
+NBVAL = (
+    "--nbval",
+    "--nbval-current-env",
+    f"--nbval-sanitize-with={ROOT / 'tests/book/nbval_sanitize.cfg'}",
+    "--nbval-cell-timeout=300",
+)
 PYTEST = ("pytest", "-q", "--no-header", "-p", "no:cacheprovider")
 BUILD = ("jupyter_book", "build", ".", "--all", "-W", "-n", "--keep-going")
 # Two processes with one thread each: results do not depend on the machine.
@@ -97,16 +102,7 @@ def package() -> Count:
 
 def chapters() -> Count:
     """Each cell is one test: it runs, and prints what is stored."""
-    return pytest_count(
-        "chapters",
-        "chapters",
-        "--nbval",
-        "--nbval-current-env",
-        f"--nbval-sanitize-with={SANITIZE}",
-        "--nbval-cell-timeout=300",
-        *WORKERS,
-        "--dist=loadfile",
-    )
+    return pytest_count("chapters", "chapters", *NBVAL, *WORKERS, "--dist=loadfile")
 
 
 def book() -> Count:

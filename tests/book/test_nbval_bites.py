@@ -1,0 +1,112 @@
+"""The comparison of notebooks is proved to fail where it must.
+
+A tool that passes everything would pass every chapter, so each way in which a
+chapter can go wrong is tried on a small notebook, with the options of the real
+run.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tools import layers, notebook
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    """A notebook that prints, returns a value and shows HTML, as stored."""
+    sources = [
+        "x = 6",
+        "print('ok  seven sixes', 7 * x)",
+        "7 * x",
+        "from IPython.display import HTML\nHTML(f'<p>{7 * x}</p>')",
+    ]
+    nb = new_notebook(cells=[new_code_cell(source) for source in sources])
+    notebook.execute(nb, tmp_path_factory.mktemp("good"))
+    return notebook.normalise(nb, "good")
+
+
+def nbval(nb: nbformat.NotebookNode, folder: Path) -> tuple[int, str]:
+    nbformat.write(nb, folder / "example.ipynb")
+    done = subprocess.run(
+        [sys.executable, "-m", *layers.PYTEST, *layers.NBVAL, "example.ipynb"],
+        cwd=folder,
+        env=os.environ | {"PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_passes_on_what_is_true(good: nbformat.NotebookNode, tmp_path: Path) -> None:
+    code, text = nbval(good, tmp_path)
+    assert code == 0, text
+    assert "4 passed" in text
+
+
+def change_print(nb: nbformat.NotebookNode) -> None:
+    nb.cells[1].outputs[0].text = "ok  seven sixes 43\n"
+
+
+def change_value(nb: nbformat.NotebookNode) -> None:
+    nb.cells[2].outputs[0].data["text/plain"] = "43"
+
+
+def change_html(nb: nbformat.NotebookNode) -> None:
+    nb.cells[3].outputs[0].data["text/html"] = "<p>43</p>"
+
+
+def remove_output(nb: nbformat.NotebookNode) -> None:
+    nb.cells[1].outputs = []
+
+
+def raise_an_error(nb: nbformat.NotebookNode) -> None:
+    nb.cells[0].source = "x = 6\nassert x == 7"
+
+
+def warn(nb: nbformat.NotebookNode) -> None:
+    nb.cells[0].source = "x = 6\nimport warnings; warnings.warn('now')"
+
+
+@pytest.mark.parametrize(
+    "mutate",
+    [change_print, change_value, change_html, remove_output, raise_an_error, warn],
+)
+def test_fails_on_what_is_not(
+    mutate, good: nbformat.NotebookNode, tmp_path: Path
+) -> None:
+    wrong = nbformat.reads(nbformat.writes(good), as_version=4)
+    mutate(wrong)
+    code, text = nbval(wrong, tmp_path)
+    assert code == 1, text
+    assert "failed" in text
+
+
+def test_a_layer_in_which_nothing_ran_counts_as_failed(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(layers, "REPORTS", tmp_path)
+    monkeypatch.setattr(layers, "run", lambda *command: 0)
+    assert layers.pytest_count("nothing").failed == 1
+
+    def report(*command: str) -> int:
+        path = next(c for c in command if c.startswith("--junit-xml="))
+        Path(path.partition("=")[2]).write_text(
+            '<testsuites><testsuite tests="3" skipped="3" failures="0" errors="0"/>'
+            "</testsuites>"
+        )
+        return 0
+
+    monkeypatch.setattr(layers, "run", report)
+    assert layers.pytest_count("skips") == layers.Count(0, 1, 3)
+
+
+def test_the_summary_counts_cells_and_ends_plainly() -> None:
+    counts = {"package": layers.Count(5, 1), "chapters": layers.Count(40, 0, 2)}
+    text = layers.summary(counts, {"package": 1.0, "chapters": 2.0})
+    assert text.splitlines()[-1] == "45 passed, 1 failed"
+    assert "40 notebook cells executed" in text

@@ -1,0 +1,187 @@
+"""The rules every chapter keeps, so that no reviewer has to count."""
+
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tools import address
+
+CHAPTERS = address.notebooks()
+MAX_WORDS = 2500
+MAX_CODE_CELLS = 16
+MAX_LINES = 20
+MEDIAN_LINES = 7
+MAX_COLUMNS = 79
+MAX_BYTES = 500_000
+SECTIONS = [
+    "The story that is not enough",
+    "The problem",
+    "The theorem",
+    "From formula to code",
+    "Parity",
+    "See it",
+    "What it costs",
+    "Convention card",
+    "In the wild",
+    "Takeaways",
+    "Exercises",
+    "History and credit",
+]
+EMPTY_WORDS = re.compile(
+    r"\b(clearly|simply|obviously|trivially|as we can see|of course)\b", re.IGNORECASE
+)
+
+per_chapter = pytest.mark.parametrize(
+    "path", CHAPTERS, ids=[path.stem for path in CHAPTERS]
+)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def is_set_up(cell: nbformat.NotebookNode) -> bool:
+    return "colab" in cell.metadata.get("tags", [])
+
+
+def markdown(path: Path) -> str:
+    return "\n\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+
+
+def prose(text: str) -> str:
+    """The words a reader reads: no formulas, no directives, no addresses."""
+    text = re.sub(r"\$\$.*?\$\$", " ", text, flags=re.DOTALL)
+    text = re.sub(r"\$[^$]*\$", " x ", text)
+    text = re.sub(r"^:{3,}.*$|^:[\w-]+:.*$|^```.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\{[\w:]+\}`([^`]*)`", r"\1", text)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def count_words(text: str) -> int:
+    return len(re.findall(r"[^\W_][\w’'-]*", prose(text)))
+
+
+def test_there_are_chapters() -> None:
+    assert CHAPTERS
+
+
+@per_chapter
+def test_every_cell_was_run_in_order(path: Path) -> None:
+    cells = code_cells(path)
+    assert all(cell.source.strip() for cell in cells), "an empty cell is never run"
+    counts = [cell.execution_count for cell in cells]
+    assert counts == list(range(1, len(cells) + 1))
+
+
+@per_chapter
+def test_no_error_or_warning_is_stored(path: Path) -> None:
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", output.get("text")
+
+
+@per_chapter
+def test_limits_of_size(path: Path) -> None:
+    cells = [cell for cell in code_cells(path) if not is_set_up(cell)]
+    lines = [len(cell.source.splitlines()) for cell in cells]
+    assert path.stat().st_size <= MAX_BYTES
+    assert len(cells) <= MAX_CODE_CELLS
+    assert max(lines) <= MAX_LINES
+    assert statistics.median(lines) <= MEDIAN_LINES
+    assert count_words(markdown(path)) <= MAX_WORDS
+
+
+@per_chapter
+def test_code_fits_a_page(path: Path) -> None:
+    long = [
+        line
+        for cell in code_cells(path)
+        if not is_set_up(cell)  # its lines are as long as the book's address
+        for line in cell.source.splitlines()
+        if len(line) > MAX_COLUMNS
+    ]
+    assert not long
+
+
+@per_chapter
+def test_set_up_comes_first_and_once(path: Path) -> None:
+    cells = code_cells(path)
+    assert [is_set_up(cell) for cell in cells].index(True) == 0
+    assert sum(map(is_set_up, cells)) == 1
+    relative = path.relative_to(address.ROOT).as_posix()
+    assert cells[0].source == address.colab_cell(relative)
+    assert cells[0].outputs == []
+    assert f"[Open this chapter in Colab]({address.colab_link(relative)})" in (
+        markdown(path)
+    )
+
+
+@per_chapter
+def test_it_opens_with_a_title_and_a_plain_sentence(path: Path) -> None:
+    title, sentence = re.split(r"\n\s*\n", read(path).cells[0].source.strip())[:2]
+    assert re.fullmatch(r"# \S.*", title)
+    assert sentence.rstrip().endswith(".")
+    assert not re.search(r"[$`\[\]{}|<>]", sentence), "it becomes the description"
+
+
+@per_chapter
+def test_sections_come_in_the_order_of_the_template(path: Path) -> None:
+    headings = re.findall(r"^## (.*)$", markdown(path), re.MULTILINE)
+    names = [heading.partition(":")[0].strip() for heading in headings]
+    assert [name for name in names if name in SECTIONS] == SECTIONS
+
+
+@per_chapter
+def test_every_picture_says_what_it_shows(path: Path) -> None:
+    for cell in code_cells(path):
+        if not any("image/png" in o.get("data", {}) for o in cell.outputs):
+            continue
+        meta = cell.metadata.get("mystnb", {})
+        assert meta.get("image", {}).get("alt", "").strip(), cell.source
+        figure = meta.get("figure", {})
+        assert figure.get("name", "").startswith("fig-"), cell.source
+        assert figure.get("caption", "").strip(), cell.source
+
+
+@per_chapter
+def test_text_degrades_to_plain_markdown(path: Path) -> None:
+    text = markdown(path)
+    assert not re.search(r"^```\{", text, re.MULTILINE), "use colon fences"
+    assert not re.search(r"\\(re)?newcommand|\\def\b", text), "no macros of our own"
+    assert "attachment:" not in text
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if "$$" in line:
+            assert line.strip() == "$$", f"display math alone on its line: {line}"
+    fences = [number for number, line in enumerate(lines) if line.strip() == "$$"]
+    assert len(fences) % 2 == 0
+    for opening, closing in zip(fences[::2], fences[1::2], strict=True):
+        before = lines[opening - 1].strip()
+        after = lines[closing + 1].strip() if closing + 1 < len(lines) else ""
+        assert not before or before.startswith(":"), f"blank line before: {before}"
+        assert not after or after.startswith(":"), f"blank line after: {after}"
+
+
+@per_chapter
+def test_no_word_that_only_presses(path: Path) -> None:
+    found = EMPTY_WORDS.findall(prose(markdown(path)))
+    assert not found
+
+
+@per_chapter
+def test_exercises_have_solutions(path: Path) -> None:
+    text = markdown(path)
+    exercises = re.findall(
+        r"^:{3,}\{exercise\}.*\n(?::[\w-]+:.*\n)*?:label: (ex-[\w-]+)", text, re.MULTILINE
+    )
+    solutions = re.findall(r"^:{3,}\{solution\} (ex-[\w-]+)", text, re.MULTILINE)
+    assert 3 <= len(exercises) <= 6
+    assert sorted(solutions) == sorted(exercises)
