@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import claims, generated
+from tools import claims, front, generated
 
 
 def fill(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -27,6 +27,10 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(
             "<!-- generated: optimizers -->", generated.optimizers_page()
         )
+    if "<!-- generated: front -->" in source[0]:
+        html = front.figure()._repr_html_()
+        raw = f"```{{raw}} html\n{html}\n```"
+        source[0] = source[0].replace("<!-- generated: front -->", raw)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -107,9 +107,9 @@ def frames() -> list[lab.Frame]:
         *trail(descent(L1()), 0),
         *trail(descent(L2()), 1),
         *trail(descent(LInf()), 2),
-        lab.Note(1.99, 0.54, "largest gradient entry only", 0, "end"),
-        lab.Note(2.06, 0.53, "plain gradient", 1),
-        lab.Note(2.22, 0.40, "signs of the gradient", 2),
+        lab.Note(1.985, 0.32, "ℓ1: one weight", 0, "end"),
+        lab.Note(2.06, 0.53, "ℓ2: plain gradient", 1),
+        lab.Note(2.17, 0.31, "ℓ∞: signs only", 2),
     ]
     optimizers = [
         *steps(sign_steps(), 2),
@@ -122,17 +122,18 @@ def frames() -> list[lab.Frame]:
         *trail(rooted(UNITS), 3),
         *trail(root_free((1.0, 1.0)), 0, 4.0),
         *trail(root_free(UNITS), 4),
-        lab.Note(2.24, 0.37, "RMSProp", 3),
-        lab.Note(2.15, 0.52, "RMSProp, other units", 3),
-        lab.Note(1.995, 0.54, "without the root, both units", 0, "end"),
+        lab.Note(2.22, 0.35, "RMSProp", 3),
+        lab.Note(2.08, 0.53, "RMSProp, other units", 3),
+        lab.Note(1.985, 0.36, "without the root,", 0, "end"),
+        lab.Note(1.985, 0.325, "both units", 0, "end"),
     ]
     motion = [
-        *steps(gradient_steps(), 1, 6.0),
-        *steps(moved(equation_of_motion), 2, 2.5),
-        *steps(moved(lambda w: -f.gradient(w)), 0),
-        lab.Note(2.065, 0.38, "blue: gradient flow", 0),
-        lab.Note(1.99, 0.42, "squares: gradient descent", 1, "end"),
-        lab.Note(1.99, 0.385, "dots: equation of motion", 2, "end"),
+        *steps(gradient_steps(), 1, 5.0),
+        *steps(moved(equation_of_motion), 0, 2.5),
+        *steps(moved(lambda w: -f.gradient(w)), 2),
+        lab.Note(2.06, 0.33, "gradient flow", 2),
+        lab.Note(1.985, 0.40, "gradient descent", 1, "end"),
+        lab.Note(1.985, 0.36, "equation of motion", 0, "end"),
     ]
     return [
         lab.Frame(
@@ -149,8 +150,9 @@ def frames() -> list[lab.Frame]:
         ),
         lab.Frame(
             "Square roots",
-            "Measure the second weight in other units: RMSProp takes another path, "
-            "and without its square root it takes the same one.",
+            "Measure the second weight in other units: RMSProp takes another path; "
+            "without the square root, and with its average started in those units "
+            "too, the method takes the same one.",
             [square_roots],
         ),
         lab.Frame(
@@ -166,11 +168,11 @@ def figure() -> lab.SliderFigure:
     """The slider of the front page."""
     a = torch.linspace(1.5, 2.5, 60, dtype=torch.float64)
     panel = lab.Panel(
-        lab.Axis("first weight a", 1.75, 2.4),
+        lab.Axis("first weight a", 1.7, 2.4),
         lab.Axis("second weight b", 0.15, 0.65),
         background=[
             lab.Line(a, 1 / a, style=5, width=1.5),
-            lab.Note(1.765, 0.6, "the line of minima", 5),
+            lab.Note(1.72, 0.615, "the line of minima", 5),
             lab.Points([2.0], [0.2], style=5),
             lab.Note(2.015, 0.185, "start"),
         ],
