@@ -57,7 +57,7 @@ def from_spec(spec: str) -> Any:
                 return _build(tree)
         reason = "it is not a call such as 'RMSToRMS()'"
     except (SyntaxError, RecursionError, MemoryError):
-        reason = "it is not an expression that can be parsed"
+        reason = "it cannot be parsed"
     raise ValueError(f"{spec[:80]!r} is not the specification of a norm: {reason}")
 
 
