@@ -10,12 +10,13 @@ from torch import Tensor
 
 from anthology.norms import Norm
 
+from .averages import descend
 from .base import BaseOptimizer, Params
 from .batch import Batch
 from .card import Card
 from .limits import below_one, one_of
 from .points import dualize, dualize_together, norm_for, spec
-from .state import State
+from .state import State, fresh_state
 
 Plan = tuple[list[Tensor], list[Tensor]]
 
@@ -136,12 +137,12 @@ class SteepestDescent(BaseOptimizer):
             )
         one_of("step", group["step"], ("dualize", "steepest"))
         one_of("across", group["across"], ("max", "l2"))
-        same = getattr(self, "defaults", group)
+        first = (getattr(self, "param_groups", None) or [group])[0]
         for name in ("step", "across"):
-            if group[name] != same[name]:
+            if group[name] != first[name]:
                 raise ValueError(
-                    f"{name}={group[name]!r} in a group differs from the optimizer's "
-                    f"{name}={same[name]!r}; it is one choice for all groups"
+                    f"{name}={group[name]!r} in one group and {first[name]!r} in "
+                    "another; it is one choice for all groups"
                 )
         spec(group["norm"])
 
@@ -174,22 +175,20 @@ class SteepestDescent(BaseOptimizer):
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Room for the dual norm, a sum over the entries, where it is needed."""
-        room = grad.numel() if self._needs_duals else 1
+        room = grad.numel() if _needs_duals(group) else 1
         return torch.finfo(grad.dtype).max / room
 
-    @property
-    def _needs_duals(self) -> bool:
-        return self.defaults["step"] == "steepest" or self.defaults["across"] == "l2"
-
-    @property
-    def _coupled(self) -> bool:
-        """Whether a tensor's step depends on the other tensors."""
-        steepest = self.defaults["step"] == "steepest"
-        return self._needs_duals and steepest != (self.defaults["across"] == "l2")
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; a momentum that was switched on later starts at zero."""
+        state = super().state_of(p, group)
+        if group["momentum"] and "momentum_buffer" not in state:
+            state.update({**fresh_state(p, group, self.new_state), **state})
+        return state
 
     def apply(self, batches: list[Batch]) -> None:
         """Average, dualize and move; all tensors meet in between if they must."""
-        parts = [batches] if self._coupled else [[batch] for batch in batches]
+        coupled = _coupled(self.param_groups[0])
+        parts = [batches] if coupled else [[batch] for batch in batches]
         for part in parts:
             plans = []
             for batch in part:
@@ -211,7 +210,7 @@ class SteepestDescent(BaseOptimizer):
         else:
             moves = [dualize(u, norm) for u, norm in zip(points, norms, strict=True)]
         duals = []
-        if self._needs_duals:
+        if _needs_duals(batch.group):
             scale = batch.group["scale"]
             pairs = zip(points, moves, strict=True)
             duals = [(u * t.conj()).sum().real / scale for u, t in pairs]
@@ -224,16 +223,15 @@ class SteepestDescent(BaseOptimizer):
 
     def _factors(self, part: list[Batch], duals: list[list[Tensor]]) -> list[Any]:
         """What multiplies the unit step of each tensor, lr and scale not included."""
-        if not self._needs_duals:
+        rule = self.param_groups[0]
+        if not _needs_duals(rule):
             return [[1.0] * len(batch.params) for batch in part]
-        if not self._coupled:
-            return duals
         everything = [d for row in duals for d in row]
-        if not everything:
+        if not everything or not _coupled(rule):
             return duals
         home = everything[0].device
         stack = torch.stack([d.to(home, non_blocking=True) for d in everything])
-        if self.defaults["step"] == "steepest":
+        if rule["step"] == "steepest":
             total = stack.sum()
             return [[total.to(d.device) for d in row] for row in duals]
         top = stack.max().clamp_min(torch.finfo(stack.dtype).tiny)
@@ -245,7 +243,17 @@ class SteepestDescent(BaseOptimizer):
         for p, t, size in zip(batch.params, moves, sizes, strict=True):
             if decay:
                 p.mul_(1 - lr * decay)
-            p.sub_(t * (lr * size / batch.group["scale"]))
+            descend([p], [t], lr * size / batch.group["scale"])
+
+
+def _needs_duals(rule: Mapping[str, Any]) -> bool:
+    """Whether the length of a step depends on the gradient."""
+    return bool(rule["step"] == "steepest" or rule["across"] == "l2")
+
+
+def _coupled(rule: Mapping[str, Any]) -> bool:
+    """Whether the step of a tensor depends on the other tensors."""
+    return (rule["step"] == "steepest") == (rule["across"] == "max")
 
 
 def _average(batch: Batch) -> list[Tensor]:

@@ -1,0 +1,84 @@
+"""Check an optimizer from the command line.
+
+    python -m anthology.testing torch.optim.AdamW
+    python -m anthology.testing anthology.optim.SteepestDescent lr=0.01 norm="'L2()'"
+
+Prints the report; the exit status is 1 if a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import importlib
+import sys
+from typing import Any
+
+from .contract import contract
+
+
+def find(path: str) -> Any:
+    """The object at a dotted path.
+
+    Parameters
+    ----------
+    path : str
+        Such as ``torch.optim.AdamW``.
+
+    Returns
+    -------
+    object
+        What stands there.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def option(text: str) -> tuple[str, Any]:
+    """A ``name=value`` from the command line.
+
+    Parameters
+    ----------
+    text : str
+        The value is read as a Python literal, and as text if it is none.
+
+    Returns
+    -------
+    tuple
+        Name and value.
+    """
+    name, found, value = text.partition("=")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the suite and print the report.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Those of the command line by default.
+
+    Returns
+    -------
+    int
+        0 if every check passed, else 1.
+    """
+    parser = argparse.ArgumentParser(prog="python -m anthology.testing")
+    parser.add_argument("optimizer", help="dotted path of the class")
+    parser.add_argument("options", nargs="*", type=option, help="name=value")
+    given = parser.parse_args(arguments)
+    factory = functools.partial(find(given.optimizer), **dict(given.options))
+    report = contract(factory, given.optimizer)
+    print(report)
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

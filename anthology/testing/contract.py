@@ -1,0 +1,47 @@
+"""The contract suite: what every user of `torch.optim` may rely on."""
+
+from __future__ import annotations
+
+from .check import Check
+from .checks import GRADIENTS, INTERFACE, STATE, TENSORS
+from .report import Report
+from .subject import Factory, Subject
+
+CHECKS: tuple[Check, ...] = (*GRADIENTS, *TENSORS, *INTERFACE, *STATE)
+
+
+def contract(factory: Factory, name: str | None = None) -> Report:
+    """Check an optimizer against the whole contract, on the CPU.
+
+    Parameters
+    ----------
+    factory : callable
+        Takes parameters, named parameters or groups, and returns an optimizer: a
+        class, a `functools.partial` of one, or a function. Where a check needs
+        another option (a negative learning rate, say), the class of what it returns
+        is called again with its ``defaults`` and that option.
+    name : str, optional
+        Name in the report; by default that of the factory.
+
+    Returns
+    -------
+    Report
+        Prints as a table. An optimizer that cannot do what a check asks for (a
+        scalar parameter, an option it lacks) fails it; nothing is skipped.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.testing import contract
+    >>> report = contract(torch.optim.AdamW)
+    >>> "nan gradient" in report.failed
+    True
+    """
+    subject = Subject(factory)
+    results = tuple(check.run(subject) for check in CHECKS)
+    return Report(name or _name_of(factory), results)
+
+
+def _name_of(factory: Factory) -> str:
+    kind = getattr(factory, "func", factory)
+    return str(getattr(kind, "__name__", type(kind).__name__))

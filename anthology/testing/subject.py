@@ -1,0 +1,191 @@
+"""The optimizer under test, and small problems to try it on.
+
+Only `torch` and the public surface of an optimizer are used: its constructor,
+`param_groups`, `defaults`, `state_dict`, `step`. Unless a check is about shapes, the
+parameters are float32 matrices, so that optimizers for matrices can take part.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Factory = Callable[[Any], torch.optim.Optimizer]
+
+
+def require(condition: bool, why: str) -> None:
+    """Raise with a reason unless the condition holds.
+
+    Parameters
+    ----------
+    condition : bool
+        What the contract demands.
+    why : str
+        What was seen instead.
+
+    Raises
+    ------
+    AssertionError
+        With that reason.
+    """
+    if not condition:
+        raise AssertionError(why)
+
+
+class Subject:
+    """Makes optimizers of the kind under test.
+
+    Parameters
+    ----------
+    factory : callable
+        Takes parameters (or named parameters, or groups), returns an optimizer.
+    """
+
+    def __init__(self, factory: Factory) -> None:
+        self.factory = factory
+
+    def on(self, params: Any) -> torch.optim.Optimizer:
+        """An optimizer of these parameters.
+
+        Parameters
+        ----------
+        params : iterable
+            As `torch.optim` takes them.
+
+        Returns
+        -------
+        torch.optim.Optimizer
+            A new one.
+        """
+        return self.factory(params)
+
+    def having(self, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
+        """The same with other options: its class, called with its defaults and these.
+
+        Parameters
+        ----------
+        params : sequence of Tensor
+            Its parameters.
+        **options
+            What differs from the factory's own choice.
+
+        Returns
+        -------
+        torch.optim.Optimizer
+            A new one.
+
+        Raises
+        ------
+        AssertionError
+            If its constructor has no such option.
+        """
+        model = self.factory(list(params))
+        kind = type(model)
+        known = inspect.signature(kind).parameters
+        open_ended = any(k.kind is k.VAR_KEYWORD for k in known.values())
+        for name in options:
+            require(name in known or open_ended, f"it has no argument `{name}`")
+        kept = {name: v for name, v in model.defaults.items() if name in known}
+        return kind(params, **{**kept, **options})
+
+
+def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A parameter of ones.
+
+    Parameters
+    ----------
+    *shape : int
+        Its shape, 4 × 3 if none is given.
+    dtype : torch.dtype
+        Its dtype.
+
+    Returns
+    -------
+    Tensor
+        A leaf that requires a gradient.
+    """
+    return torch.ones(shape or (4, 3), dtype=dtype).requires_grad_()
+
+
+def draw(p: Tensor) -> Tensor:
+    """A random gradient for a parameter.
+
+    Parameters
+    ----------
+    p : Tensor
+        The parameter.
+
+    Returns
+    -------
+    Tensor
+        Standard normal numbers in its shape and dtype.
+    """
+    return torch.randn(p.shape, dtype=p.dtype)
+
+
+def feed(optimizer: torch.optim.Optimizer, *pairs: tuple[Tensor, Tensor]) -> None:
+    """Set gradients and take a step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        The optimizer.
+    *pairs : tuple of Tensor
+        Parameters, each with its gradient.
+    """
+    for p, g in pairs:
+        p.grad = g.clone()
+    optimizer.step()
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal bit by bit (NaN included)."""
+    return torch.equal(torch.isnan(a), torch.isnan(b)) and torch.equal(
+        torch.nan_to_num(a), torch.nan_to_num(b)
+    )
+
+
+def finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no entry is infinite or NaN."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+
+def quadratic_loss(p: Tensor) -> Tensor:
+    """½ Σ|p − 3|², whose minimum no start here coincides with."""
+    return 0.5 * (p - 3).abs().square().sum()
+
+
+def descend(subject: Subject, p: Tensor, steps: int) -> tuple[float, float]:
+    """Minimise the quadratic from where a parameter stands.
+
+    Parameters
+    ----------
+    subject : Subject
+        The optimizer under test.
+    p : Tensor
+        The parameter, moved in place.
+    steps : int
+        Number of steps.
+
+    Returns
+    -------
+    tuple of float
+        The loss before and after, summed in double precision.
+    """
+    optimizer = subject.on([p])
+    before = _exact_loss(p)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        quadratic_loss(p).backward()
+        optimizer.step()
+    require(finite([p.detach()]), "the parameter is not finite")
+    return before, _exact_loss(p)
+
+
+def _exact_loss(p: Tensor) -> float:
+    exact = p.detach().to(torch.promote_types(p.dtype, torch.float64))
+    return quadratic_loss(exact).item()
