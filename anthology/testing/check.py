@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Check:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = textwrap.shorten(str(error), 300)
     if isinstance(error, AssertionError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

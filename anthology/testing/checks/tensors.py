@@ -117,7 +117,7 @@ def sparse_gradient(subject: Subject) -> None:
     try:
         optimizer.step()
     except RuntimeError as error:
-        require(text in str(error), f"the error does not say '{text}' but '{error}'")
+        require(text in str(error), f"the error does not say '{text}': {error}")
         require(same(sparse, torch.ones(4, 3)), "the parameter moved before the error")
     else:
         gap = (dense - sparse).detach().abs().max()

@@ -1,0 +1,107 @@
+"""Every optimizer of the package keeps the whole contract, on both paths."""
+
+import functools
+
+import pytest
+import torch
+
+from anthology import optim
+from anthology.norms import LInf, MaxAbs, RMSToRMS, Spectral
+from anthology.optim import batch
+from anthology.testing import CHECKS, contract
+
+steepest = functools.partial(optim.SteepestDescent, lr=0.01)
+
+OURS = {
+    "Adam": optim.Adam,
+    "Adam loop": functools.partial(optim.Adam, foreach=False),
+    "Adam amsgrad": functools.partial(optim.Adam, amsgrad=True),
+    "AdamW": optim.AdamW,
+    "AdamW fused": functools.partial(optim.AdamW, fused=True),
+    "AdamW capturable": functools.partial(optim.AdamW, capturable=True),
+    "RootFreeRMSProp": functools.partial(optim.RootFreeRMSProp, batch_size=8),
+    "RootFreeAdamW": functools.partial(optim.RootFreeAdamW, batch_size=8),
+    "by shape": steepest,
+    "by shape, momentum": functools.partial(
+        steepest, momentum=0.9, nesterov=True, weight_decay=0.1
+    ),
+    "steepest, max": functools.partial(steepest, step="steepest", momentum=0.9),
+    "steepest, l2": functools.partial(steepest, step="steepest", across="l2"),
+    "dualize, l2": functools.partial(steepest, across="l2", momentum=0.5),
+    "loop": functools.partial(steepest, foreach=False, step="steepest"),
+    **{
+        f"{norm!r}": functools.partial(steepest, norm=norm, momentum=0.9)
+        for norm in (LInf(), MaxAbs(), Spectral(), RMSToRMS(method="muon"))
+    },
+    **{
+        norm: functools.partial(steepest, norm=norm)
+        for norm in ("L1()", "L2()", "Transpose(OneToRMS())", "RMSToInf()", "Conv(2)")
+    },
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_optimizer_keeps_the_contract(name: str) -> None:
+    contract(OURS[name], name).raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Adam", "AdamW fused", "RootFreeRMSProp", "by shape, momentum", "steepest, max"],
+)
+def test_it_is_kept_where_flags_cannot_be_read(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path for devices, on which the host must not wait, run on the CPU."""
+    monkeypatch.setattr(batch, "reads_flags_for_free", lambda device: False)
+    contract(OURS[name], name).raise_if_failed()
+
+
+def test_every_public_optimizer_is_among_them() -> None:
+    covered = {type(factory([torch.ones(2, 2)])) for factory in OURS.values()}
+    public = {getattr(optim, name) for name in optim.__all__}
+    public = {c for c in public if issubclass(c, optim.BaseOptimizer)}
+    assert public - {optim.BaseOptimizer} == covered
+
+
+def test_what_the_contract_demands_is_all_there() -> None:
+    """The demands by name, so that none can be dropped unnoticed."""
+    names = {check.name for check in CHECKS}
+    shapes = {"scalar", "vector", "matrix", "empty", "non contiguous"}
+    dtypes = {"bfloat16", "float64", "complex"}
+    assert {f"{kind} parameter" for kind in shapes | dtypes} <= names
+    assert {
+        "gradient not mutated",
+        "gradient kept",
+        "missing gradient",
+        "zero gradient",
+        "nan gradient",
+        "infinite gradient",
+        "huge gradient",
+        "tiny gradient",
+        "three axes",
+        "four axes",
+        "sparse gradient",
+        "closure",
+        "maximize",
+        "tensor learning rate",
+        "negative learning rate refused",
+        "nan learning rate refused",
+        "checkpoint",
+        "deep copy",
+        "hooks",
+        "named parameters",
+        "group with zero rate",
+        "scheduler",
+        "warm up from zero",
+        "descends on a quadratic",
+    } <= names
+    assert len(names) == len(CHECKS) == 39
+    assert all(len(check.harm) > 15 for check in CHECKS)
+
+
+def test_peers_are_measured_by_the_same_suite() -> None:
+    """torch.optim.AdamW keeps what its users rely on, and does not survive a NaN."""
+    report = contract(torch.optim.AdamW)
+    assert "nan gradient" in report.failed
+    assert {"checkpoint", "complex parameter", "closure"} <= set(report.passed)
