@@ -28,9 +28,9 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
             "<!-- generated: optimizers -->", generated.optimizers_page()
         )
     if "<!-- generated: front -->" in source[0]:
-        html = front.figure()._repr_html_()
-        raw = f"```{{raw}} html\n{html}\n```"
-        source[0] = source[0].replace("<!-- generated: front -->", raw)
+        figure = f"```{{raw}} html\n{front.figure()._repr_html_()}\n```"
+        source[0] = source[0].replace("<!-- generated: front -->", figure)
+        source[0] = source[0].replace("<!-- generated: install -->", front.install())
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -1,4 +1,4 @@
-"""The figure of the front page: four questions about one picture.
+"""What is generated on the front page: its figure, and how to install the package.
 
 Every path is computed by the package when the book is built, so the front
 page cannot promise what the code does not do.
@@ -15,6 +15,7 @@ from anthology import lab
 from anthology.motion import flow, generator
 from anthology.norms import L1, L2, LInf, Norm
 from anthology.optim import Adam, RootFreeRMSProp, SteepestDescent
+from tools import address
 
 f = lab.problems.two_weights
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -184,3 +185,9 @@ def figure() -> lab.SliderFigure:
         frames(),
         label="part of the book",
     )
+
+
+def install() -> str:
+    """The command that installs the package, as markdown."""
+    source = f"git+{address.repository()}@v{address.version()}"
+    return f'```sh\npip install "optimizer-anthology[lab] @ {source}"\n```'

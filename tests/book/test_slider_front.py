@@ -1,11 +1,14 @@
 """The sentences of the front page's figure, checked on the paths it draws."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 from anthology.norms import L1, L2, LInf
-from tools import front
+from tools import address, front
 from tools.front import UNITS, f
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -53,3 +56,27 @@ def test_the_figure_has_a_frame_for_each_part_of_the_book():
     ]
     assert shown == captions[: len(shown)]
     assert len(front.figure()._repr_html_()) < 40_000
+
+
+def test_the_ten_lines_of_the_front_page_run():
+    text = (ROOT / "intro.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 10
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
+    )
+    assert "RMSToInf" in done.stdout and "Conv" in done.stdout
+    assert int(re.search(r"(\d+)% of the unseen digits", done.stdout)[1]) > 95
+
+
+def test_the_front_page_says_how_to_install():
+    command = front.install()
+    assert address.repository() in command and f"v{address.version()}" in command
+    text = (ROOT / "intro.md").read_text(encoding="utf-8")
+    assert text.count("<!-- generated: front -->") == 1
+    assert text.count("<!-- generated: install -->") == 1
