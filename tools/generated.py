@@ -78,6 +78,12 @@ def chapter_of(module: str, root: Path = ROOT) -> str | None:
     return found[0] if found else None
 
 
+def chapter_link(chapter: str | None) -> str:
+    if chapter is None:
+        return ""
+    return f"<br>[{Path(chapter).name.replace('-', ' ')}](/{chapter}.ipynb)"
+
+
 def optimizers_page(root: Path = ROOT) -> str:
     """One row for each class of ``anthology.optim`` that carries a card."""
     from anthology import optim
@@ -88,25 +94,15 @@ def optimizers_page(root: Path = ROOT) -> str:
         card = getattr(found, "card", None)
         if not inspect.isclass(found) or card is None:
             continue
-        chapter = chapter_of(found.__module__, root)
+        derived = chapter_link(chapter_of(found.__module__, root))
         rows.append(
             [
-                f"{{py:class}}`~anthology.optim.{name}`",
-                f"{{doc}}`/{chapter}`" if chapter else "–",
+                f"{{py:class}}`~anthology.optim.{name}`{derived}",
                 card.problem,
                 card.norm,
-                card.average,
-                card.state,
+                f"{card.average}; keeps {card.state}",
                 card.source,
             ]
         )
-    head = [
-        "Optimizer",
-        "Chapter",
-        "One step solves",
-        "Norm",
-        "Averages",
-        "Numbers kept per parameter",
-        "Source",
-    ]
+    head = ["Optimizer", "One step solves", "Norm", "Averages", "Source"]
     return table(head, rows)
