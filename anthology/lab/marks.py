@@ -32,7 +32,7 @@ class Line:
     name : str
         Entry in the legend; marks of the same name share it.
     style : int
-        Index into :data:`anthology.lab.plots.STYLES`.
+        Index into ``lab.STYLES``.
     width : float
         In pixels.
     """

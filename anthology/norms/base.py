@@ -80,7 +80,7 @@ class Norm:
         Parameters
         ----------
         x : Tensor
-            Shape (*batch, *point).
+            Shape ``(*batch, *point)``.
 
         Returns
         -------

@@ -132,7 +132,7 @@ def _growth(x: Tensor) -> float:
 class Conv(Norm):
     """Convolution kernels: K times the largest RMS→RMS norm of a kernel position.
 
-    A kernel has shape (d_out, d_in, *space) and K = product of space positions;
+    A kernel has shape ``(d_out, d_in, *space)`` and K = product of space positions;
     each position holds a matrix, and K·max bounds what their sum can do. Dual norm:
     the sum over positions of √(d_out/d_in)·Σσ_i, over K. Steepest step:
     √(d_out/d_in)·UVᵀ/K at each position. Source: Bernstein & Newhouse 2024

@@ -85,7 +85,8 @@ class RootFreeRMSProp(_RootFree):
     Notes
     -----
     No bias correction; S₀ = 1 makes the first steps those of gradient descent. The
-    published code keeps s = S/B with s₀ = 1/B. Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
+    published code keeps s = S/B with s₀ = 1/B. Source: Lin et al. 2024 (arXiv
+    2402.03496) and its published code.
     """
 
     card = Card(
@@ -206,6 +207,8 @@ class RootFreeAdamW(_RootFree):
     ValueError
         If a hyper-parameter is out of range, here or in a group.
 
+    Notes
+    -----
     Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
     """
 
