@@ -1,0 +1,260 @@
+"""What the shared base does for every optimizer."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import Tensor
+
+from anthology.norms import LInf, metrize
+from anthology.optim import AdamW, BaseOptimizer, SteepestDescent, batch, gather
+from anthology.testing import contract
+
+
+class Tiny(BaseOptimizer):
+    """All that a new optimizer needs: here sign descent on an average."""
+
+    def __init__(self, params, lr=0.01, beta=0.5, maximize=False):
+        flags = dict.fromkeys(("foreach", "capturable", "differentiable"), False)
+        super().__init__(
+            params, {"lr": lr, "beta": beta, "maximize": maximize, **flags}
+        )
+
+    def new_state(self, param, group):
+        return {"exp_avg": torch.zeros_like(param)}
+
+    def single(self, param, grad, state, step, group):
+        state["exp_avg"].lerp_(grad, 1 - group["beta"])
+        param.sub_(state["exp_avg"].sign() * group["lr"])
+
+
+def test_a_new_optimizer_is_ten_lines_and_keeps_the_contract():
+    contract(Tiny).raise_if_failed()
+
+
+def trained(shapes, poison, kind=AdamW, steps=6, **options):
+    """Parameters and optimizer after some steps, one gradient of which is bad."""
+    torch.manual_seed(3)
+    params = [torch.randn(s).requires_grad_() for s in shapes]
+    optimizer = kind(params, **options)
+    for k in range(steps):
+        for i, p in enumerate(params):
+            p.grad = torch.randn(p.shape)
+            if k == 3 and i in poison:
+                p.grad.view(-1)[-1] = poison[i]
+        optimizer.step()
+    return params, optimizer
+
+
+KINDS = [
+    (AdamW, {"lr": 0.1}),
+    (AdamW, {"lr": 0.1, "amsgrad": True, "foreach": False}),
+    (AdamW, {"lr": 0.1, "fused": True}),
+    (SteepestDescent, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    (SteepestDescent, {"lr": 0.1, "momentum": 0.9, "step": "steepest"}),
+    (SteepestDescent, {"lr": 0.1, "momentum": 0.9, "across": "l2"}),
+]
+SHAPES = [(4, 3), (5,), (), (2, 3)]
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_a_bad_tensor_is_left_as_if_it_had_no_gradient(kind, options):
+    """Parameter, state and counters; the others move as if it were not there."""
+    bad = {0: float("nan"), 2: float("inf")}
+    params, optimizer = trained(SHAPES, bad, kind, **options)
+    torch.manual_seed(3)
+    others = [torch.randn(s).requires_grad_() for s in SHAPES]
+    reference = kind(others, **options)
+    for k in range(6):
+        for i, p in enumerate(others):
+            p.grad = torch.randn(p.shape)
+            if k == 3 and i in bad:
+                p.grad = None
+        reference.step()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+        for name, value in reference.state[q].items():
+            if name != "skipped":
+                assert torch.equal(optimizer.state[p][name], value)
+    assert optimizer.skipped == {"0.0": 1, "0.2": 1}
+    assert reference.skipped == {}
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("bad", [{}, {1: float("nan")}, {0: 1e38, 3: float("-inf")}])
+def test_the_device_path_does_the_same(kind, options, bad, monkeypatch):
+    """Selecting afterwards (where flags cannot be read) equals taking out before."""
+    params, optimizer = trained(SHAPES, bad, kind, **options)
+    monkeypatch.setattr(batch, "reads_flags_for_free", lambda device: False)
+    monkeypatch.setattr(gather, "DEVICE_BATCH", 13)
+    others, masked = trained(SHAPES, bad, kind, **options)
+    assert masked.skipped == optimizer.skipped
+    for p, q in zip(params, others, strict=True):
+        assert torch.allclose(p, q, rtol=5e-7, atol=5e-7)
+        assert optimizer.state[p]["step"] == masked.state[q]["step"]
+
+
+def test_the_device_path_never_reads_from_the_device(monkeypatch):
+    """No .item(), bool() or tolist() on the way: each would make the host wait."""
+
+    def forbidden(self, *args):
+        raise AssertionError("a step read a number back")
+
+    lr = torch.tensor(0.1)
+    for kind, options in KINDS[:2] + KINDS[3:]:
+        p = torch.ones(4, 3).requires_grad_()
+        optimizer = kind([p], **{**options, "lr": lr, "foreach": None})
+        p.grad = torch.randn(4, 3)
+        p.grad[0, 0] = float("nan")
+        with monkeypatch.context() as patch:
+            patch.setattr(batch, "reads_flags_for_free", lambda device: False)
+            for name in ("item", "__bool__", "__float__", "__int__", "tolist"):
+                patch.setattr(Tensor, name, forbidden)
+            optimizer.step()
+        assert optimizer.skipped == {"0.0": 1}
+
+
+def test_skipped_tensors_have_their_names():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    optimizer = AdamW(model.named_parameters())
+    for _ in range(2):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        model[1].weight.grad[0, 0] = float("nan")
+        optimizer.step()
+    assert optimizer.skipped == {"1.weight": 2}
+    state = optimizer.state_dict()
+    again = AdamW(model.named_parameters())
+    again.load_state_dict(state)
+    assert again.skipped == {"1.weight": 2}
+
+
+def test_nothing_changes_when_a_gradient_is_sparse():
+    first, second = torch.ones(4, 3), torch.ones(5, 3)
+    p, q = first.clone().requires_grad_(), second.clone().requires_grad_()
+    optimizer = AdamW([{"params": [p]}, {"params": [q]}])
+    p.grad, q.grad = torch.randn(4, 3), torch.randn(5, 3).to_sparse()
+    with pytest.raises(RuntimeError, match="AdamW does not support sparse gradients"):
+        optimizer.step()
+    assert torch.equal(p, first)
+    assert not optimizer.state
+
+
+def test_groups_that_users_hold_are_not_modified():
+    group = {"params": [torch.ones(3).requires_grad_()], "lr": 0.5}
+    before = dict(group)
+    AdamW([group])
+    assert group == before
+    groups = metrize(torch.nn.Linear(3, 2))
+    kept = [dict(g) for g in groups]
+    SteepestDescent(groups, lr=0.1)
+    SteepestDescent(groups, lr=0.2)
+    assert [g.keys() for g in groups] == [g.keys() for g in kept]
+
+
+def test_eager_state_is_the_lazy_one():
+    p, q = torch.ones(4, 3).requires_grad_(), torch.ones(4, 3).requires_grad_()
+    eager, lazy = AdamW([p], amsgrad=True), AdamW([q], amsgrad=True)
+    eager.create_state()
+    assert set(eager.state[p]) == {
+        "step",
+        "skipped",
+        "exp_avg",
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+    }
+    for optimizer, x in ((eager, p), (lazy, q)):
+        x.grad = torch.full((4, 3), 0.3)
+        optimizer.step()
+    assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_narrow_parameters_keep_float32_state_through_a_file(narrow):
+    p = torch.randn(4, 3).to(narrow).requires_grad_()
+    optimizer = AdamW([p], lr=0.1)
+    p.grad = torch.randn(4, 3).to(narrow)
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    q = p.detach().clone().requires_grad_()
+    resumed = AdamW([q])
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for name, value in optimizer.state[p].items():
+        assert resumed.state[q][name].dtype == torch.float32
+        assert torch.equal(resumed.state[q][name], value)
+    assert resumed.param_groups[0]["lr"] == 0.1
+
+
+def test_loading_runs_the_users_hooks_and_refuses_what_does_not_fit():
+    p = torch.ones(4, 3).requires_grad_()
+    optimizer = AdamW([p])
+    p.grad = torch.randn(4, 3)
+    optimizer.step()
+    seen = []
+    other = AdamW([torch.ones(4, 3).requires_grad_()])
+
+    def double(_, state_dict):
+        state_dict = copy.deepcopy(state_dict)
+        state_dict["state"][0]["exp_avg"] *= 2
+        return state_dict
+
+    other.register_load_state_dict_pre_hook(double)
+    other.register_load_state_dict_post_hook(lambda _: seen.append("after"))
+    other.load_state_dict(optimizer.state_dict())
+    (state,) = other.state.values()
+    assert torch.equal(state["exp_avg"], 2 * optimizer.state[p]["exp_avg"])
+    assert seen == ["after"]
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        AdamW([p, torch.ones(2)]).load_state_dict(optimizer.state_dict())
+    assert len(other._optimizer_load_state_dict_pre_hooks) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rate_that_is_a_tensor_is_read_anew_at_each_step(dtype):
+    lr = torch.tensor([0.5], dtype=dtype)
+    p = torch.zeros(3).requires_grad_()
+    optimizer = SteepestDescent([p], lr, norm=LInf())
+    for size in (0.5, 0.25, 0.0):
+        lr.fill_(size)
+        before = p.detach().clone()
+        p.grad = torch.ones(3)
+        optimizer.step()
+        assert torch.equal(before - p.detach(), torch.full((3,), size))
+
+
+def test_mixed_dtypes_and_groups_in_one_optimizer():
+    dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.complex64]
+    params = [torch.zeros(4, 3, dtype=d).requires_grad_() for d in dtypes]
+    empty = torch.zeros(0).requires_grad_()
+    for options in ({}, {"step": "steepest"}, {"across": "l2"}):
+        optimizer = SteepestDescent([*params[:2], empty], lr=0.1, **options)
+        optimizer.add_param_group({"params": params[2:], "lr": 0.2})
+        for p in (*params, empty):
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert all(bool((p.detach().real < 0).all()) for p in params)
+
+
+def test_library_tools_work_on_top():
+    """Gradient scaling, one-cycle schedules and clipping meet a plain optimizer."""
+    model = torch.nn.Linear(4, 1)
+    optimizer = AdamW(model.named_parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=30)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    x = torch.randn(64, 4)
+    y = x.sum(1, keepdim=True)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 4
