@@ -51,9 +51,10 @@ class Norm:
 
     Every input type from bfloat16 to float64 is computed in single precision at
     least and returned in its own (in half precision a norm may be too large for its
-    type, and is inf); sizes from 1e-30 to 1e30 neither over- nor underflow; a point with a non-finite entry gives NaN. Complex tensors are
-    points of a real space with the inner product Re⟨g, t⟩. Where several steps
-    are steepest, one is chosen and the class says which.
+    type, and is inf); sizes from 1e-30 to 1e30 neither over- nor underflow; a point
+    with a non-finite entry gives NaN. Complex tensors are points of a real space with
+    the inner product Re⟨g, t⟩. Where several steps are steepest, one is chosen and
+    the class says which.
 
     A subclass is a frozen dataclass with plain fields and three methods, ``_norm``,
     ``_dual`` and ``_dualize``, that may take their input as finite, in working

@@ -131,7 +131,7 @@ class ColumnL1(_Slices):
 
 @dataclass(frozen=True, repr=False)
 class MaxAbs(_Slices):
-    """ℓ1→ℓ∞: the largest |W_ij|. The norm of sign descent, layer by layer (Prop. 3).
+    """ℓ1→ℓ∞: the size of the largest entry, for sign descent by layers (Prop. 3).
 
     Dual norm: Σ|G_ij|. Steepest step: sign(G), with sign(0) = 0.
     """

@@ -175,10 +175,11 @@ def _is_bias(name: str, p: Tensor) -> bool:
     return named and p.numel() == max(p.shape, default=1)
 
 
-def _gates(name: str, p: Tensor, module: nn.Module) -> int:
+def _gates(name: str, p: Tensor, module: nn.RNNBase | nn.RNNCellBase) -> int:
     """How many matrices of hidden_size rows a recurrent weight stacks."""
-    stacked = name.startswith(("weight_ih", "weight_hh"))
-    return p.shape[0] // int(module.hidden_size) if stacked else 1  # type: ignore[arg-type]
+    if not name.startswith(("weight_ih", "weight_hh")):
+        return 1
+    return p.shape[0] // module.hidden_size
 
 
 def _split(norm: Norm, parts: int) -> Norm:

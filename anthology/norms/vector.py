@@ -88,7 +88,7 @@ class _FixedLp(Norm):
 class L1(_FixedLp):
     """ℓ1 norm Σ|x_i|: coordinate descent.
 
-    Dual norm: the largest |g_i|. Steepest step: ±1 at that entry, at the first one
+    Dual norm: ℓ∞. Steepest step: ±1 at the entry of largest size, at the first one
     if several are as large.
     """
 
