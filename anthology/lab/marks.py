@@ -18,7 +18,7 @@ __all__ = [
     "Region",
 ]
 
-WIDTH, LEFT, RIGHT = 340.0, 46.0, 8.0  # of a panel and its margins, in pixels
+WIDTH, LEFT, RIGHT = 340.0, 46.0, 14.0  # of a panel and its margins, in pixels
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Panel:
     equal : bool
         Whether one unit is equally long on both axes (linear ones).
     height : float
-        Of the plotting area in pixels, out of 286 in width; if ``equal``, it
+        Of the plotting area in pixels, out of 280 in width; if ``equal``, it
         follows from the axes.
     """
 

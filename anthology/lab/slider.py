@@ -35,9 +35,9 @@ from anthology.lab.svg import draw, draw_panel, swatch
 __all__ = ["Frame", "SliderFigure", "slider_figure"]
 
 _CSS = """
-.an-slider{margin:1em 0;color:inherit;font:15px/1.45 system-ui,sans-serif}
-.an-slider .an-panels{display:flex;flex-wrap:wrap;gap:8px 20px}
-.an-slider .an-panels>svg{flex:1 1 290px;min-width:0;max-width:440px;height:auto}
+.an-slider{margin:1em 0;color:inherit;font:14px/1.45 system-ui,sans-serif}
+.an-slider .an-panels{display:flex;flex-wrap:wrap;gap:8px 16px}
+.an-slider .an-panels>svg{flex:1 1 240px;min-width:0;max-width:440px;height:auto}
 .an-slider svg{font:11.5px system-ui,sans-serif;overflow:hidden}
 .an-slider svg text:not([fill]){fill:currentColor}
 .an-slider .an-title{font-size:12.5px;font-weight:600}
@@ -141,11 +141,16 @@ def slider_figure(
     )
     data = [[f.value, f.text, m] for f, m in zip(frames, drawn, strict=True)]
     return SliderFigure(
-        f'<figure class="an-slider"><style>{_CSS}</style>'
+        f'<figure class="an-slider" style="max-width:{_width(len(panels))}px"><style>{_CSS}</style>'
         f'<div class="an-panels">{pictures}</div>{_legend(panels, frames)}'
         f"{_controls(label, first, len(frames), start)}"
         f"{_behaviour(data) if len(frames) > 1 else ''}</figure>"
     )
+
+
+def _width(panels: int) -> int:
+    """The widest the figure gets, in pixels; the slider is as wide as it."""
+    return 440 * panels + 16 * (panels - 1)
 
 
 def _controls(label: str, first: Frame, count: int, start: int) -> str:
