@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .averages import bias_correction
+from .averages import bias_correction, each
 from .base import BaseOptimizer, Params
 from .card import Card
 from .limits import at_least_zero, check_betas
@@ -202,8 +202,8 @@ class Adam(BaseOptimizer):
             torch._foreach_maximum_(top, v)
         denominators = list(torch._foreach_sqrt(top or v))
         dtype = params[0].dtype
-        roots = [bias_correction(beta2, t, dtype) ** 0.5 for t in steps]
-        sizes = [-lr / bias_correction(beta1, t, dtype) for t in steps]
+        roots = each(steps, lambda t: bias_correction(beta2, t, dtype) ** 0.5)
+        sizes = each(steps, lambda t: -lr / bias_correction(beta1, t, dtype))
         torch._foreach_div_(denominators, roots)
         torch._foreach_add_(denominators, group["eps"])
         if isinstance(sizes[0], Tensor):

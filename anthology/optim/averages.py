@@ -1,8 +1,9 @@
-"""Two lines that several rules share."""
+"""A few lines that several rules share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,26 @@ def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
         return 1 - beta**step
     log = math.log(beta) if beta > 0 else -math.inf
     return -torch.expm1(step.to(dtype) * log)
+
+
+def each(steps: list[Any], compute: Callable[[Any], Any]) -> list[Any]:
+    """A function of every step count: one operation where the counts are tensors.
+
+    Parameters
+    ----------
+    steps : list of float or Tensor
+        The counts, all floats or all 0-d tensors on one device.
+    compute : callable
+        Elementwise.
+
+    Returns
+    -------
+    list of float or Tensor
+        Its values.
+    """
+    if isinstance(steps[0], Tensor):
+        return list(compute(torch.stack(steps)).unbind())
+    return [compute(step) for step in steps]
 
 
 def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> None:

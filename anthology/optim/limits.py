@@ -56,15 +56,13 @@ def check_betas(betas: Sequence[float]) -> None:
     Raises
     ------
     ValueError
-        If there are not two, or one is out of range.
-    TypeError
-        If one is a tensor.
+        If there are not two, or one is out of range or a tensor.
     """
     if len(betas) != 2:
         raise ValueError(f"Invalid betas: {betas}; there must be two")
     for index, beta in enumerate(betas):
         if isinstance(beta, Tensor):
-            raise TypeError(f"betas[{index}] is a tensor; it must be a float")
+            raise ValueError(f"betas[{index}] is a tensor; betas must be floats")
         below_one(f"beta parameter at index {index}", beta)
 
 

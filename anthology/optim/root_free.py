@@ -1,7 +1,7 @@
 """Adaptive methods without the square root (Lin et al. 2024).
 
-The second moment S estimates curvature, so the step divides by S itself. S averages
-B·g², g being the gradient of a loss that is the mean of B terms, and starts at one.
+S estimates curvature, so the step divides by S itself. It averages B·g², g being the
+gradient of a loss that is the mean of B terms, and starts at one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .averages import bias_correction, descend
+from .averages import bias_correction, descend, each
 from .base import BaseOptimizer, Params
 from .card import Card
 from .limits import at_least_zero, below_one, check_betas
@@ -84,9 +84,8 @@ class RootFreeRMSProp(_RootFree):
 
     Notes
     -----
-    No bias correction; S₀ = 1 makes the first steps those of gradient descent. The
-    published code keeps s = S/B with s₀ = 1/B. Source: Lin et al. 2024 (arXiv
-    2402.03496) and its published code.
+    No bias correction; S₀ = 1 makes the first steps those of gradient descent.
+    Source: Lin et al. 2024 (arXiv 2402.03496); their code keeps s = S/B, s₀ = 1/B.
     """
 
     card = Card(
@@ -207,9 +206,7 @@ class RootFreeAdamW(_RootFree):
     ValueError
         If a hyper-parameter is out of range, here or in a group.
 
-    Notes
-    -----
-    Source: Lin et al. 2024 (arXiv 2402.03496) and its published code.
+    Source: Lin et al. 2024 (arXiv 2402.03496), published code.
     """
 
     card = Card(
@@ -284,20 +281,19 @@ class RootFreeAdamW(_RootFree):
         group: Mapping[str, Any],
     ) -> None:
         """Lists of tensors."""
-        beta1, beta2 = group["betas"]
+        (beta1, beta2), lr, dtype = group["betas"], group["lr"], params[0].dtype
         m = [state["exp_avg"] for state in states]
         s = [state["exp_avg_sq"] for state in states]
-        lr, dtype = group["lr"], params[0].dtype
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         torch._foreach_lerp_(m, grads, 1 - beta1)
         torch._foreach_mul_(s, beta2)
         torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
         if group["bias_correction"]:
-            c1 = [bias_correction(beta1, t, dtype) for t in steps]
-            c2 = [bias_correction(beta2, t, dtype) for t in steps]
-            s = list(torch._foreach_div(s, c2))
-            m = list(torch._foreach_mul(m, [lr / c for c in c1]))
+            weights = each(steps, lambda t: bias_correction(beta2, t, dtype))
+            sizes = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
+            s = list(torch._foreach_div(s, weights))
+            m = list(torch._foreach_mul(m, sizes))
         else:
             m = list(torch._foreach_mul(m, lr))
         torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)

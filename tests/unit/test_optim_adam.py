@@ -176,7 +176,7 @@ def test_impossible_options_are_refused_everywhere(options, text):
 
 def test_other_refusals():
     p = torch.ones(3).requires_grad_()
-    with pytest.raises(TypeError, match=r"betas\[0\] is a tensor"):
+    with pytest.raises(ValueError, match=r"betas\[0\] is a tensor"):
         Adam([p], betas=(torch.tensor(0.9), 0.999))
     with pytest.raises(RuntimeError, match="does not support `differentiable`"):
         Adam([p], fused=True, differentiable=True)
