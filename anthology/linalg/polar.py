@@ -10,13 +10,19 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.coefficients import Coefficients, coefficients
-from anthology.linalg.safe import finite, guarded, peak, require_numeric, working_dtype
+from anthology.linalg.safe import guarded, peak, poison, require_numeric, working_dtype
+
+
+def _tame(x: Tensor) -> Tensor:
+    """Zeros in place of what is not finite: LAPACK raises on it, or never returns."""
+    return torch.where(torch.isfinite(x), x, torch.zeros_like(x))
 
 
 def singular_values(x: Tensor) -> Tensor:
-    """Singular values of a finite matrix, largest first, whatever its scale.
+    """Singular values of a matrix, largest first, whatever its scale.
 
-    Shape (..., m, n) in, (..., min(m, n)) out.
+    Shape (..., m, n) in, (..., min(m, n)) out. Arbitrary values for a matrix that is
+    not finite.
     """
     scale = peak(x, (-2, -1))
     x = x / scale
@@ -24,18 +30,19 @@ def singular_values(x: Tensor) -> Tensor:
         # A single row or column: thousands of these make a depthwise convolution.
         values = torch.linalg.matrix_norm(x).unsqueeze(-1)
     else:
-        values = torch.linalg.svdvals(x)
+        values = torch.linalg.svdvals(_tame(x))
     return values * scale[..., 0]
 
 
 def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, σ/σ₁ and Vᴴ of a finite matrix, with rounding noise set to exact zeros.
+    """U, σ/σ₁ and Vᴴ of a matrix, with rounding noise set to exact zeros.
 
     Values below ``max(m, n)·eps·σ₁`` cannot be told from zero in this precision
     (the cut-off NumPy's and PyTorch's ``matrix_rank`` use) and become zero. The
-    relative values of a zero matrix are zeros.
+    relative values of a zero matrix are zeros; those of one that is not finite are
+    arbitrary.
     """
-    u, s, vh = torch.linalg.svd(x / peak(x, (-2, -1)), full_matrices=False)
+    u, s, vh = torch.linalg.svd(_tame(x / peak(x, (-2, -1))), full_matrices=False)
     top = s[..., :1]
     s = s / torch.where(top > 0, top, torch.ones_like(top))
     noise = max(x.shape[-2:]) * torch.finfo(s.dtype).eps
@@ -68,7 +75,7 @@ def newton_schulz(
     Parameters
     ----------
     x : Tensor
-        Finite, shape (..., m, n), in working precision.
+        Shape (..., m, n), in working precision.
     polynomials : tuple of (a, b, c)
         p(σ) = aσ + bσ³ + cσ⁵, in the order of their application.
     dtype : torch.dtype, optional
@@ -98,8 +105,8 @@ def check_method(method: str, steps: int | None) -> None:
         raise ValueError(f"method 'svd' is exact and takes no steps, got {steps!r}")
 
 
-def finite_polar(x: Tensor, method: str = "svd", steps: int | None = None) -> Tensor:
-    """``polar`` for a finite matrix in working precision (no checks)."""
+def raw_polar(x: Tensor, method: str = "svd", steps: int | None = None) -> Tensor:
+    """``polar`` in working precision, without checks."""
     return (
         _exact(x) if method == "svd" else newton_schulz(x, coefficients(method, steps))
     )
@@ -214,11 +221,8 @@ def certificate(G: Tensor, X: Tensor) -> Certificate:
             f"{tuple(G.shape)} and {tuple(X.shape)}"
         )
     dtype = working_dtype(torch.promote_types(G.dtype, X.dtype))
-    good = finite(G, 2) & finite(X, 2)
-    g, x = (
-        torch.where(good[..., None, None], y, torch.zeros_like(y)).to(dtype)
-        for y in (G, X)
-    )
+    g, x = G.to(dtype), X.to(dtype)
+    spoiled = poison(g, 2) + poison(x, 2)
     sigma = singular_values(x)
     g, x = g / peak(g, (-2, -1)), x / peak(x, (-2, -1))
     gain = (g.conj() * x).sum((-2, -1)).real
@@ -226,8 +230,5 @@ def certificate(G: Tensor, X: Tensor) -> Certificate:
     share = torch.where(best > 0, gain / torch.where(best > 0, best, 1), 0)
     share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
     return Certificate(
-        *(
-            torch.where(good, v, torch.nan)
-            for v in (share, sigma[..., -1], sigma[..., 0])
-        )
+        share + spoiled, sigma[..., -1] + spoiled, sigma[..., 0] + spoiled
     )

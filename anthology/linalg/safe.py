@@ -1,8 +1,8 @@
 """What every matrix or vector function here does before it computes.
 
 Input of any floating or complex type is computed in at least single precision;
-a point with a non-finite entry is computed as zero and answered with NaN; sizes
-are divided out by the largest entry, so that nothing over- or underflows between
+a point with a non-finite entry is answered with NaN and never raises; sizes are
+divided out by the largest entry, so that nothing over- or underflows between
 1e-30 and 1e30. Nothing here waits for the device.
 """
 
@@ -49,10 +49,11 @@ def peak(x: Tensor, dim: Axes) -> Tensor:
     return torch.where(top > 0, top, torch.ones_like(top))
 
 
-def finite(x: Tensor, ndim: int) -> Tensor:
-    """Which points (over the last ``ndim`` axes) are free of inf and NaN."""
+def poison(x: Tensor, ndim: int) -> Tensor:
+    """0 for each point (over the last ``ndim`` axes) that is finite, NaN otherwise."""
     # The largest modulus is NaN or inf exactly where some entry is.
-    return torch.isfinite(x.detach().abs().amax(tuple(range(-ndim, 0))))
+    top = x.detach().abs().amax(tuple(range(-ndim, 0)))
+    return torch.where(torch.isfinite(top), 0.0, torch.nan).to(top.dtype)
 
 
 def guarded(
@@ -72,7 +73,8 @@ def guarded(
     ndim : int
         Number of axes of one point.
     compute : callable
-        Receives ``x`` in working precision, finite everywhere, never empty.
+        Receives ``x`` in working precision and not empty. What it makes of points
+        that are not finite is overwritten; it only must not raise.
     per_point : bool
         True if ``compute`` returns one real number a point (shape ``batch``),
         False if it returns a tensor shaped like ``x``.
@@ -87,11 +89,9 @@ def guarded(
     dtype = real_dtype(x.dtype) if per_point else x.dtype
     work = x.to(working_dtype(x.dtype))
     if x.numel() == 0:
-        empty = work.abs().sum(tuple(range(-ndim, 0))) if per_point else work
-        return empty.to(dtype) if rounded else empty
-    good = finite(work, ndim)
-    spread = good[(...,) + (None,) * ndim]
-    result = compute(torch.where(spread, work, torch.zeros_like(work)))
-    kept = good if per_point else spread
-    result = torch.where(kept, result, torch.full_like(result, torch.nan))
+        result = work.abs().sum(tuple(range(-ndim, 0))) if per_point else work
+    else:
+        spoiled = poison(work, ndim)
+        spoiled = spoiled if per_point else spoiled[(...,) + (None,) * ndim]
+        result = compute(work) + spoiled
     return result.to(dtype) if rounded else result

@@ -57,8 +57,9 @@ class Norm:
     the class says which.
 
     A subclass is a frozen dataclass with plain fields and three methods, ``_norm``,
-    ``_dual`` and ``_dualize``, that may take their input as finite, in working
-    precision and not empty. Its ``repr`` is its specification: see ``from_spec``.
+    ``_dual`` and ``_dualize``, that get their input in working precision and not
+    empty; what they return for a point that is not finite is overwritten. Its
+    ``repr`` is its specification: see ``from_spec``.
 
     Source: Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 1.
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anthology.linalg.polar import (
     check_method,
-    finite_polar,
+    raw_polar,
     reduced_svd,
     singular_values,
 )
@@ -103,7 +103,7 @@ class Spectral(Norm):
         return singular_values(g).sum(-1)
 
     def _dualize(self, g: Tensor) -> Tensor:
-        return finite_polar(g, self.method, self.steps)
+        return raw_polar(g, self.method, self.steps)
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,5 +176,5 @@ class Conv(Norm):
 
     def _dualize(self, g: Tensor) -> Tensor:
         w = self._positions(g)
-        t = finite_polar(w, self.method, self.steps) * (_growth(w) / w.shape[-3])
+        t = raw_polar(w, self.method, self.steps) * (_growth(w) / w.shape[-3])
         return t.movedim(-3, -1).unflatten(-1, g.shape[-self.kernel_ndim :])

@@ -12,7 +12,7 @@ from anthology.norms.base import Norm, conjugate, exponent
 
 
 def lp_norm(x: Tensor, p: float, dim: int = -1) -> Tensor:
-    """‖x‖_p along one axis of a finite tensor, whatever the scale of each slice."""
+    """‖x‖_p along one axis, whatever the scale of each slice."""
     if p in (1, math.inf):
         # Sums and maxima of moduli cannot overflow below the largest float.
         return torch.linalg.vector_norm(x, p, dim)

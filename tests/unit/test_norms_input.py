@@ -116,6 +116,16 @@ def test_complex_points_live_in_a_real_space(case: Case) -> None:
 
 
 @every_norm
+def test_no_decision_waits_for_a_value(case: Case) -> None:
+    """Tensors without values answer, so the host never has to read the device's."""
+    g = torch.empty(2, *case.shape, device="meta", dtype=torch.bfloat16)
+    assert case.norm.norm(g).shape == case.norm.dual(g).shape == (2,)
+    assert case.norm.dualize(g).shape == g.shape
+    joint = N.MaxOver([(case.norm, 1.0)] * 2)
+    assert joint.norm([g, g]).shape == joint.dual([g, g]).shape == ()
+
+
+@every_norm
 def test_the_input_is_not_touched(case: Case) -> None:
     g = draw(case.shape)
     before = g.clone()

@@ -60,6 +60,14 @@ def test_zero_nan_and_inf_in_a_batch(method: str) -> None:
         assert polar(torch.empty(shape), method).shape == shape
 
 
+@every_method
+def test_no_decision_waits_for_a_value(method: str) -> None:
+    G = torch.empty(2, 4, 3, device="meta")
+    X = polar(G, method)
+    assert X.shape == G.shape
+    assert [v.shape for v in certificate(G, X)] == [(2,)] * 3
+
+
 @pytest.mark.claim("rank-deficient-polar", tol=1e-10, trials=20)
 def test_null_directions_get_no_step(claim) -> None:
     """U_r V_rᵀ, of least norm among the steepest, whatever basis the SVD picks."""
