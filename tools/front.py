@@ -108,9 +108,9 @@ def frames() -> list[lab.Frame]:
         *trail(descent(L1()), 0),
         *trail(descent(L2()), 1),
         *trail(descent(LInf()), 2),
-        lab.Note(1.985, 0.32, "ℓ1: one weight", 0, "end"),
-        lab.Note(2.06, 0.53, "ℓ2: plain gradient", 1),
-        lab.Note(2.17, 0.31, "ℓ∞: signs only", 2),
+        lab.Note(1.985, 0.32, "one weight", 0, "end"),
+        lab.Note(2.06, 0.53, "plain gradient", 1),
+        lab.Note(2.17, 0.31, "signs only", 2),
     ]
     optimizers = [
         *steps(sign_steps(), 2),
@@ -123,18 +123,18 @@ def frames() -> list[lab.Frame]:
         *trail(rooted(UNITS), 3),
         *trail(root_free((1.0, 1.0)), 0, 4.0),
         *trail(root_free(UNITS), 4),
-        lab.Note(2.22, 0.35, "RMSProp", 3),
-        lab.Note(2.08, 0.53, "RMSProp, other units", 3),
+        lab.Note(2.21, 0.34, "RMSProp", 3),
+        lab.Note(2.08, 0.53, "RMSProp, new units", 3),
         lab.Note(1.985, 0.36, "without the root,", 0, "end"),
-        lab.Note(1.985, 0.325, "both units", 0, "end"),
+        lab.Note(1.985, 0.325, "in both units", None, "end"),
     ]
     motion = [
         *steps(gradient_steps(), 1, 5.0),
         *steps(moved(equation_of_motion), 0, 2.5),
         *steps(moved(lambda w: -f.gradient(w)), 2),
-        lab.Note(2.06, 0.33, "gradient flow", 2),
-        lab.Note(1.985, 0.40, "gradient descent", 1, "end"),
-        lab.Note(1.985, 0.36, "equation of motion", 0, "end"),
+        lab.Note(2.06, 0.31, "gradient flow", 2),
+        lab.Note(2.06, 0.40, "gradient descent", 1),
+        lab.Note(2.06, 0.355, "equation of motion", 0),
     ]
     return [
         lab.Frame(
@@ -173,7 +173,7 @@ def figure() -> lab.SliderFigure:
         lab.Axis("second weight b", 0.15, 0.65),
         background=[
             lab.Line(a, 1 / a, style=5, width=1.5),
-            lab.Note(1.72, 0.615, "the line of minima", 5),
+            lab.Note(1.715, 0.6, "the line of minima"),
             lab.Points([2.0], [0.2], style=5),
             lab.Note(2.015, 0.185, "start"),
         ],

@@ -78,7 +78,19 @@ class Region:
 
 @dataclass(frozen=True)
 class Note:
-    """A short text at (x, y): ``anchor`` is "start", "middle" or "end"."""
+    """A short text at a point.
+
+    Attributes
+    ----------
+    x, y : float
+        Where it stands.
+    text : str
+        In the colour of the page's text.
+    style : int, optional
+        Puts a sign of that style before it, to name a line where it runs.
+    anchor : str
+        Which part of the text stands there: "start", "middle" or "end".
+    """
 
     x: float
     y: float

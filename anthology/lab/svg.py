@@ -92,16 +92,7 @@ def draw(panel: Panel, marks: Iterable[Mark]) -> str:
 
 def _draw_one(panel: Panel, mark: Mark) -> str:
     if isinstance(mark, Note):
-        at = _place(panel, mark.x, mark.y)
-        fill = "currentColor" if mark.style is None else _color(mark.style)
-        return (
-            ""
-            if at is None
-            else (
-                f'<text x="{at[0]}" y="{at[1]}" fill="{fill}" font-size="120" '
-                f'text-anchor="{mark.anchor}">{escape(mark.text)}</text>'
-            )
-        )
+        return _note(mark, _place(panel, mark.x, mark.y))
     if isinstance(mark, Arrow):
         return _arrow(panel, mark)
     points = [_place(panel, x, y) for x, y in _pairs(mark.x, mark.y)]
@@ -119,6 +110,20 @@ def _draw_one(panel: Panel, mark: Mark) -> str:
         )
     dashes = STYLES[mark.style % len(STYLES)].dashes
     return _path(_pieces(points), mark.style, tenths(mark.width), "butt", dashes)
+
+
+def _note(mark: Note, at: Place | None) -> str:
+    """A text; coloured is only a sign before it, which need not be read."""
+    if at is None:
+        return ""
+    sign = ""
+    if mark.style is not None:
+        shape = "■" if mark.style % 2 else "●"
+        sign = f'<tspan fill="{_color(mark.style)}">{shape} </tspan>'
+    return (
+        f'<text x="{at[0]}" y="{at[1]}" font-size="120" '
+        f'text-anchor="{mark.anchor}">{sign}{escape(mark.text)}</text>'
+    )
 
 
 def _arrow(panel: Panel, mark: Arrow) -> str:

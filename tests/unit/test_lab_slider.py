@@ -193,6 +193,13 @@ def test_short_arrows_are_dots_and_long_ones_have_heads():
     assert head.startswith(f"M{WIDTH} 1000l") and head.endswith("z")
 
 
+def test_a_note_is_in_the_colour_of_the_text_and_its_sign_in_the_style_s():
+    plain = draw(PLAIN, [lab.Note(0, 0, "here", anchor="end")])
+    assert plain.endswith('text-anchor="end">here</text>') and "fill" not in plain
+    styled = draw(PLAIN, [lab.Note(0, 0, "here", 1)])
+    assert f'<tspan fill="{lab.STYLES[1].color}">■ </tspan>here</text>' in styled
+
+
 def test_equal_axes_have_equal_units():
     panel = lab.Panel(lab.Axis("a", -1, 3), lab.Axis("b", 0, 2), equal=True)
     width, height = panel.inner
