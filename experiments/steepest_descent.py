@@ -101,6 +101,16 @@ def sweep() -> dict[str, dict[str, dict[str, list]]]:
     return results
 
 
+def stored_results() -> dict[str, dict[str, dict[str, list]]]:
+    """The stored sweep; a diverged run has loss infinity."""
+    results = json.loads(STORE.read_text(encoding="utf-8"))["results"]
+    for entry in (runs for rule in results.values() for runs in rule.values()):
+        entry["loss"] = [
+            [math.inf if x is None else x for x in row] for row in entry["loss"]
+        ]
+    return results
+
+
 def _stored(value: float) -> float | None:
     """Four significant digits; null where a run diverged."""
     return float(f"{value:.4g}") if math.isfinite(value) else None
