@@ -39,7 +39,17 @@ FONTAWESOME = re.compile(
     r'[^\n]*<!-- So that users can add custom icons -->\n|'
     r'[^\n]*<script src="[^"]*_static/scripts/fontawesome\.js[^"]*"></script>\n'
 )
-# Drawn pages must not depend on the folder they are asked from.
+# What the theme and Sphinx write that a screen reader cannot read: a button
+# without a name, and a list whose entries are not list items.
+UNREADABLE = (
+    (
+        '<summary><span class="toctree-toggle"',
+        '<summary aria-label="pages of this section"><span class="toctree-toggle"',
+    ),
+    ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+    (' role="doc-biblioentry"', ""),
+)
+# Its links are absolute: it is shown in place of a page at any depth.
 NOT_FOUND = (ROOT / "_ext" / "404.html").read_text(encoding="utf-8")
 
 
@@ -80,11 +90,20 @@ def copy_mathjax(outdir: Path) -> None:
             shutil.copy2(source / part, target / part)
 
 
-def drop_fontawesome_script(outdir: Path) -> None:
+def mend(text: str) -> str:
+    """A page without the script, and with what a screen reader needs."""
+    text = FONTAWESOME.sub("", text)
+    for wrong, right in UNREADABLE:
+        text = text.replace(wrong, right)
+    return text
+
+
+def mend_pages(outdir: Path) -> None:
     for path in outdir.rglob("*.html"):
-        text = path.read_text(encoding="utf-8")
-        if "fontawesome.js" in text:
-            path.write_text(FONTAWESOME.sub("", text), encoding="utf-8")
+        before = path.read_text(encoding="utf-8")
+        after = mend(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
     for path in (outdir / "_static" / "scripts").glob("fontawesome.js*"):
         path.unlink()
 
@@ -103,7 +122,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         return
     outdir = Path(app.outdir)
     copy_mathjax(outdir)
-    drop_fontawesome_script(outdir)
+    mend_pages(outdir)
     write_root_files(outdir, app.config.html_baseurl)
 
 
