@@ -26,7 +26,8 @@ __all__ = ["Transformer", "conv_net", "mlp", "transformer"]
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # not torch.manual_seed, which would seed every device as well
+        torch.default_generator.manual_seed(seed)
         yield
 
 
