@@ -150,7 +150,9 @@ class Adam(BaseOptimizer):
         m.lerp_(grad, 1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         if group["amsgrad"]:
-            v = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], v))
+            top = state["max_exp_avg_sq"]
+            v = torch.maximum(top.clone() if group["differentiable"] else top, v)
+            top.copy_(v)
         root = bias_correction(beta2, step, param.dtype) ** 0.5
         denominator = (v.sqrt() / root).add_(group["eps"])
         size = lr / bias_correction(beta1, step, param.dtype)

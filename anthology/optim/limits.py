@@ -62,7 +62,8 @@ def check_betas(betas: Sequence[float]) -> None:
         raise ValueError(f"Invalid betas: {betas}; there must be two")
     for index, beta in enumerate(betas):
         if isinstance(beta, Tensor):
-            raise ValueError(f"betas[{index}] is a tensor; betas must be floats")
+            text = f"betas[{index}] is a tensor; betas must be floats"
+            raise ValueError(text)  # noqa: TRY004 - the type torch.optim raises
         below_one(f"beta parameter at index {index}", beta)
 
 

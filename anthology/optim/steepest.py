@@ -194,7 +194,7 @@ class SteepestDescent(BaseOptimizer):
             for batch in part:
                 batch.open(self)
                 plans.append(self._plan(batch))
-            factors = self._factors(part, [duals for _, duals in plans])
+            factors = self._factors([duals for _, duals in plans])
             for batch, (moves, _), sizes in zip(part, plans, factors, strict=True):
                 self._move(batch, moves, sizes)
                 batch.close(self)
@@ -221,11 +221,9 @@ class SteepestDescent(BaseOptimizer):
             moves = [torch.view_as_real(t) for t in moves]
         return moves, duals
 
-    def _factors(self, part: list[Batch], duals: list[list[Tensor]]) -> list[Any]:
-        """What multiplies the unit step of each tensor, lr and scale not included."""
+    def _factors(self, duals: list[list[Tensor]]) -> list[list[Tensor]]:
+        """What multiplies the unit steps where their length depends on the gradient."""
         rule = self.param_groups[0]
-        if not _needs_duals(rule):
-            return [[1.0] * len(batch.params) for batch in part]
         everything = [d for row in duals for d in row]
         if not everything or not _coupled(rule):
             return duals
@@ -240,10 +238,13 @@ class SteepestDescent(BaseOptimizer):
 
     def _move(self, batch: Batch, moves: list[Tensor], sizes: list[Any]) -> None:
         lr, decay = batch.group["lr"], batch.group["weight_decay"]
-        for p, t, size in zip(batch.params, moves, sizes, strict=True):
-            if decay:
-                p.mul_(1 - lr * decay)
-            descend([p], [t], lr * size / batch.group["scale"])
+        if not batch.params:
+            return
+        if decay:
+            torch._foreach_mul_(batch.params, 1 - lr * decay)
+        if _needs_duals(batch.group):
+            moves = list(torch._foreach_mul(moves, sizes))
+        descend(batch.params, moves, lr / batch.group["scale"])
 
 
 def _needs_duals(rule: Mapping[str, Any]) -> bool:

@@ -98,28 +98,6 @@ def test_and_torch_from_ours():
     assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("kind", [Adam, AdamW])
-def test_hyper_gradients_flow_through_the_step(kind):
-    """d(weights)/d(lr) by autograd, against a central difference."""
-    grads = [torch.randn(5, dtype=torch.float64) for _ in range(4)]
-
-    def ends(lr: Tensor) -> Tensor:
-        w = torch.ones(5, dtype=torch.float64).requires_grad_().clone()
-        w.retain_grad()
-        options = {"weight_decay": 0.1, "differentiable": True, "eps": 0.1}
-        optimizer = kind([w], lr=lr, **options)
-        for g in grads:
-            w.grad = g * w.clone() + lr
-            optimizer.step()
-        return w.sum()
-
-    lr = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(ends(lr), lr)
-    h = 1e-6
-    central = (ends(lr.detach() + h) - ends(lr.detach() - h)) / (2 * h)
-    assert float((slope - central).detach().abs()) < 1e-8
-
-
 def test_low_precision_is_rounded_once():
     """A bfloat16 step is the float32 step of the same numbers, rounded."""
     start = torch.randn(50).bfloat16()

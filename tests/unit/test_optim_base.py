@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anthology.norms import LInf, metrize
+from anthology.norms import metrize
 from anthology.optim import AdamW, BaseOptimizer, SteepestDescent, batch, gather
 from anthology.testing import contract
 
@@ -210,51 +210,3 @@ def test_loading_runs_the_users_hooks_and_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="doesn't match the size"):
         AdamW([p, torch.ones(2)]).load_state_dict(optimizer.state_dict())
     assert len(other._optimizer_load_state_dict_pre_hooks) == 1
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_rate_that_is_a_tensor_is_read_anew_at_each_step(dtype):
-    lr = torch.tensor([0.5], dtype=dtype)
-    p = torch.zeros(3).requires_grad_()
-    optimizer = SteepestDescent([p], lr, norm=LInf())
-    for size in (0.5, 0.25, 0.0):
-        lr.fill_(size)
-        before = p.detach().clone()
-        p.grad = torch.ones(3)
-        optimizer.step()
-        assert torch.equal(before - p.detach(), torch.full((3,), size))
-
-
-def test_mixed_dtypes_and_groups_in_one_optimizer():
-    dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.complex64]
-    params = [torch.zeros(4, 3, dtype=d).requires_grad_() for d in dtypes]
-    empty = torch.zeros(0).requires_grad_()
-    for options in ({}, {"step": "steepest"}, {"across": "l2"}):
-        optimizer = SteepestDescent([*params[:2], empty], lr=0.1, **options)
-        optimizer.add_param_group({"params": params[2:], "lr": 0.2})
-        for p in (*params, empty):
-            p.grad = torch.ones_like(p)
-        optimizer.step()
-        assert all(bool((p.detach().real < 0).all()) for p in params)
-
-
-def test_library_tools_work_on_top():
-    """Gradient scaling, one-cycle schedules and clipping meet a plain optimizer."""
-    model = torch.nn.Linear(4, 1)
-    optimizer = AdamW(model.named_parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=30)
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    x = torch.randn(64, 4)
-    y = x.sum(1, keepdim=True)
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss = (model(x) - y).square().mean()
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] / 4
