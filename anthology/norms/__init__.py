@@ -1,4 +1,20 @@
-"""Norms, their duals and their steepest steps; and the norm a layer deserves."""
+"""Norms, their duals and their steepest steps; and the norm a layer deserves.
+
+On vectors: `L1`, `L2`, `LInf`, `Lp`, `RMS`. On matrices: `Frobenius`, `Spectral`,
+`Nuclear`, `Schatten`, `RMSToRMS`, `OneTo`, `OneToRMS`, `ToInf`, `RMSToInf`, `MaxAbs`,
+`RowL1`, `ColumnL1`. On convolution kernels: `Conv`. Made of others: `Scaled`,
+`Transpose`, `Split`, and `MaxOver` for several tensors. `metrize` chooses for a model.
+
+>>> import torch
+>>> from anthology import norms
+>>> g = torch.tensor([3.0, -4.0])
+>>> norms.LInf().dual(g)
+tensor(7.)
+>>> norms.LInf().dualize(g)
+tensor([ 1., -1.])
+>>> norms.from_spec("Scaled(LInf(), 2.0)") == 2 * norms.LInf()
+True
+"""
 
 from anthology.norms.base import Norm, Scaled, Split, Transpose
 from anthology.norms.metrized import Metrized, Row
