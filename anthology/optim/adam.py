@@ -35,8 +35,8 @@ class Adam(BaseOptimizer):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        Step size η, in the units of the weights: no entry moves much further.
-        Default 1e-3.
+        Step size η, in the units of the weights: about what an entry moves, and at
+        most 7.3 η with the default betas. Default 1e-3.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     eps : float

@@ -194,8 +194,7 @@ class RootFreeAdamW(_RootFree):
     weight_decay : float
         κ, decoupled. Default 0.
     bias_correction : bool
-        Divide m and S by 1 − βᵗ. Default False: right for m, but S starts at one
-        and not at zero, so for S it overstates the first steps' curvature.
+        Divide m and S by 1 − βᵗ. Default False: S starts at one, not at zero.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required.
     foreach, maximize, capturable, differentiable
@@ -206,6 +205,8 @@ class RootFreeAdamW(_RootFree):
     ValueError
         If a hyper-parameter is out of range, here or in a group.
 
+    Notes
+    -----
     Source: Lin et al. 2024 (arXiv 2402.03496), published code.
     """
 

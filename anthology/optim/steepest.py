@@ -49,7 +49,7 @@ class SteepestDescent(BaseOptimizer):
     momentum : float
         β in [0, 1) of m ← βm + (1−β)g, m₀ = 0. Default 0: m = g.
     nesterov : bool
-        Use βm + (1−β)g once more after the average. Default False.
+        Look ahead: dualize βm + (1−β)g instead of m. Default False.
     weight_decay : float
         κ of w ← (1−ηκ)w, before the step. Default 0.
     norm : Norm or str, optional
