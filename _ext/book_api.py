@@ -1,8 +1,8 @@
 """Small corrections to what autodoc makes of the package.
 
 Public names only: a private base class gives way to the public one behind it.
-And a colon in the first line of an attribute's docstring is a colon, not the
-end of a type.
+A colon in the first line of an attribute's docstring is a colon, not the end
+of a type. Defaults that are made anew for each object read "...".
 """
 
 from __future__ import annotations
@@ -36,7 +36,21 @@ def keep_colon(
         lines[:0] = ["..", ""]
 
 
+def readable_default(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """A dataclass's ``<factory>`` is no Python, and would hide all its types."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-bases", process_bases)
     app.connect("autodoc-process-docstring", keep_colon, priority=400)
+    app.connect("autodoc-process-signature", readable_default)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
