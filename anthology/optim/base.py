@@ -18,7 +18,7 @@ from torch import Tensor
 from .batch import Batch
 from .card import Card
 from .gather import gather
-from .limits import at_least_zero
+from .limits import FLAGS, at_least_zero
 from .state import State, fresh_state, restored_state
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -35,7 +35,8 @@ class BaseOptimizer(torch.optim.Optimizer):
     params : iterable
         Parameters, named parameters, or groups, as in `torch.optim`.
     defaults : dict
-        Hyper-parameters; a group may override each of them.
+        Hyper-parameters with ``lr`` among them; a group may override each. Flags of
+        `torch.optim` that are not among them are off.
 
     Raises
     ------
@@ -46,6 +47,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     card: ClassVar[Card]
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        defaults = {**FLAGS, **defaults}
         self.check(defaults)
         super().__init__(params, defaults)
 
@@ -173,8 +175,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     def create_state(self) -> None:
         """Make the state of every parameter now rather than at its first gradient.
 
-        For sharded training, where every process must hold the same entries whether
-        or not a parameter has had a gradient yet.
+        For sharded training, where every process must hold the same entries.
         """
         for group in self.param_groups:
             for p in group["params"]:

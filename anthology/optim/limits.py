@@ -1,10 +1,18 @@
-"""Hyper-parameters refused in the words of `torch.optim`, NaN included."""
+"""Flags, and hyper-parameters refused in the words of `torch.optim`, NaN included."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+
+# The flags of torch.optim that the shared base serves, all off.
+FLAGS: dict[str, Any] = {
+    "foreach": None,
+    "maximize": False,
+    "capturable": False,
+    "differentiable": False,
+}
 
 
 def at_least_zero(what: str, value: Any) -> None:

@@ -16,10 +16,7 @@ class Tiny(BaseOptimizer):
     """All that a new optimizer needs: here sign descent on an average."""
 
     def __init__(self, params, lr=0.01, beta=0.5, maximize=False):
-        flags = dict.fromkeys(("foreach", "capturable", "differentiable"), False)
-        super().__init__(
-            params, {"lr": lr, "beta": beta, "maximize": maximize, **flags}
-        )
+        super().__init__(params, {"lr": lr, "beta": beta, "maximize": maximize})
 
     def new_state(self, param, group):
         return {"exp_avg": torch.zeros_like(param)}
