@@ -103,6 +103,28 @@ def norm_for(x: Tensor, given: Norm | str | None) -> Norm:
     return RMSToRMS() if x.ndim == 2 else Conv(x.ndim - 2)
 
 
+def must_fit(params: Any, given: str | None) -> None:
+    """Refuse a norm that cannot measure a parameter; the numbers are not looked at.
+
+    Parameters
+    ----------
+    params : sequence of Tensor
+        Parameters, or pairs of name and parameter.
+    given : str or None
+        The norm of their group.
+
+    Raises
+    ------
+    ValueError
+        In the words of the norm.
+    """
+    for item in [params] if isinstance(params, Tensor) else params:
+        p = item[-1] if isinstance(item, tuple) else item
+        if isinstance(p, Tensor):
+            norm = norm_for(p, given)
+            norm.dual(as_points(torch.empty_like(p, device="meta"), norm))
+
+
 @lru_cache(maxsize=256)
 def _from_spec(text: str) -> Norm:
     norm = from_spec(text)

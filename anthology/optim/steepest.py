@@ -15,7 +15,7 @@ from .base import BaseOptimizer, Params
 from .batch import Batch
 from .card import Card
 from .limits import below_one, one_of
-from .points import dualize, dualize_together, norm_for, spec
+from .points import dualize, dualize_together, must_fit, norm_for, spec
 from .state import State, fresh_state
 
 Plan = tuple[list[Tensor], list[Tensor]]
@@ -157,10 +157,15 @@ class SteepestDescent(BaseOptimizer):
         Raises
         ------
         ValueError, TypeError
-            As the class does.
+            As the class does, or if a norm cannot measure a parameter of this shape.
         """
-        if isinstance(param_group, dict) and "norm" in param_group:
-            param_group = {**param_group, "norm": spec(param_group["norm"])}
+        if isinstance(param_group, dict):
+            norm = spec(param_group.get("norm", self.defaults["norm"]))
+            params = param_group.get("params", ())
+            if not isinstance(params, Tensor | set):
+                params = list(params)  # a generator can be read only once
+            param_group = {**param_group, "params": params, "norm": norm}
+            must_fit(params, norm)
         super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:

@@ -218,3 +218,16 @@ def test_groups_agree_on_how_tensors_are_measured_together():
         with pytest.raises(ValueError, match="positive and finite"):
             optimizer.add_param_group({"params": [torch.ones(2)], "scale": scale})
     assert len(optimizer.param_groups) == 1
+
+
+def test_a_norm_that_does_not_fit_is_refused_before_the_first_step():
+    fused, odd = torch.ones(6, 4), torch.ones(5, 4)
+    optimizer = SteepestDescent(iter([fused]), lr=0.1, norm="Split(RMSToRMS(), 3)")
+    with pytest.raises(ValueError, match="cannot divide an axis of size 5"):
+        optimizer.add_param_group({"params": odd})
+    with pytest.raises(ValueError, match="cannot divide an axis of size 5"):
+        SteepestDescent([("odd", odd)], lr=0.1, norm="Split(RMSToRMS(), 3)")
+    assert len(optimizer.param_groups) == 1
+    for wrong in ({"params": {fused}}, {"params": ["text"]}, "text"):
+        with pytest.raises(TypeError):
+            optimizer.add_param_group(wrong)
