@@ -121,7 +121,10 @@ class _Guarded:
                 f"flow needed more than {self.allowed} evaluations of the velocity; "
                 "raise rtol and atol, or max_evaluations"
             )
-        value = evaluated("velocity", self.velocity, flat.reshape(self.shape))
+        # a velocity may be made of optimizer steps that call backward
+        with torch.enable_grad():
+            value = evaluated("velocity", self.velocity, flat.reshape(self.shape))
+        value = value.detach()
         if not torch.isfinite(value).all():
             raise _OutOfRangeError
         return (-value if self.backward else value).reshape(-1)

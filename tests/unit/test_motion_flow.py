@@ -6,7 +6,12 @@ import math
 import pytest
 import torch
 
-from anthology.motion import discretization_error, equation_of_motion, flow
+from anthology.motion import (
+    discretization_error,
+    equation_of_motion,
+    flow,
+    generator,
+)
 
 W = torch.tensor([1.0, -0.5], dtype=torch.float64)
 
@@ -47,6 +52,21 @@ def test_a_point_that_requires_a_gradient_is_taken_by_value():
     w = W.clone().requires_grad_()
     assert not flow(cubic, w, 0.1).requires_grad
     assert w.grad is None
+
+
+def test_the_steps_of_a_torch_optimizer_can_be_followed():
+    def sgd(w):
+        p = w.clone().requires_grad_()
+        (p**4 / 4).sum().backward()
+        torch.optim.SGD([p], lr=0.01).step()
+        return p.detach()
+
+    w = W
+    for _ in range(50):
+        w = sgd(w)
+    end = flow(lambda v: generator(sgd, v, 5, 0.01), W, 0.5, rtol=1e-9, atol=1e-10)
+    assert not end.requires_grad
+    assert (end - w).abs().max() < 1e-8
 
 
 def test_blow_up_in_finite_time_gives_nan_from_there_on():
