@@ -18,11 +18,7 @@ endif
 .PHONY: book test chapters environment formulas clean
 
 book: environment formulas
-	$(PY) -m jupyter_book build . --all -W -n --keep-going
-	@echo; echo "The book is built. Open it in a browser:"
-	@echo "  $(CURDIR)/_build/html/index.html"
-	@[ -d node_modules/mathjax ] || echo "(Without Node.js its formulas need" \
-		"the network: install Node.js and run this again to change that.)"
+	$(PY) tools/build.py
 
 test: environment formulas
 	$(PY) tools/layers.py

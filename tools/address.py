@@ -23,13 +23,7 @@ ADDRESS = re.compile(
 )
 CONFIG_LINE = re.compile(r"^(  url: +)(\S+)", re.MULTILINE)
 # Files whose text repeats the address, as `repository` or as `site`.
-REPEATED_IN = (
-    "_config.yml",
-    "README.md",
-    "CITATION.cff",
-    "pyproject.toml",
-    "_static/root/robots.txt",
-)
+REPEATED_IN = ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml")
 
 
 def parse(url: str) -> tuple[str, str]:

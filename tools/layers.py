@@ -26,7 +26,7 @@ NBVAL = (
     "--nbval-cell-timeout=300",
 )
 PYTEST = ("pytest", "-q", "--no-header", "-p", "no:cacheprovider")
-BUILD = ("jupyter_book", "build", ".", "--all", "-W", "-n", "--keep-going")
+BUILD = ("tools.build",)
 # Two processes with one thread each: results do not depend on the machine.
 WORKERS = ("-n", "2")
 
@@ -135,7 +135,9 @@ def main(argv: list[str] | None = None) -> int:
         start = time.monotonic()
         counts[name] = LAYERS[name]()
         seconds[name] = time.monotonic() - start
-    print(f"\n== all ==\n{summary(counts, seconds)}")
+    text = summary(counts, seconds)
+    (REPORTS / "summary.txt").write_text(text + "\n")
+    print(f"\n== all ==\n{text}")
     return 1 if any(count.failed for count in counts.values()) else 0
 
 

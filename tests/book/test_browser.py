@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -102,7 +103,7 @@ class Visit:
         if not asked.startswith((home, "data:", "blob:")):
             self.outside.append(asked)
 
-    def __enter__(self) -> "Visit":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
