@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from anthology.linalg import certificate, newton_schulz, polar
 from tests.norm_catalogue import draw, orthogonal, relative
@@ -184,6 +185,15 @@ def test_polynomials_of_ones_own() -> None:
     s = torch.linalg.svdvals(G / G.norm())
     image = torch.linalg.svdvals(newton_schulz(G, ((0.5, 0.25, 2.0),)))
     assert relative(image, 0.5 * s + 0.25 * s**3 + 2 * s**5) < 1e-13
+
+
+def test_products_are_formed_on_the_smaller_side() -> None:
+    """k(4m²n + 2m³) floating-point operations for m ≤ n, whichever way it lies."""
+    m, n = 8, 32
+    for shape in [(m, n), (n, m)]:
+        with FlopCounterMode(display=False) as counter:
+            polar(draw(shape), "muon", 5)
+        assert counter.get_total_flops() == 5 * (4 * m * m * n + 2 * m**3)
 
 
 def test_gradients_flow_through_every_method() -> None:
