@@ -36,7 +36,8 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install -r requirements.txt
-	$(VENV)/bin/python -m pip install --quiet --no-deps -e .
+	@$(VENV)/bin/python -m pip install --no-deps -e . > $(VENV)/install.log 2>&1 \
+		|| { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 
 formulas: node_modules/.ready
