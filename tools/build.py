@@ -6,6 +6,7 @@ anew, so that nothing left from an earlier build can hide one.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from jupyter_book.cli.main import main as jupyter_book
@@ -18,8 +19,10 @@ was not found. To make it stand alone, install Node.js and build again."""
 
 
 def main() -> int:
-    jupyter_book(STRICT, standalone_mode=False)
     site = ROOT / "_build" / "html"
+    for folder in (site, ROOT / "_build" / ".doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
+    jupyter_book(STRICT, standalone_mode=False)
     print(f"\nThe book is built. Open it in a browser:\n  {site / 'index.html'}")
     if not (site / "_static" / "mathjax").is_dir():
         print(PLAIN)
