@@ -123,6 +123,8 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     outdir = Path(app.outdir)
     copy_mathjax(outdir)
     mend_pages(outdir)
+    # the first page itself, where the theme would put a redirection to it
+    shutil.copy2(outdir / f"{app.config.root_doc}.html", outdir / "index.html")
     write_root_files(outdir, app.config.html_baseurl)
 
 
