@@ -81,7 +81,14 @@ def read_rows(path: Path) -> list[Claim]:
             raise ValueError(
                 f"{place}: verdict {row['verdict']!r}, not one of {VERDICTS}"
             )
-        claims.append(Claim(**{k: str(v).strip() for k, v in row.items() if v}))
+        words = {key: str(value).strip() for key, value in row.items() if value}
+        claims.append(
+            Claim(
+                *(words[key] for key in REQUIRED),
+                label=words.get("label"),
+                note=words.get("note"),
+            )
+        )
     return claims
 
 

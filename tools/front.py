@@ -91,8 +91,8 @@ def equation_of_motion(w: Tensor) -> Tensor:
 def trail(iterates: Tensor, style: int, width: float = 2.0) -> list[lab.Mark]:
     """A line with a mark where it ends."""
     x, y = iterates.T
-    ends = iterates[-1:].T
-    return [lab.Line(x, y, style=style, width=width), lab.Points(*ends, style=style)]
+    end = lab.Points(x[-1:], y[-1:], style=style)
+    return [lab.Line(x, y, style=style, width=width), end]
 
 
 def steps(iterates: Tensor, style: int, radius: float = 3.5) -> list[lab.Mark]:
