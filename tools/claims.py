@@ -84,7 +84,11 @@ def read_rows(path: Path) -> list[Claim]:
         words = {key: str(value).strip() for key, value in row.items() if value}
         claims.append(
             Claim(
-                *(words[key] for key in REQUIRED),
+                id=words["id"],
+                statement=words["statement"],
+                source=words["source"],
+                chapter=words["chapter"],
+                verdict=words["verdict"],
                 label=words.get("label"),
                 note=words.get("note"),
             )
