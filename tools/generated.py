@@ -8,12 +8,7 @@ from pathlib import Path
 from tools import address, claims
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = {
-    "norms": "Norms",
-    "optimizers": "Optimizers",
-    "square-roots": "Square roots",
-    "motion": "Motion",
-}
+PARTS = ("norms", "optimizers", "square-roots", "motion")
 
 
 def cell(text: str) -> str:
@@ -37,18 +32,29 @@ def figures(check: claims.Check) -> str:
 
 
 def test_link(check: claims.Check, root: Path = ROOT) -> str:
+    """A test by its name, which says what it asserts, and where to read it."""
+    name = check.name.removeprefix("test_").replace("_", " ")
     url = f"{address.repository(root)}/blob/v{address.version(root)}"
-    link = f"[`{check.name}`]({url}/{check.path}#L{check.line})"
+    link = f"[{name}]({url}/{check.path}#L{check.line})"
     return f"{link} ({figures(check)})" if figures(check) else link
 
 
 def claim_row(claim: claims.Claim, root: Path = ROOT) -> list[str]:
+    """What is claimed and by whom; what became of it and which tests say so."""
     statement = claim.statement
     if claim.label:
         statement = f"{{prf:ref}}`{claim.label}`: {statement}"
-    verdict = claim.verdict + (f": {claim.note}" if claim.note else "")
-    tests = "; ".join(test_link(check, root) for check in claim.checks)
-    return [statement, claim.source, verdict, tests or "–"]
+    verdict = f"**{claim.verdict}**" + (f": {claim.note}" if claim.note else "")
+    tests = [f"· {test_link(check, root)}" for check in claim.checks]
+    return [f"{statement}<br>*{claim.source}*", "<br>".join([verdict, *tests])]
+
+
+def title(chapter: str, root: Path = ROOT) -> str:
+    """The title of a chapter, from its first line."""
+    from tools import notebook
+
+    first = notebook.read(root / "chapters" / f"{chapter}.ipynb").cells[0].source
+    return str(first).partition("\n")[0].lstrip("# ")
 
 
 def claims_page(root: Path = ROOT) -> str:
@@ -56,14 +62,16 @@ def claims_page(root: Path = ROOT) -> str:
     by_chapter: dict[str, list[claims.Claim]] = {}
     for claim in claims.all_claims(root):
         by_chapter.setdefault(claim.chapter, []).append(claim)
-    order = list(PARTS)
-    head = ["Claim", "Source", "Verdict", "Tests"]
     blocks = []
     for chapter in sorted(
-        by_chapter, key=lambda c: (order.index(c.partition("/")[0]), c)
+        by_chapter, key=lambda c: (PARTS.index(c.partition("/")[0]), c)
     ):
         rows = [claim_row(claim, root) for claim in by_chapter[chapter]]
-        blocks.append(f"## {{doc}}`/chapters/{chapter}`\n\n{table(head, rows)}")
+        body = table(["Claim and source", "Verdict and tests"], rows)
+        blocks.append(
+            f"## {title(chapter, root)}\n\n[Read the chapter](/chapters/{chapter}.ipynb)"
+            f"\n\n:::{{table}}\n:class: claims\n\n{body}\n:::"
+        )
     return "\n\n".join(blocks)
 
 
