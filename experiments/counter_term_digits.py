@@ -64,13 +64,17 @@ def relative_error(f, path: list[Tensor], lr: float, order: int, way: str) -> fl
     return float(error.norm() / (path[-1] - path[0]).norm())
 
 
-def sharpness(f, w: Tensor, iterations: int = 40) -> float:
-    """Largest Hessian eigenvalue, by power iteration from a seeded vector."""
-    g = torch.Generator().manual_seed(0)
-    v = torch.randn(w.shape, generator=g, dtype=w.dtype)
+def sharpest(f, w: Tensor, iterations: int = 40) -> tuple[float, float]:
+    """Largest curvature, and the share of ‖g‖² that lies along its direction.
+
+    By power iteration from a seeded vector.
+    """
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(w.shape, generator=generator, dtype=w.dtype).to(w)
     for _ in range(iterations):
         v = jvp(grad(f), (w,), (v / v.norm(),))[1]
-    return float(v.norm())
+    g = grad(f)(w)
+    return float(v.norm()), float((g @ v / v.norm() / g.norm()) ** 2)
 
 
 def run(seed: int, lr: float) -> dict:
@@ -79,7 +83,7 @@ def run(seed: int, lr: float) -> dict:
     sampled = path[:: len(path) // 4]
     row = {
         "loss": [_stored(float(f(path[0]))), _stored(float(f(path[-1])))],
-        "lr_times_sharpness": _stored(lr * max(sharpness(f, w) for w in sampled)),
+        "lr_times_sharpness": _stored(lr * max(sharpest(f, w)[0] for w in sampled)),
     }
     for way, orders in ORDERS.items():
         row[way] = [_stored(relative_error(f, path, lr, n, way)) for n in orders]

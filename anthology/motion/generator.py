@@ -73,9 +73,9 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
 
     Notes
     -----
-    Differences cancel: the rounding error is about
+    Differences cancel: the rounding error is up to about
     :math:`2^N \epsilon \|w\| / (N \eta)` with ε = 2e-16, which is why float32
-    is refused and why orders above about 8 gain nothing.
+    is refused.
     """
     require_callable("step", step, "a function from a point to the next")
     require_float64("w", w, "forward differences cancel most of its digits")

@@ -37,6 +37,15 @@ def test_a_step_that_is_a_flow_gives_back_its_field():
     assert (velocity + W**3).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("order", [8, 12, 16, 20])
+def test_rounding_stays_below_the_documented_estimate(order):
+    # the iterates of a flow, so that small steps leave nothing but rounding
+    w, lr = torch.linspace(0.5, 1.5, 50, dtype=torch.float64), 1e-3
+    velocity = generator(lambda w: w / (1 + 2 * lr * w**2).sqrt(), w, order, lr)
+    error = (velocity + w**3).abs().max()
+    assert error < 2**order * 2.2e-16 * 1.5 / (order * lr)
+
+
 def test_iterates_and_displacements_give_the_same_velocity():
     lr = 0.05
     by_steps = generator(lambda w: w - lr * w.sinh(), W, 5, lr)
