@@ -54,6 +54,8 @@ class Metrized(list[dict[str, Any]]):
     A list of dictionaries with ``params``, ``param_names``, ``norm``, ``role``,
     ``scale`` and what overrides added; parameters treated alike share a group. It is
     what ``SteepestDescent`` and every ``torch.optim`` optimizer take as ``params``.
+    A group holds its norm as text (``from_spec`` reads it), because a checkpoint of
+    the optimizer holds the group; ``rows`` hold the norms themselves.
     ``str()`` gives the table, one line a parameter, and notebooks show it.
     """
 
@@ -72,7 +74,7 @@ class Metrized(list[dict[str, Any]]):
                 group = {
                     "params": [],
                     "param_names": [],
-                    "norm": row.norm,
+                    "norm": repr(row.norm),
                     "role": row.role,
                     "scale": row.scale,
                     **row.settings,
