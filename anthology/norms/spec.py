@@ -3,6 +3,7 @@
 import ast
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 Kind = TypeVar("Kind", bound=type)
@@ -22,6 +23,7 @@ def register(kind: Kind) -> Kind:
             f"{kind.__name__!r} already names a norm of {taken.__module__}"
         )
     _REGISTRY[kind.__name__] = kind
+    _parsed.cache_clear()
     return kind
 
 
@@ -50,6 +52,11 @@ def from_spec(spec: str) -> Any:
     """
     if not isinstance(spec, str):
         raise TypeError(f"from_spec needs a string, got {type(spec).__name__}")
+    return _parsed(spec)
+
+
+@lru_cache(maxsize=256)  # optimizers ask at every step
+def _parsed(spec: str) -> Any:
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
         match tree:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anthology.norms import RMS, Conv, Norm, RMSToRMS, from_spec
+from anthology.norms import Norm, from_spec, norm_by_shape
 
 
 def dualize(x: Tensor, norm: Norm) -> Tensor:
@@ -92,15 +91,11 @@ def norm_for(x: Tensor, given: Norm | str | None) -> Norm:
     Returns
     -------
     Norm
-        The given norm, or by shape RMS (up to one axis), RMSToRMS (two) or Conv.
+        The given norm, or what `norm_by_shape` says.
     """
     if isinstance(given, Norm):
         return given
-    if given is not None:
-        return _from_spec(given)
-    if x.ndim <= 1:
-        return RMS()
-    return RMSToRMS() if x.ndim == 2 else Conv(x.ndim - 2)
+    return norm_by_shape(x.ndim) if given is None else _from_spec(given)
 
 
 def must_fit(params: Any, given: str | None) -> None:
@@ -120,12 +115,12 @@ def must_fit(params: Any, given: str | None) -> None:
     """
     for item in [params] if isinstance(params, Tensor) else params:
         p = item[-1] if isinstance(item, tuple) else item
-        if isinstance(p, Tensor):
+        # torch.optim takes integer parameters, which never get a gradient
+        if isinstance(p, Tensor) and (p.is_floating_point() or p.is_complex()):
             norm = norm_for(p, given)
             norm.dual(as_points(torch.empty_like(p, device="meta"), norm))
 
 
-@lru_cache(maxsize=256)
 def _from_spec(text: str) -> Norm:
     norm = from_spec(text)
     if not isinstance(norm, Norm):

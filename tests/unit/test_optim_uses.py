@@ -1,12 +1,14 @@
 """Optimizers in use: schedules, mixed models, gradients through the steps."""
 
+import io
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from anthology.norms import LInf
+from anthology.norms import LInf, Norm, metrize
 from anthology.optim import (
     Adam,
     AdamW,
@@ -93,3 +95,44 @@ def test_library_tools_work_on_top():
         schedule.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] / 4
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        partial(SteepestDescent, lr=0.1),
+        AdamW,
+        partial(RootFreeAdamW, batch_size=4),
+        torch.optim.AdamW,
+    ],
+)
+def test_checkpoints_of_a_metrized_model_load_with_the_safe_loader(kind):
+    model = torch.nn.Linear(4, 2)
+    optimizer = kind(metrize(model))
+    model(torch.randn(3, 4)).sum().backward()
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    kind(metrize(model)).load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_a_norm_that_is_defined_again_replaces_the_first():
+    """As in a notebook, where a cell runs twice."""
+    for length in (1.0, 2.0):
+
+        @dataclass(frozen=True, repr=False)
+        class Longer(Norm):
+            def _norm(self, x: Tensor, length: float = length) -> Tensor:
+                return x.abs().amax(-1) / length
+
+            def _dual(self, g: Tensor, length: float = length) -> Tensor:
+                return g.abs().sum(-1) * length
+
+            def _dualize(self, g: Tensor, length: float = length) -> Tensor:
+                return g.sgn() * length
+
+        p = torch.zeros(3).requires_grad_()
+        p.grad = torch.ones(3)
+        SteepestDescent([p], lr=1.0, norm=Longer()).step()
+        assert torch.equal(p.detach(), torch.full((3,), -length))
