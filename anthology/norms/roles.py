@@ -20,6 +20,11 @@ Selector = type[nn.Module] | str | Callable[[str, Tensor, nn.Module], bool]
 Override = tuple[Selector, Norm | dict[str, Any]]
 
 _GAINS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
+_HEADLESS = (
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
 
 
 @dataclass
@@ -84,8 +89,8 @@ def metrize(
         has passes it by.
     head : bool or str
         True finds the output head: the last ``nn.Linear`` in the order of
-        registration that is not the projection inside an attention module. False
-        treats it as any other layer; a string names the module.
+        registration that is not inside an attention module or a layer of
+        ``nn.Transformer``. False treats it as any other layer; a string names the module.
 
     Returns
     -------
@@ -202,7 +207,7 @@ def _head(model: nn.Module, head: bool | str) -> nn.Module | None:
     inside = {
         id(part)
         for module in model.modules()
-        if isinstance(module, nn.MultiheadAttention)
+        if isinstance(module, _HEADLESS)
         for part in module.modules()
     }
     free = [module for module in linear.values() if id(module) not in inside]

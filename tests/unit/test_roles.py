@@ -134,11 +134,12 @@ def test_every_trainable_parameter_is_in_exactly_one_group(
 @pytest.mark.parametrize("build", MODELS, ids=lambda f: f.__name__)
 def test_every_norm_measures_its_parameter(build: Callable[[], nn.Module]) -> None:
     for group in metrize(build()):
+        norm = N.from_spec(group["norm"])
         for p in group["params"]:
-            point = p.detach().reshape(-1) if group["norm"].ndim == 1 else p.detach()
+            point = p.detach().reshape(-1) if norm.ndim == 1 else p.detach()
             g = draw(tuple(point.shape))
-            t = group["norm"].dualize(g)
-            assert (group["norm"].norm(t) - 1).abs().max() < 1e-12
+            t = norm.dualize(g)
+            assert (norm.norm(t) - 1).abs().max() < 1e-12
 
 
 def test_a_tied_transformer() -> None:
@@ -188,6 +189,12 @@ def test_recurrent_and_attention_weights() -> None:
     for name in ("q", "k", "v"):
         assert found[f"0.{name}_proj_weight"] == ("linear", N.RMSToRMS())
     assert found["1.bias_k"] == ("bias", N.RMS())
+    assert "head" not in {role for role, _ in found.values()}
+
+
+def test_no_layer_of_a_transformer_is_taken_for_a_head() -> None:
+    found = rows(nn.Transformer(4, 1, 1, 1, 8, batch_first=True))
+    assert found["decoder.layers.0.linear2.weight"] == ("linear", N.RMSToRMS())
     assert "head" not in {role for role, _ in found.values()}
 
 
