@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,31 @@ FLAGS: dict[str, Any] = {
     "capturable": False,
     "differentiable": False,
 }
+
+
+def number(what: str, value: Any) -> Any:
+    """Refuse what is not a number, such as the text that YAML makes of 1e-3.
+
+    Parameters
+    ----------
+    what : str
+        Its name in the message.
+    value : float or Tensor
+        Its value.
+
+    Returns
+    -------
+    float or Tensor
+        The value.
+
+    Raises
+    ------
+    TypeError
+        ``Invalid learning rate: '1e-3'; it must be a number`` and the like.
+    """
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(f"Invalid {what}: {value!r}; it must be a number")
+    return value
 
 
 def at_least_zero(what: str, value: Any) -> None:
@@ -29,9 +55,11 @@ def at_least_zero(what: str, value: Any) -> None:
     ------
     ValueError
         ``Invalid learning rate: -1.0`` and the like.
+    TypeError
+        If it is not a number.
     """
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"Invalid {what}: {value}")
+    if not 0.0 <= number(what, value) < math.inf:
+        raise ValueError(f"Invalid {what}: {value}; it must be finite and at least 0")
 
 
 def below_one(what: str, value: Any) -> None:
@@ -48,9 +76,11 @@ def below_one(what: str, value: Any) -> None:
     ------
     ValueError
         ``Invalid momentum value: 1.0`` and the like.
+    TypeError
+        If it is not a number.
     """
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"Invalid {what}: {value}")
+    if not 0.0 <= number(what, value) < 1.0:
+        raise ValueError(f"Invalid {what}: {value}; it must be in [0, 1)")
 
 
 def check_betas(betas: Sequence[float]) -> None:
@@ -66,7 +96,7 @@ def check_betas(betas: Sequence[float]) -> None:
     ValueError
         If there are not two, or one is out of range or a tensor.
     """
-    if len(betas) != 2:
+    if not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"Invalid betas: {betas}; there must be two")
     for index, beta in enumerate(betas):
         if isinstance(beta, Tensor):

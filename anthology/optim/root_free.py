@@ -16,7 +16,7 @@ from torch import Tensor
 from .averages import bias_correction, descend, each
 from .base import BaseOptimizer, Params
 from .card import Card
-from .limits import at_least_zero, below_one, check_betas
+from .limits import at_least_zero, below_one, check_betas, number
 from .state import State
 
 
@@ -28,7 +28,7 @@ class _RootFree(BaseOptimizer):
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
         at_least_zero("epsilon value", group["eps"])
-        terms = group["batch_size"]
+        terms = number("batch_size", group["batch_size"])
         if not 1 <= terms < math.inf:
             raise ValueError(
                 f"Invalid batch_size: {terms}; it is the number of terms that the "

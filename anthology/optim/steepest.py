@@ -14,7 +14,7 @@ from .averages import descend
 from .base import BaseOptimizer, Params
 from .batch import Batch
 from .card import Card
-from .limits import below_one, one_of
+from .limits import below_one, number, one_of
 from .points import dualize, dualize_together, must_fit, norm_for, spec
 from .state import State, fresh_state
 
@@ -131,7 +131,7 @@ class SteepestDescent(BaseOptimizer):
         below_one("momentum value", group["momentum"])
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("nesterov=True needs a momentum above zero")
-        if not 0.0 < group["scale"] < float("inf"):
+        if not 0.0 < number("scale", group["scale"]) < float("inf"):
             raise ValueError(
                 f"Invalid scale: {group['scale']}; it must be positive and finite"
             )
@@ -161,7 +161,7 @@ class SteepestDescent(BaseOptimizer):
         """
         if isinstance(param_group, dict):
             norm = spec(param_group.get("norm", self.defaults["norm"]))
-            params = param_group.get("params", ())
+            params = param_group["params"]
             if not isinstance(params, Tensor | set):
                 params = list(params)  # a generator can be read only once
             param_group = {**param_group, "params": params, "norm": norm}

@@ -135,6 +135,7 @@ def test_fused_copes_with_strides_the_kernel_does_not():
         ({"betas": (1.0, 0.0)}, "Invalid beta parameter at index 0: 1.0"),
         ({"betas": (0.9, float("nan"))}, "Invalid beta parameter at index 1: nan"),
         ({"betas": (0.9,)}, "there must be two"),
+        ({"betas": 0.9}, "there must be two"),
         ({"weight_decay": -1}, "Invalid weight_decay value: -1"),
         ({"foreach": True, "differentiable": True}, "cannot be combined"),
     ],
@@ -164,3 +165,11 @@ def test_other_refusals():
         Adam([])
     with pytest.raises(TypeError, match="iterable of Tensors"):
         Adam(p)
+
+
+@pytest.mark.parametrize("name", ["lr", "eps", "weight_decay"])
+def test_text_is_not_taken_for_a_number(name):
+    p = torch.ones(3)
+    for wrong in ("1e-3", None):
+        with pytest.raises(TypeError, match=f"{wrong!r}; it must be a number"):
+            Adam([p], **{name: wrong})

@@ -198,6 +198,7 @@ def test_extreme_gradients_take_ordinary_steps():
         ({"momentum": 1.0}, ValueError, "Invalid momentum value: 1.0"),
         ({"nesterov": True}, ValueError, "needs a momentum above zero"),
         ({"weight_decay": -0.1}, ValueError, "Invalid weight_decay value"),
+        ({"momentum": "0.9"}, TypeError, "momentum value: '0.9'; it must be a number"),
     ],
 )
 def test_what_cannot_be_is_refused(options, error, text):
@@ -231,3 +232,14 @@ def test_a_norm_that_does_not_fit_is_refused_before_the_first_step():
     for wrong in ({"params": {fused}}, {"params": ["text"]}, "text"):
         with pytest.raises(TypeError):
             optimizer.add_param_group(wrong)
+    with pytest.raises(KeyError, match="params"):
+        optimizer.add_param_group({"lr": 0.1})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_integer_parameters_are_let_pass_as_in_torch():
+    p, codes = torch.ones(3).requires_grad_(), torch.ones(2, dtype=torch.int8)
+    optimizer = SteepestDescent([p, codes], lr=0.1)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(codes, torch.ones(2, dtype=torch.int8))
