@@ -48,7 +48,8 @@ def ravel_model(
     ValueError
         If nothing in the model requires a gradient, parameters are on
         several devices, or a layer in training mode makes the loss random or
-        stateful (dropout, batch statistics): call ``model.eval()`` first.
+        stateful (dropout, random slopes, batch statistics): call
+        ``model.eval()`` first.
 
     Notes
     -----
@@ -88,11 +89,20 @@ def ravel_model(
 
 
 def _require_deterministic(model: nn.Module) -> None:
-    stateful = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for name, module in model.named_modules():
-        if isinstance(module, stateful) and module.training:
+        if module.training and _is_random_or_stateful(module):
             raise ValueError(
                 f"{name or 'the model'} is a {type(module).__name__} in training mode, "
                 "so the loss is not a function of the parameters alone; "
                 "call model.eval() first"
             )
+
+
+def _is_random_or_stateful(module: nn.Module) -> bool:
+    """In training mode: batch statistics, random slopes, a dropout rate above 0."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU):
+        return True
+    # attention and recurrent layers keep their rate under the other name
+    is_dropout = isinstance(module, nn.modules.dropout._DropoutNd)
+    rate = getattr(module, "p" if is_dropout else "dropout", 0.0)
+    return isinstance(rate, int | float) and rate > 0

@@ -61,13 +61,29 @@ def test_tied_parameters_appear_once_and_frozen_ones_not_at_all():
     torch.testing.assert_close(f(w0 + 0.5), expected)
 
 
-@pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(3)])
+@pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(3), nn.RReLU()])
 def test_random_or_stateful_layers_are_refused_until_eval(layer):
     model = nn.Sequential(nn.Linear(3, 3), layer)
     with pytest.raises(ValueError, match=r"call model.eval\(\) first"):
         ravel_model(model, lambda net: net(X).sum())
     f, w0 = ravel_model(model.eval(), lambda net: net(X).sum())
     assert torch.isfinite(f(w0))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.MultiheadAttention(3, 1, dropout=0.5), nn.LSTM(3, 2, 2, dropout=0.5)],
+)
+def test_dropout_inside_a_layer_is_refused_too(layer):
+    with pytest.raises(ValueError, match=f"is a {type(layer).__name__} in training"):
+        ravel_model(layer, lambda net: X.sum())
+    ravel_model(layer.eval(), lambda net: X.sum())
+
+
+def test_dropout_that_drops_nothing_is_accepted():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0), nn.LSTM(3, 2))
+    f, w0 = ravel_model(model, lambda net: net(X)[0].sum())
+    assert torch.equal(f(w0), f(w0))
 
 
 def test_wrong_arguments_are_named():
