@@ -136,8 +136,8 @@ def discretization_error(
         As :func:`equation_of_motion` and :func:`flow`.
     """
     require_float64("w0", w0, "float32 would hide differences below 1e-6")
-    single = isinstance(steps, int)
-    counts = [steps] if isinstance(steps, int) else list(steps)
+    single = not isinstance(steps, Sequence)
+    counts = list(steps) if isinstance(steps, Sequence) else [steps]
     for count in counts:
         require_count("steps", count, 0)
     velocity = equation_of_motion(gradient, order, lr, method)

@@ -145,7 +145,7 @@ def test_descent_that_diverges_gives_a_non_finite_error():
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"steps": 2.0}, TypeError, "object is not iterable|steps must be an int"),
+        ({"steps": 2.0}, TypeError, "steps must be an int"),
         ({"steps": [1, 0]}, ValueError, "increasing"),
         ({"steps": -1}, ValueError, "steps must be at least 0"),
         ({"order": 0}, ValueError, "order must be at least 1"),
