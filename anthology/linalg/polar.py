@@ -175,6 +175,8 @@ def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:
         return
     if method == "svd":
         raise ValueError("method 'svd' takes no dtype: it has no low precision")
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
     if not dtype.is_complex and (G.is_complex() or not dtype.is_floating_point):
         raise TypeError(f"a polar factor of {G.dtype} cannot be computed in {dtype}")
 

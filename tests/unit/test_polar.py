@@ -137,6 +137,8 @@ def test_products_in_bfloat16(method: str) -> None:
     assert certificate(G, X).efficiency > certificate(G, full).efficiency - 0.02
     H = polar(G.bfloat16(), method, dtype=torch.float32)
     assert H.dtype == torch.bfloat16
+    with pytest.raises(TypeError, match=r"must be a torch.dtype, got 'bfloat16'"):
+        polar(G, method, dtype="bfloat16")
 
 
 @pytest.mark.claim("polar-quality", trials=5)
