@@ -74,7 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("optimizer", help="dotted path of the class")
     parser.add_argument("options", nargs="*", type=option, help="name=value")
     given = parser.parse_args(arguments)
-    factory = functools.partial(find(given.optimizer), **dict(given.options))
+    try:
+        kind = find(given.optimizer)
+    except (ImportError, AttributeError, ValueError) as error:
+        parser.error(f"no class at {given.optimizer!r}: {error}")
+    factory = functools.partial(kind, **dict(given.options))
     report = contract(factory, given.optimizer)
     print(report)
     return 1 if report.failed else 0

@@ -71,6 +71,13 @@ def test_its_arguments():
         main(["torch.optim.SGD", "lr"])
 
 
+@pytest.mark.parametrize("path", ["torch.optim.Nope", "nowhere.SGD", "SGD"])
+def test_a_path_to_nothing_is_said_without_a_traceback(path, capsys):
+    with pytest.raises(SystemExit):
+        main([path])
+    assert f"no class at {path!r}" in capsys.readouterr().err
+
+
 def test_it_runs_as_a_module():
     command = [sys.executable, "-m", "anthology.testing", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
