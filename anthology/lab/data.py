@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from anthology.lab.device import budget
+from anthology.lab.optional import optional
 
 __all__ = ["Images", "Text", "cifar10", "digits", "images", "text"]
 
@@ -103,9 +104,8 @@ def digits(device: torch.device | str | None = None, *, seed: int = 0) -> Images
     Images
         Shapes (1437, 1, 8, 8) and (360, 1, 8, 8), ten classes.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    datasets = optional("sklearn.datasets", "scikit-learn")
+    pixels, labels = datasets.load_digits(return_X_y=True)
     x = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     y = torch.as_tensor(labels, dtype=torch.int64)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
@@ -127,10 +127,10 @@ def cifar10(root: str | Path, device: torch.device | str | None = None) -> Image
     ImportError
         If torchvision is not installed.
     """
-    from torchvision.datasets import CIFAR10
+    datasets = optional("torchvision.datasets", "torchvision")
 
     def part(train: bool) -> tuple[Tensor, Tensor]:
-        data = CIFAR10(str(root), train=train, download=True)
+        data = datasets.CIFAR10(str(root), train=train, download=True)
         x = torch.as_tensor(data.data).permute(0, 3, 1, 2).float() / 255
         return x.to(device), torch.as_tensor(data.targets).to(device)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from anthology.lab.optional import optional
+
 __all__ = ["INK", "STYLES", "Style", "style", "use_style"]
 
 INK = "#222222"
@@ -65,8 +67,8 @@ def style(index: int, **changes: Any) -> dict[str, Any]:
 
 def use_style() -> None:
     """Set the book's style for the figures that follow (matplotlib's rcParams)."""
-    import matplotlib as mpl
-    from cycler import cycler
+    mpl = optional("matplotlib", "matplotlib")
+    cycler = optional("cycler", "matplotlib").cycler
 
     main = STYLES[:-1]
     colors = cycler(color=[s.color for s in main])

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anthology.lab.optional import optional
+
 __all__ = ["Run", "accuracy", "cross_entropy", "fit", "mean_loss", "sweep"]
 
 _CHECK_EVERY = 50
@@ -131,7 +133,7 @@ def fit(
     ValueError
         If the schedule is unknown or ``batches`` ends too early.
     """
-    from tqdm import tqdm
+    tqdm = optional("tqdm", "tqdm").tqdm
 
     if schedule not in _SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}; it must be one of {_SCHEDULES}")

@@ -1,5 +1,6 @@
 """Data: shapes, ranges, determinism, and no leak between the two parts."""
 
+import sys
 from itertools import islice
 
 import pytest
@@ -119,6 +120,12 @@ def test_shortest_text():
 def test_wrong_windows_are_refused(words, size, context):
     with pytest.raises(ValueError, match=r"at least 1|below that"):
         words.test_batch(size, context)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        lab.digits()
 
 
 def test_no_library_source_is_said_plainly(monkeypatch, tmp_path):
