@@ -221,7 +221,7 @@ def second_counter_term(gradient: Field, w: Tensor) -> Tensor:
 def _along(field: Field, w: Tensor, direction: Tensor) -> Tensor:
     """Derivative of ``field`` at ``w`` along ``direction``."""
     derivative: Tensor = jvp(field, (w,), (direction,))[1]
-    return derivative
+    return derivative.to(w.dtype)  # see _table
 
 
 def _terms(
@@ -255,6 +255,9 @@ def _table(displacement: Field, w: Tensor, level: int) -> _Table:
         )[1]
         for (m, r), derivative in along.items():
             key = (m + 1, r + j)
+            # torch lets the tangent of a zero-dimensional float32 tensor times
+            # a Python number become float64 (pytorch issue 160513)
+            derivative = derivative.to(w.dtype)
             table[key] = table[key] + derivative if key in table else derivative
         table[1, j + 1] = _next_term([table[m, j + 2 - m] for m in range(2, j + 3)])
     return table

@@ -12,6 +12,8 @@ from anthology.motion import (
     second_counter_term,
 )
 
+W = torch.ones(2, dtype=torch.float64)
+
 
 def smooth_loss(seed: int, d: int = 4):
     """A loss with derivatives of every order, none of them zero."""
@@ -68,12 +70,13 @@ def test_quadratic_terms_are_powers_of_the_hessian_over_their_number():
         torch.testing.assert_close(term, power / (k + 2), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (0,)])
-def test_terms_keep_shape_and_type(shape):
-    w = torch.randn(shape, dtype=torch.float64)
-    terms = counter_terms(lambda v: v**3, w, 3)
+def test_terms_keep_shape_and_type(shape, dtype):
+    w = torch.randn(shape, dtype=dtype)
+    terms = counter_terms(lambda v: 0.5 * v**3, w, 3)
     assert [t.shape for t in terms] == [w.shape] * 3
-    assert all(t.dtype == torch.float64 for t in terms)
+    assert all(t.dtype == dtype for t in terms)
 
 
 def test_a_non_contiguous_point_gives_the_same_terms():
@@ -100,6 +103,11 @@ def test_float32_is_accurate_to_float32_because_nothing_cancels():
     for a, b in zip(single, double, strict=True):
         assert a.dtype == torch.float32
         assert ((a - b) / b).abs().max() < 1e-5
+
+
+def test_a_gradient_with_scalars_inside_keeps_float32():
+    terms = counter_terms(lambda w: (0.5 * w[0] * w[1] - 1) * w.flip(0), W.float(), 3)
+    assert all(t.dtype == torch.float32 for t in terms)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -140,6 +148,13 @@ def test_terms_of_any_step_map_start_with_half_its_acceleration():
     torch.testing.assert_close(second, -jvp(phi, (w,), (phi(w),))[1] / 2)
 
 
+def test_weight_decay_enters_the_first_term_as_the_chapter_says():
+    gradient, w, decay = grad(smooth_loss(2)), point(2), 0.3
+    first = motion_terms(lambda v: -(gradient(v) + decay * v), w, 2)[1]
+    H = jacfwd(gradient)(w) + decay * torch.eye(4, dtype=w.dtype)
+    torch.testing.assert_close(-first, H @ (gradient(w) + decay * w) / 2)
+
+
 def test_a_pure_rotation_step_has_the_terms_of_its_matrix_logarithm():
     K = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
     w = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -167,9 +182,6 @@ def test_no_term_is_an_empty_list():
     w = torch.ones(2, dtype=torch.float64)
     assert counter_terms(torch.sin, w, 0) == []
     assert motion_terms(torch.sin, w, 0) == []
-
-
-W = torch.ones(2, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
