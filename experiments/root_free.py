@@ -13,7 +13,7 @@ part; only the chosen ones see the test part, with five seeds of weights and
 batches. Everything else is at the published default: momentum 0.9 for the
 adaptive methods, ε = 1e-8 with the root, 1e-4 without.
 
-`conv` alone leaves SGD with a training loss thirty times that of the others: it
+`conv` alone leaves SGD with a training loss over six times that of the others: it
 compares speed, not generalisation. So in `long`, added after this was seen, the
 three best points of every contestant train three times as long, and the best of
 them, again by the validation part, goes to the test.
@@ -23,7 +23,8 @@ them, again by the validation part, goes to the test.
     python experiments/root_free.py --budget large  # bigger nets, a GPU
 
 Each run is stored as soon as it ends; started again, the script goes on where
-it stopped.
+it stopped. Training is chaotic: another processor or version of the package
+rounds otherwise, which acts like another seed.
 """
 
 from __future__ import annotations
