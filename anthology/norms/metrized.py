@@ -55,7 +55,9 @@ class Metrized(list[dict[str, Any]]):
     ``scale`` and what overrides added; parameters treated alike share a group. It is
     what ``SteepestDescent`` and every ``torch.optim`` optimizer take as ``params``.
     A group holds its norm as text (``from_spec`` reads it), because a checkpoint of
-    the optimizer holds the group; ``rows`` hold the norms themselves.
+    the optimizer holds the group; ``rows`` hold the norms themselves. Optimizers of
+    ``torch.optim`` write their defaults into the groups they are given, ``lr`` among
+    them, so give each of those a ``metrize(model)`` of its own.
     ``str()`` gives the table, one line a parameter, and notebooks show it.
     """
 
