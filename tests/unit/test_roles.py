@@ -193,7 +193,7 @@ def test_recurrent_and_attention_weights() -> None:
 
 
 def test_no_layer_of_a_transformer_is_taken_for_a_head() -> None:
-    found = rows(nn.Transformer(4, 1, 1, 1, 8, batch_first=True))
+    found = rows(nn.Transformer(4, 2, 1, 1, 8, batch_first=True))
     assert found["decoder.layers.0.linear2.weight"] == ("linear", N.RMSToRMS())
     assert "head" not in {role for role, _ in found.values()}
 
