@@ -49,6 +49,10 @@ UNREADABLE = (
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
     (' role="doc-biblioentry"', ""),
 )
+# A page opened from a folder may not fetch its neighbours: search without excerpts.
+SEARCH_IN_A_FOLDER = """
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+"""
 # Its links are absolute: it is shown in place of a page at any depth.
 NOT_FOUND = (ROOT / "_ext" / "404.html").read_text(encoding="utf-8")
 
@@ -108,6 +112,13 @@ def mend_pages(outdir: Path) -> None:
         path.unlink()
 
 
+def search_in_a_folder(outdir: Path) -> None:
+    path = outdir / "_static" / "documentation_options.js"
+    text = path.read_text(encoding="utf-8")
+    if SEARCH_IN_A_FOLDER not in text:
+        path.write_text(text + SEARCH_IN_A_FOLDER, encoding="utf-8")
+
+
 def write_root_files(outdir: Path, base: str) -> None:
     (outdir / ".nojekyll").write_text("")
     (outdir / "robots.txt").write_text(
@@ -123,6 +134,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     outdir = Path(app.outdir)
     copy_mathjax(outdir)
     mend_pages(outdir)
+    search_in_a_folder(outdir)
     # the first page itself, where the theme would put a redirection to it
     shutil.copy2(outdir / f"{app.config.root_doc}.html", outdir / "index.html")
     write_root_files(outdir, app.config.html_baseurl)
