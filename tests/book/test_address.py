@@ -48,7 +48,9 @@ def test_one_command_changes_it_everywhere(copy: Path) -> None:
 def test_a_place_that_was_forgotten_is_found(copy: Path) -> None:
     readme = copy / "README.md"
     old = address.repository(copy)
-    readme.write_text(readme.read_text().replace(old, old.replace("-OWNER-", "else")))
+    owner, name = address.parse(old)
+    other = f"https://github.com/not-{owner.strip('-')}/{name}"
+    readme.write_text(readme.read_text().replace(old, other))
     assert any("README.md" in found for found in address.disagreements(copy))
 
 
