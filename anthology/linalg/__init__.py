@@ -8,15 +8,23 @@ from anthology.linalg.coefficients import (
     polar_express_coefficients,
 )
 from anthology.linalg.polar import Certificate, certificate, newton_schulz, polar
+from anthology.linalg.roots import ROOT_METHODS, inverse_root, robust_eigh
+from anthology.linalg.square_roots import SQUARE_ROOT_METHODS, lyapunov, square_root
 
 __all__ = [
     "COEFFICIENT_SETS",
+    "ROOT_METHODS",
+    "SQUARE_ROOT_METHODS",
     "Certificate",
     "CoefficientSet",
     "certificate",
     "coefficients",
+    "inverse_root",
+    "lyapunov",
     "minimax_quintic",
     "newton_schulz",
     "polar",
     "polar_express_coefficients",
+    "robust_eigh",
+    "square_root",
 ]
