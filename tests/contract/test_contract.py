@@ -13,6 +13,13 @@ from anthology.testing import CHECKS, contract
 steepest = functools.partial(optim.SteepestDescent, lr=0.01)
 
 OURS = {
+    "Signum": optim.Signum,
+    "Signum nesterov": functools.partial(
+        optim.Signum, nesterov=True, weight_decay=0.1, foreach=False
+    ),
+    "sign descent": functools.partial(optim.Signum, momentum=0.0),
+    "Lion": functools.partial(optim.Lion, lr=1e-3),
+    "Lion loop": functools.partial(optim.Lion, lr=1e-3, foreach=False),
     "Adam": optim.Adam,
     "Adam loop": functools.partial(optim.Adam, foreach=False),
     "Adam amsgrad": functools.partial(optim.Adam, amsgrad=True),
@@ -21,6 +28,25 @@ OURS = {
     "AdamW capturable": functools.partial(optim.AdamW, capturable=True),
     "RootFreeRMSProp": functools.partial(optim.RootFreeRMSProp, batch_size=8),
     "RootFreeAdamW": functools.partial(optim.RootFreeAdamW, batch_size=8),
+    "Shampoo": optim.Shampoo,
+    "Shampoo, averages, grafting": functools.partial(
+        optim.Shampoo,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+        momentum=0.5,
+        nesterov=True,
+        weight_decay=0.1,
+        max_dim=2,
+        refresh=3,
+        vectors="diagonal",
+        grafting="rms",
+    ),
+    "Shampoo newton": functools.partial(
+        optim.Shampoo, root="newton", grafting="sgd", refresh=2, capturable=True
+    ),
+    "Shampoo loop": functools.partial(
+        optim.Shampoo, foreach=False, eps=0.0, root="newton-schulz"
+    ),
     "by shape": steepest,
     "by shape, momentum": functools.partial(
         steepest, momentum=0.9, nesterov=True, weight_decay=0.1
@@ -47,7 +73,16 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Adam", "AdamW fused", "RootFreeRMSProp", "by shape, momentum", "steepest, max"],
+    [
+        "Adam",
+        "AdamW fused",
+        "RootFreeRMSProp",
+        "Shampoo",
+        "Shampoo, averages, grafting",
+        "Shampoo newton",
+        "by shape, momentum",
+        "steepest, max",
+    ],
 )
 def test_it_is_kept_where_flags_cannot_be_read(
     name: str, monkeypatch: pytest.MonkeyPatch
