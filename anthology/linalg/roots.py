@@ -29,7 +29,7 @@ def inverse_root(
 
     Only the symmetric part of A is used. ``epsilon`` is added to every eigenvalue,
     after those that rounding made negative have lifted the whole spectrum to zero:
-    λ − min(λ_min, 0) + ε ("eigh"; the iterations add ε alone). With ``epsilon`` 0
+    λ − min(λ_min, 0) + ε ("eigh"; the iterations only add). With ``epsilon`` 0
     "eigh" gives the pseudo-inverse root: eigenvalues up to ``n·eps·λ_max`` count as
     zero and stay zero.
 
@@ -46,8 +46,9 @@ def inverse_root(
         "newton-schulz": Y ← YT, Z ← TZ with T = (3I − ZY)/2, which ends at
         A^(1/2) and A^(−1/2) together; once for each factor 2 of p, and "newton" for
         the odd rest.
-        The iterations never wait for the device and need a positive definite
-        A + εI: a direction that is null to them grows with every step.
+        The iterations never wait for the device. They add at least 16·n·eps times
+        the largest entry of A: without it rounding makes a null direction negative,
+        and a negative one diverges.
     epsilon : float
         ε ≥ 0, in the units of A. Default 0.
     steps : int, optional
@@ -100,7 +101,9 @@ def inverse_root(
             root = _InverseRoot.apply(x, float(p), shift)
         else:
             eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-            root = _iterate(x + shift * eye, p, method, steps or _STEPS)
+            floor = 16 * x.shape[-1] * torch.finfo(x.dtype).eps
+            y = x + shift.clamp_min(floor) * eye
+            root = _iterate(y, p, method, steps or _STEPS)
             if not epsilon:
                 alive = (x.detach().abs().amax((-2, -1), keepdim=True) > 0).to(x.dtype)
                 root = root * alive

@@ -86,6 +86,23 @@ def test_a_singular_matrix_has_a_pseudo_inverse_root() -> None:
     assert torch.linalg.matrix_rank(root) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("p", [2, 4, 6, 8])
+@pytest.mark.parametrize("method", ["newton", "newton-schulz"])
+def test_the_iterations_bear_singular_matrices(method, p, dtype) -> None:
+    """Null directions stay bounded, and the range is right."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(20, 5, dtype=dtype, generator=generator)
+        A = x @ x.mT
+        root = inverse_root(A, p, method, epsilon=1e-12)
+        u = torch.linalg.svd(x, full_matrices=False).U
+        exact = u.mT @ inverse_root(A, p) @ u
+        assert (u.mT @ root @ u - exact).norm() < 1e-2 * exact.norm()
+        bound = (torch.finfo(dtype).eps * A.abs().max()) ** (-1 / p)
+        assert torch.linalg.matrix_norm(root, 2) < 2 * bound
+
+
 @pytest.mark.parametrize("method", ROOT_METHODS)
 def test_zero_nan_empty_and_narrow(method: str) -> None:
     assert torch.equal(
