@@ -3,20 +3,36 @@
 from .adam import Adam, AdamW
 from .base import BaseOptimizer
 from .card import Card
+from .certify import Certificates, StepCertificate, certificates
 from .lion import Lion, Signum
+from .prodigy import Prodigy
+from .matrices import convert_lr
+from .muon import Muon
 from .root_free import RootFreeAdamW, RootFreeRMSProp
 from .shampoo import Shampoo
+from .sgd import SGD
+from .soap import SOAP
+from .sirf_shampoo import SIRFShampoo
 from .steepest import SteepestDescent
 
 __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "SteepestDescent",
+    "SGD",
     "Signum",
     "Lion",
     "Adam",
     "AdamW",
     "Shampoo",
+    "SOAP",
+    "Muon",
+    "Prodigy",
     "RootFreeRMSProp",
     "RootFreeAdamW",
+    "SIRFShampoo",
     "BaseOptimizer",
     "Card",
+    "convert_lr",
+    "certificates",
+    "Certificates",
+    "StepCertificate",
 ]

@@ -13,6 +13,16 @@ from anthology.testing import CHECKS, contract
 steepest = functools.partial(optim.SteepestDescent, lr=0.01)
 
 OURS = {
+    "SGD": functools.partial(optim.SGD, lr=0.01),
+    "SGD momentum": functools.partial(
+        optim.SGD, lr=0.01, momentum=0.9, dampening=0.1, weight_decay=0.1
+    ),
+    "SGD loop": functools.partial(
+        optim.SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=False
+    ),
+    "SGD normalised": functools.partial(
+        optim.SGD, lr=0.01, momentum=0.9, normalised=True
+    ),
     "Signum": optim.Signum,
     "Signum nesterov": functools.partial(
         optim.Signum, nesterov=True, weight_decay=0.1, foreach=False
@@ -26,8 +36,25 @@ OURS = {
     "AdamW": optim.AdamW,
     "AdamW fused": functools.partial(optim.AdamW, fused=True),
     "AdamW capturable": functools.partial(optim.AdamW, capturable=True),
+    "Muon": optim.Muon,
+    "Muon loop": functools.partial(optim.Muon, foreach=False, nesterov=False),
+    "Muon svd": functools.partial(optim.Muon, method="svd", adjust_lr_fn="rms_to_rms"),
+    "Muon bf16": functools.partial(
+        optim.Muon, ns_dtype="bfloat16", kernel="positions", capturable=True
+    ),
     "RootFreeRMSProp": functools.partial(optim.RootFreeRMSProp, batch_size=8),
     "RootFreeAdamW": functools.partial(optim.RootFreeAdamW, batch_size=8),
+    "SIRFShampoo": functools.partial(optim.SIRFShampoo, batch_size=8),
+    "SIRFShampoo loop": functools.partial(
+        optim.SIRFShampoo, batch_size=8, foreach=False, refresh=3, structures="lower"
+    ),
+    "SIRFShampoo bf16": functools.partial(
+        optim.SIRFShampoo, batch_size=8, factor_dtype="bfloat16"
+    ),
+    "SOAP": functools.partial(optim.SOAP, skip_first=False),
+    "SOAP loop": functools.partial(
+        optim.SOAP, skip_first=False, foreach=False, relative_eps=True, vectors="full"
+    ),
     "Shampoo": optim.Shampoo,
     "Shampoo, averages, grafting": functools.partial(
         optim.Shampoo,
@@ -46,6 +73,11 @@ OURS = {
     ),
     "Shampoo loop": functools.partial(
         optim.Shampoo, foreach=False, eps=0.0, root="newton-schulz"
+    ),
+    "Prodigy": optim.Prodigy,
+    "Prodigy loop": functools.partial(optim.Prodigy, foreach=False, slice_p=3),
+    "Prodigy per group": functools.partial(
+        optim.Prodigy, per_group=True, use_bias_correction=True, growth_rate=2.0
     ),
     "by shape": steepest,
     "by shape, momentum": functools.partial(
@@ -76,6 +108,8 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
     [
         "Adam",
         "AdamW fused",
+        "Prodigy",
+        "Prodigy per group",
         "RootFreeRMSProp",
         "Shampoo",
         "Shampoo, averages, grafting",
@@ -95,7 +129,9 @@ def test_it_is_kept_where_flags_cannot_be_read(
 def test_every_public_optimizer_is_among_them() -> None:
     covered = {type(factory([torch.ones(2, 2)])) for factory in OURS.values()}
     public = {getattr(optim, name) for name in optim.__all__}
-    public = {c for c in public if issubclass(c, optim.BaseOptimizer)}
+    public = {
+        c for c in public if isinstance(c, type) and issubclass(c, optim.BaseOptimizer)
+    }
     assert public - {optim.BaseOptimizer} == covered
 
 
