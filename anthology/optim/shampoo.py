@@ -86,6 +86,10 @@ class Shampoo(BaseOptimizer):
 
     Notes
     -----
+    For T > 1 a direction that first appears between two refreshes is multiplied by
+    ε^(−1/p) along each axis, together ε^(−1/2), a million with the default ε: raise
+    ε towards the squared gradient, or graft, before T.
+
     A complex tensor has its pairs (real, imaginary) as one more axis. A scalar is a
     vector of one entry. For k > 2 the limit without averages is no polar factor, as
     the exponents do not undo the Gram matrices one by one; nor is it that of a

@@ -18,6 +18,11 @@ EXTRA: dict[str, list[dict[str, Any]]] = {
         {"step": "steepest", "lr": 1e-3},
         {"norm": "Spectral()", "across": "l2"},
     ],
+    "Shampoo": [
+        {"betas": (0.9, 0.95), "momentum": 0.5, "refresh": 3, "eps": 1e-2},
+        {"eps": 1e-6, "root": "newton", "grafting": "sgd", "vectors": "diagonal"},
+        {"max_dim": 4, "root": "newton-schulz", "grafting": "rms"},
+    ],
     "RootFreeAdamW": [{"bias_correction": True}],
     "RootFreeRMSProp": [{"momentum": 0.0}],
 }

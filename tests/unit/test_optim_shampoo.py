@@ -95,6 +95,18 @@ def test_roots_are_refreshed_at_the_steps_the_docstring_names(capturable) -> Non
     assert changes == [1, 5, 9]
 
 
+@pytest.mark.parametrize(("eps", "length"), [(1e-12, 1e6), (1e-4, 1e2)])
+def test_stale_roots_multiply_a_new_direction(eps: float, length: float) -> None:
+    """What the docstring warns of: T > 1 with a tiny ε."""
+    w = torch.zeros(2, 2, dtype=torch.float64).requires_grad_()
+    optimizer = Shampoo([w], 1.0, (0.0, 1.0), eps=eps, refresh=2)
+    first, new = torch.zeros(2, 2, 2, dtype=torch.float64).unbind()
+    first[0, 0] = new[1, 1] = 1.0
+    run(optimizer, w, [first, new])
+    assert abs(w[1, 1].item() / length + 1) < 1e-6
+    assert abs(w[0, 0].item() + 1) < 1e-3
+
+
 def test_a_failing_decomposition_does_not_stop_a_run(monkeypatch) -> None:
     true = torch.linalg.eigh
 
