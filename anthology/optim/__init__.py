@@ -10,6 +10,7 @@ from .matrices import convert_lr
 from .muon import Muon
 from .root_free import RootFreeAdamW, RootFreeRMSProp
 from .shampoo import Shampoo
+from .scion import Scion, scion_norm
 from .sgd import SGD
 from .soap import SOAP
 from .sirf_shampoo import SIRFShampoo
@@ -25,6 +26,7 @@ __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "Shampoo",
     "SOAP",
     "Muon",
+    "Scion",
     "Prodigy",
     "RootFreeRMSProp",
     "RootFreeAdamW",
@@ -32,6 +34,7 @@ __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "BaseOptimizer",
     "Card",
     "convert_lr",
+    "scion_norm",
     "certificates",
     "Certificates",
     "StepCertificate",

@@ -23,6 +23,13 @@ OURS = {
     "SGD normalised": functools.partial(
         optim.SGD, lr=0.01, momentum=0.9, normalised=True
     ),
+    "Scion": functools.partial(optim.Scion, lr=0.01, radius=2.0),
+    "Scion loop": functools.partial(
+        optim.Scion, lr=0.01, momentum=0.9, radius=2.0, foreach=False
+    ),
+    "Scion unconstrained": functools.partial(
+        optim.Scion, lr=0.01, momentum=0.9, unconstrained=True
+    ),
     "Signum": optim.Signum,
     "Signum nesterov": functools.partial(
         optim.Signum, nesterov=True, weight_decay=0.1, foreach=False
@@ -47,9 +54,6 @@ OURS = {
     "SIRFShampoo": functools.partial(optim.SIRFShampoo, batch_size=8),
     "SIRFShampoo loop": functools.partial(
         optim.SIRFShampoo, batch_size=8, foreach=False, refresh=3, structures="lower"
-    ),
-    "SIRFShampoo bf16": functools.partial(
-        optim.SIRFShampoo, batch_size=8, factor_dtype="bfloat16"
     ),
     "SOAP": functools.partial(optim.SOAP, skip_first=False),
     "SOAP loop": functools.partial(
