@@ -24,28 +24,17 @@ Norms = Norm | str | Mapping[str, Norm | str] | None
 
 
 class StepCertificate(NamedTuple):
-    """One tensor at one step; ‖·‖ is its norm and Δw all that the step changed.
+    """One tensor at one step; Δw is all that the step changed, ‖·‖ the norm.
 
-    Attributes
-    ----------
-    step : int
-        Number of the step, counted from 1 since the certificates were asked for.
-    name : str
-        Of the parameter or, without names, ``"group.index"``.
-    norm : str
-        The norm, as text.
-    size : float
-        ‖Δw‖.
-    ratio : float
-        ‖Δw‖/‖w‖, w being the weights before the step; inf if they were zero.
-    dual : float
-        ‖g‖_*, the descent that a step of length 1 can give at most.
-    efficiency : float
-        −⟨g, Δw⟩/(‖g‖_*‖Δw‖), at most 1: what share of it this step gave. NaN where
-        gradient or step is zero.
-    average_efficiency : float
-        The same against the averaged gradient that the optimizer keeps, with
-        Nesterov's look-ahead if it has one. NaN where it keeps none.
+    ``step`` counts from 1 since the certificates were asked for. ``name`` is the
+    parameter's or, without names, ``"group.index"``; ``norm`` is text. ``size`` is
+    ‖Δw‖; ``ratio`` is ‖Δw‖/‖w‖ with the weights before the step, inf if they were
+    zero. ``dual`` is ‖g‖_*, the descent that a step of length 1 can give at most, and
+    ``efficiency`` is −⟨g, Δw⟩/(‖g‖_*‖Δw‖), at most 1: the share of it that this step
+    gave. ``average_efficiency`` is the same against the averaged gradient that the
+    optimizer keeps (with Nesterov's look-ahead if it has one); one minus it is the
+    relative dual gap of the step. An efficiency is NaN where its gradient or the step
+    is zero, or where no average is kept.
     """
 
     step: int

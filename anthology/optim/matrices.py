@@ -180,18 +180,18 @@ def scale_factor(scale: str, shape: Sequence[int]) -> float:
 def convert_lr(
     lr: float | Tensor, shape: Sequence[int], from_: str, to: str
 ) -> float | Tensor:
-    r"""The learning rate that gives the same step under another convention.
+    """The learning rate that gives the same step under another convention.
 
     A step along the polar factor of a (d_out, d_in) matrix is multiplied by
 
-    ====================  ===================================  =======================
-    name                  factor                               found in
-    ====================  ===================================  =======================
-    "original"            :math:`\sqrt{\max(1, d_{out}/d_{in})}`  Jordan's Muon, PyTorch
-    "match_rms_adamw"     :math:`0.2\sqrt{\max(d_{out}, d_{in})}`  Moonlight, PyTorch
-    "rms_to_rms"          :math:`\sqrt{d_{out}/d_{in}}`        Modula, Scion, Dion
-    "none"                1                                    spectral norm = η
-    ====================  ===================================  =======================
+    ==================  =====================  ====================
+    name                factor                 found in
+    ==================  =====================  ====================
+    "original"          √max(1, d_out/d_in)    Jordan's Muon, torch
+    "match_rms_adamw"   0.2 √max(d_out, d_in)  Moonlight, torch
+    "rms_to_rms"        √(d_out/d_in)          Modula, Scion, Dion
+    "none"              1                      the definition
+    ==================  =====================  ====================
 
     Parameters
     ----------

@@ -223,6 +223,22 @@ def test_a_norm_by_name_and_what_is_refused():
     assert not optimizer._optimizer_step_pre_hooks
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
+def test_torch_muon_is_measured_like_ours():
+    records = []
+    for kind in (torch.optim.Muon, optim.Muon):
+        torch.manual_seed(0)
+        p = matrix(12, 20, dtype=torch.float32)
+        optimizer = kind([p], lr=0.1)
+        with certificates(optimizer) as steps:
+            for _ in range(3):
+                feed(optimizer, p)
+        records.append(steps.records[-1])
+    theirs, ours = records
+    assert abs(theirs.size - ours.size) < 0.02 * ours.size
+    assert abs(theirs.average_efficiency - ours.average_efficiency) < 0.02
+
+
 def test_the_example_of_the_docstring_runs():
     result = doctest.testmod(certify)
     assert result.attempted > 0 and result.failed == 0

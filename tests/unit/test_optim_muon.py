@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from anthology.linalg import polar
 from anthology.norms import RMSToRMS, metrize
 from anthology.optim import AdamW, Muon, convert_lr
 
@@ -239,72 +238,6 @@ def test_a_group_that_is_refused_leaves_no_trace(group, text):
     with pytest.raises(ValueError, match="more than one"):
         optimizer.add_param_group({"params": [torch.zeros(5, 5), twice["params"][1]]})
     assert len(optimizer.param_groups) == 3
-
-
-def first_step(p, group=None, **options):
-    """Minus the first step at η = 1, and its gradient."""
-    g = torch.randn(p.shape, dtype=p.dtype)
-    p.grad = g.clone()
-    before = p.detach().clone()
-    options = {"method": "svd", "adjust_lr_fn": "none", "weight_decay": 0.0, **options}
-    Muon([{"params": [p], **(group or {})}], 1.0, **options).step()
-    return before - p.detach(), g
-
-
-@pytest.mark.parametrize("foreach", [True, False])
-def test_kernels_are_read_as_they_say(foreach):
-    p = torch.randn(4, 3, 2, 5, dtype=torch.float64).requires_grad_()
-    move, g = first_step(p, foreach=foreach)
-    assert torch.allclose(move, polar(g.reshape(4, 30)).reshape(g.shape))
-    move, g = first_step(p, foreach=foreach, kernel="positions")
-    by_hand = torch.stack([polar(g[:, :, i, j]) for i in range(2) for j in range(5)])
-    by_hand = by_hand.movedim(0, -1).reshape(g.shape) / 10
-    assert torch.allclose(move, by_hand)
-    move, g = first_step(p, foreach=foreach, kernel="stack")
-    assert torch.allclose(move, polar(g))
-
-
-@pytest.mark.parametrize("foreach", [True, False])
-def test_fused_and_transposed_weights_are_read_as_their_norm_says(foreach):
-    p = torch.randn(12, 5, dtype=torch.float64).requires_grad_()
-    move, g = first_step(p, {"norm": "Split(RMSToRMS(), 3)"}, foreach=foreach)
-    assert torch.allclose(move, torch.cat([polar(part) for part in g.split(4)]))
-    kernel = torch.randn(6, 4, 3, dtype=torch.float64).requires_grad_()
-    norm = {"norm": "Split(Transpose(Conv(1)), 2)"}
-    move, g = first_step(kernel, norm, foreach=foreach)
-    parts = []
-    for part in g.split(3):  # stored in × out × space, in two groups
-        flat = part.transpose(0, 1).reshape(4, 9)
-        parts.append(polar(flat).reshape(4, 3, 3).transpose(0, 1))
-    assert torch.allclose(move, torch.cat(parts))
-    move, g = first_step(kernel, norm, foreach=foreach, kernel="positions")
-    parts = [polar(part.movedim(-1, 0)).movedim(0, -1) / 3 for part in g.split(3)]
-    assert torch.allclose(move, torch.cat(parts))
-
-
-@pytest.mark.parametrize("foreach", [True, False])
-def test_a_complex_matrix_has_a_complex_polar_factor(foreach):
-    p = torch.randn(4, 3, dtype=torch.complex128).requires_grad_()
-    move, g = first_step(p, foreach=foreach)
-    assert torch.allclose(move, polar(g))
-
-
-def test_a_scale_divides_the_step():
-    p = torch.randn(4, 3, dtype=torch.float64).requires_grad_()
-    move, g = first_step(p, {"scale": 4.0})
-    assert torch.allclose(move, polar(g) / 4)
-
-
-@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
-def test_the_size_of_the_gradient_does_not_matter(size):
-    p = torch.zeros(4, 3).requires_grad_()
-    g = torch.randn(4, 3)
-    p.grad = g * size
-    Muon([p], 1.0).step()
-    q = torch.zeros(4, 3).requires_grad_()
-    q.grad = g.clone()
-    Muon([q], 1.0).step()
-    assert float((p - q).detach().abs().max()) < 1e-5
 
 
 def test_a_checkpoint_of_both_rules_resumes_exactly_through_the_safe_loader():
