@@ -45,7 +45,7 @@ def unfold(x: Tensor, axis: int, order: int) -> Tensor:
     Parameters
     ----------
     x : Tensor
-        Shape (*batch, *shape) with `order` axes in shape.
+        Shape ``(*batch, *shape)`` with `order` axes in shape.
     axis : int
         From 0 to order − 1, an axis of shape.
     order : int
@@ -54,7 +54,7 @@ def unfold(x: Tensor, axis: int, order: int) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (*batch, d, rest) with d the length of the axis.
+        Shape ``(*batch, d, rest)`` with d the length of the axis.
     """
     x = x.movedim(axis - order, -order)
     return x.flatten(1 - order) if order > 1 else x.unsqueeze(-1)
@@ -71,7 +71,7 @@ def gram(x: Tensor, axis: int, order: int) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (*batch, d, d).
+        Shape ``(*batch, d, d)``.
     """
     flat = unfold(x, axis, order)
     return flat @ flat.mT
@@ -85,7 +85,7 @@ def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
     x, axis, order
         As for `unfold`.
     matrix : Tensor
-        Shape (*batch, d, d).
+        Shape ``(*batch, d, d)``.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def precondition(
     Parameters
     ----------
     grads, moments : Tensor
-        Shape (n, *shape): what the factors gather, and what is preconditioned.
+        Shape ``(n, *shape)``: what the factors gather, and what is preconditioned.
     factors, roots : list of Tensor
         One for each axis of shape, (n, d, d), or (n, d) for diagonal ones; written
         in place.
@@ -122,7 +122,7 @@ def precondition(
     Returns
     -------
     Tensor
-        Shape (n, *shape).
+        Shape ``(n, *shape)``.
     """
     order = grads.ndim - 1
     power = group["power"] or 2 * order
