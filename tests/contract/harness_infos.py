@@ -12,6 +12,7 @@ from anthology import optim
 setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
 
 REQUIRED = {"lr": 0.01, "batch_size": 8}  # where a class has no default
+INSTEAD = {"Scion": {"radius": 20.0}}  # a ball that holds the start
 EXTRA: dict[str, list[dict[str, Any]]] = {
     "SteepestDescent": [
         {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
@@ -23,6 +24,7 @@ EXTRA: dict[str, list[dict[str, Any]]] = {
         {"eps": 1e-6, "root": "newton", "grafting": "sgd", "vectors": "diagonal"},
         {"max_dim": 4, "root": "newton-schulz", "grafting": "rms"},
     ],
+    "Scion": [{"unconstrained": True, "momentum": 0.9}, {"norm": "Spectral()"}],
     "RootFreeAdamW": [{"bias_correction": True}],
     "RootFreeRMSProp": [{"momentum": 0.0}],
 }
@@ -45,7 +47,8 @@ def described(kind: type) -> harness.OptimizerInfo:
         if issubclass(kind, optim.Adam):
             theirs = harness.optim_inputs_func_adam("cpu", torch.float32)
             options += [given.kwargs for given in theirs]
-        full = [{**needed, **given} for given in options]
+        instead = INSTEAD.get(_name, {})
+        full = [{**needed, **instead, **given} for given in options]
         return [harness.OptimizerInput(None, given, str(given)) for given in full]
 
     def errors(device: Any, dtype: Any) -> list[harness.ErrorOptimizerInput]:

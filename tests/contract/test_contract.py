@@ -23,9 +23,10 @@ OURS = {
     "SGD normalised": functools.partial(
         optim.SGD, lr=0.01, momentum=0.9, normalised=True
     ),
-    "Scion": functools.partial(optim.Scion, lr=0.01, radius=2.0),
+    # balls that hold the minimum
+    "Scion": functools.partial(optim.Scion, lr=0.01, radius=20.0),
     "Scion loop": functools.partial(
-        optim.Scion, lr=0.01, momentum=0.9, radius=2.0, foreach=False
+        optim.Scion, lr=0.01, momentum=0.9, radius=20.0, foreach=False
     ),
     "Scion unconstrained": functools.partial(
         optim.Scion, lr=0.01, momentum=0.9, unconstrained=True
@@ -83,6 +84,10 @@ OURS = {
     "Prodigy per group": functools.partial(
         optim.Prodigy, per_group=True, use_bias_correction=True, growth_rate=2.0
     ),
+    "free": optim.FreeSteepestDescent,
+    "free, memory": functools.partial(
+        optim.FreeSteepestDescent, momentum=0.5, beta3=0.5, across="l2", foreach=False
+    ),
     "by shape": steepest,
     "by shape, momentum": functools.partial(
         steepest, momentum=0.9, nesterov=True, weight_decay=0.1
@@ -114,6 +119,8 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
         "AdamW fused",
         "Prodigy",
         "Prodigy per group",
+        "free",
+        "free, memory",
         "RootFreeRMSProp",
         "Shampoo",
         "Shampoo, averages, grafting",
