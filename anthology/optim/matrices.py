@@ -52,7 +52,8 @@ class View:
             Shape (..., d_out, d_in).
         """
         lead = int(self.parts > 1)
-        x = x.unflatten(0, (self.parts, -1)) if lead else x
+        if lead:
+            x = x.reshape(self.parts, x.shape[0] // self.parts, *x.shape[1:])
         x = x.transpose(lead, lead + 1) if self.swapped else x
         if x.ndim == lead + 2 or self.kernel == "stack":
             return x
@@ -79,9 +80,10 @@ class View:
         space = like.shape[2:]
         if len(space) and self.kernel == "flatten":
             inner = like.shape[0] // self.parts if self.swapped else like.shape[1]
-            y = y.unflatten(lead + 1, (inner, *space))
+            y = y.reshape(*y.shape[: lead + 1], inner, *space)
         elif len(space) and self.kernel == "positions":
-            y = y.movedim(lead, -1).unflatten(-1, space)
+            y = y.movedim(lead, -1)
+            y = y.reshape(*y.shape[:-1], *space)
         y = y.transpose(lead, lead + 1) if self.swapped else y
         return y.flatten(0, 1) if lead else y
 

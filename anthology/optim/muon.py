@@ -20,7 +20,7 @@ from .limits import at_least_zero, below_one, check_betas, number, one_of
 from .matrices import KERNELS, SCALES, must_view
 from .orthogonal import PRODUCTS, dtype_name, factor, orthogonal
 from .points import spec
-from .rules import ADAMW, MUON, in_words, split_by_rule
+from .rules import ADAMW, MUON, adopt, in_words, split_by_rule
 from .state import State
 
 
@@ -217,11 +217,11 @@ class Muon(BaseOptimizer):
             raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in state["param_groups"]:
+            adopt(group)
         super().__setstate__(state)
         for group in self.param_groups:
             group.pop("adamw_lr", None)
-            # a checkpoint of torch.optim.Muon says nothing about rules
-            group.setdefault("rule", MUON)
 
     def __str__(self) -> str:
         return in_words(self.param_groups, factor)

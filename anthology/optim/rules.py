@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 MUON, ADAMW = "muon", "adamw"
+PUBLISHED = (3.4445, -4.7750, 2.0315)
 ELEMENTWISE = ("embedding", "head", "gain", "bias")
 
 
@@ -90,6 +91,28 @@ def split_by_rule(
             part["lr"] = group.get("adamw_lr", defaults["adamw_lr"])
         parts.append(part)
     return parts
+
+
+def adopt(group: dict[str, Any]) -> None:
+    """Complete a group from a checkpoint of ``torch.optim.Muon``.
+
+    Parameters
+    ----------
+    group : dict
+        Written in place: it gets the rule "muon" if it has none.
+
+    Raises
+    ------
+    ValueError
+        If it was trained with other coefficients than the published ones.
+    """
+    coefficients = group.pop("ns_coefficients", PUBLISHED)
+    if tuple(coefficients) != PUBLISHED:
+        raise ValueError(
+            f"the checkpoint has ns_coefficients={coefficients}; method 'muon' has "
+            f"{PUBLISHED}, and the others have lists of their own"
+        )
+    group.setdefault("rule", MUON)
 
 
 def in_words(

@@ -121,6 +121,16 @@ def test_it_loads_a_checkpoint_of_torch():
         assert apart(p, q) < 2e-2 * apart(q, w)
 
 
+@needs_torch_muon
+def test_a_checkpoint_with_other_coefficients_is_refused():
+    params = weights(torch.float32, [(8, 12)])
+    theirs = torch.optim.Muon(params, ns_coefficients=(2.0, -1.5, 0.5))
+    ours = Muon(params, 0.7)
+    with pytest.raises(ValueError, match="coefficients"):
+        ours.load_state_dict(theirs.state_dict())
+    assert ours.param_groups[0]["lr"] == 0.7
+
+
 def test_the_other_parameters_follow_adamw():
     shapes = [(5,), (), (3, 4)]
     params = weights(torch.float64, shapes)
