@@ -276,5 +276,5 @@ def _check_betas(betas: Any) -> None:
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"Invalid betas: {betas}; there must be two")
     check_betas((betas[0], 0.0))
-    if betas[1] != 1:
+    if isinstance(betas[1], Tensor) or betas[1] != 1:
         check_betas(betas)

@@ -177,6 +177,7 @@ def test_the_step_can_be_differentiated() -> None:
         {"betas": (0.9, 1.1)},
         {"betas": (0.9, float("nan"))},
         {"betas": (0.9,)},
+        {"betas": (0.9, torch.tensor(1.0))},
         {"eps": -1.0},
         {"momentum": 1.0},
         {"nesterov": True},
