@@ -2,9 +2,10 @@
 
 On vectors: `L1`, `L2`, `LInf`, `Lp`, `RMS`. On matrices: `Frobenius`, `Spectral`,
 `Nuclear`, `Schatten`, `RMSToRMS`, `OneTo`, `OneToRMS`, `ToInf`, `RMSToInf`, `MaxAbs`,
-`RowL1`, `ColumnL1`. On convolution kernels: `Conv`. Made of others: `Scaled`,
-`Transpose`, `Split`, and `MaxOver` for several tensors. `metrize` chooses for a model,
-and `modular_norm` says how far each of its weights may move at a time.
+`RowL1`, `ColumnL1`. On convolution kernels: `Conv`, `FlatConv`, `FlatSpectral`.
+Made of others: `Scaled`, `Transpose`, `Split`, and `MaxOver` for several tensors.
+`metrize` chooses for a model, and `modular_norm` says how far each of its weights may
+move at a time.
 
 >>> import torch
 >>> from anthology import norms
@@ -20,6 +21,7 @@ True
 import anthology.norms.builtin_rules  # noqa: F401  (fills the registry)
 from anthology.norms.base import Norm, Scaled, Split, Transpose
 from anthology.norms.combine import atom, bond, compose, concat, residual, tare
+from anthology.norms.kernels import FlatConv, FlatSpectral
 from anthology.norms.metrized import Metrized, Row
 from anthology.norms.modular import MaxOver
 from anthology.norms.module_rules import Reader, modular_norm, module_rule
@@ -45,6 +47,8 @@ __all__ = [
     "RMS",
     "ColumnL1",
     "Conv",
+    "FlatConv",
+    "FlatSpectral",
     "Frobenius",
     "LInf",
     "Leaf",
