@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from anthology.linalg.roots import robust_eigh
 
+from .alike import alone, together
 from .base import BaseOptimizer, Params
 from .card import Card
 from .kronecker import gram, multiply, nonzero
@@ -191,8 +193,7 @@ class SOAP(BaseOptimizer):
         group: Mapping[str, Any],
     ) -> None:
         """One tensor; the definition."""
-        kept = {name: x[None] for name, x in state.items() if name not in _COUNTERS}
-        _advance(param[None], grad[None], kept, int(step), group)
+        alone(param, grad, state, step, partial(_advance, group=group))
 
     def multi(
         self,
@@ -203,27 +204,7 @@ class SOAP(BaseOptimizer):
         group: Mapping[str, Any],
     ) -> None:
         """Lists of tensors: those of equal shape and age go through as one batch."""
-        if isinstance(steps[0], Tensor):
-            steps = torch.stack(steps).tolist()
-        alike: dict[Any, list[int]] = {}
-        for i, (p, step) in enumerate(zip(params, steps, strict=True)):
-            alike.setdefault((p.shape, int(step)), []).append(i)
-        for (_, step), members in alike.items():
-            if len(members) == 1:
-                i = members[0]
-                self.single(params[i], grads[i], states[i], step, group)
-                continue
-            names = [name for name in states[members[0]] if name not in _COUNTERS]
-            kept = {n: torch.stack([states[i][n] for i in members]) for n in names}
-            w = torch.stack([params[i] for i in members])
-            _advance(w, torch.stack([grads[i] for i in members]), kept, step, group)
-            for j, i in enumerate(members):
-                params[i].copy_(w[j])
-                for name in names:
-                    states[i][name].copy_(kept[name][j])
-
-
-_COUNTERS = ("step", "skipped")
+        together(params, grads, states, steps, partial(_advance, group=group))
 
 
 def _rotated(x: Tensor, group: Mapping[str, Any]) -> list[int]:
@@ -242,6 +223,7 @@ def _advance(
     axes = _rotated(w[0], group)
     grams = {axis: state[f"gram_{axis}"] for axis in axes}
     bases = {axis: state[f"basis_{axis}"] for axis in axes}
+    follow = group["differentiable"]
 
     def gather() -> None:
         for axis, kept in grams.items():
@@ -249,7 +231,8 @@ def _advance(
 
     def turn(x: Tensor, back: bool = False) -> Tensor:
         for axis, basis in bases.items():
-            x = multiply(x, basis if back else basis.mT, axis, order)
+            used = basis.clone() if follow else basis  # a refresh overwrites it
+            x = multiply(x, used if back else used.mT, axis, order)
         return x
 
     if step <= 1:
@@ -262,7 +245,7 @@ def _advance(
     m, v = state["exp_avg"], state["exp_avg_sq"]
     m.lerp_(g, 1 - beta1)
     v.lerp_(turn(g).square(), 1 - beta2)
-    root = _sqrt(v) if group["differentiable"] else v.sqrt()
+    root = _sqrt(v.clone()) if follow else v.sqrt()
     eps = group["eps"]
     if group["relative_eps"]:
         eps = eps * root.flatten(1).amax(1) if order else eps * root
@@ -285,7 +268,7 @@ def _refresh(basis: Tensor, kept: Tensor, v: Tensor, axis: int) -> None:
     product = _scaled(kept) @ basis
     order = (basis * product).sum(-2).argsort(dim=-1, descending=True)
     shape = [len(v), *(-1 if i == axis else 1 for i in range(v.ndim - 1))]
-    v.copy_(torch.take_along_dim(v, order.reshape(shape), axis + 1))
+    v.copy_(torch.take_along_dim(v.clone(), order.reshape(shape), axis + 1))
     columns = torch.take_along_dim(product, order[:, None, :], -1)
     basis.copy_(torch.linalg.qr(columns)[0])
 

@@ -25,6 +25,8 @@ EXTRA: dict[str, list[dict[str, Any]]] = {
         {"max_dim": 4, "root": "newton-schulz", "grafting": "rms"},
     ],
     "Scion": [{"unconstrained": True, "momentum": 0.9}, {"norm": "Spectral()"}],
+    "SOAP": [{"skip_first": False, "refresh": 2, "relative_eps": True}],
+    "KrADagrad": [{"beta2": 0.9, "bound": "trace", "vectors": "full"}],
     "RootFreeAdamW": [{"bias_correction": True}],
     "RootFreeRMSProp": [{"momentum": 0.0}],
 }

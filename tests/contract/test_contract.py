@@ -57,6 +57,10 @@ OURS = {
         optim.SIRFShampoo, batch_size=8, foreach=False, refresh=3, structures="lower"
     ),
     "SOAP": functools.partial(optim.SOAP, skip_first=False),
+    "KrADagrad": optim.KrADagrad,
+    "KrADagrad loop": functools.partial(
+        optim.KrADagrad, foreach=False, bound="trace", beta2=0.9, vectors="full"
+    ),
     "SOAP loop": functools.partial(
         optim.SOAP, skip_first=False, foreach=False, relative_eps=True, vectors="full"
     ),
