@@ -81,6 +81,11 @@ def modular_norm(
     - Activations: their largest slope. Pooling, dropout (when off), reshaping: how
       much they can enlarge the largest RMS of a position.
 
+    A weight that is used several times is one leaf, in which masses and gains of its
+    uses add up. If its roles differ (an embedding tied to the head) it is measured in
+    the first one, and the bound on the output is proven only as far as its norm in
+    the others is no larger.
+
     Other modules need a rule (`module_rule`), or, if they hold no weights, an entry in
     ``sensitivity``; or the norm is put together by hand with `atom`, `bond`,
     `compose`, `concat`, `residual` and `tare`.
@@ -91,7 +96,7 @@ def modular_norm(
         The model.
     mass : mapping of (module type or glob) to float, optional
         The mass of modules of that type, or of that name, whose parts are scaled in
-        proportion (`tare`); or of parameters of that name, before that. In a name
+        proportion (`tare`); or of parameters of that name, at each use. In a name
         such as ``"blocks.*"`` a star stays between two dots; ``""`` is the model. Of
         several that fit, the last counts.
     sensitivity : mapping of (module type or glob) to float, optional

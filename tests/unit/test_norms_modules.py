@@ -82,6 +82,17 @@ def test_a_repeated_block_is_one_leaf_a_copy_another() -> None:
     assert apart.names == ("0.weight", "2.weight")
 
 
+def test_a_tied_weight_is_measured_in_its_first_role() -> None:
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Tanh(), nn.Linear(4, 7, bias=False))
+    model[2].weight = model[0].weight
+    (leaf,) = modular_norm(model).leaves
+    assert (leaf.mass, leaf.gain, leaf.row.role) == (2, 2, "embedding")
+    assert leaf.row.norm == N.Transpose(N.OneToRMS())
+    assert leaf.row.shared == ("2.weight",)
+    step = modular_norm(model).dualize({"0.weight": torch.zeros(7, 4)})
+    assert torch.equal(step["0.weight"], torch.zeros(7, 4))
+
+
 def test_combinators() -> None:
     w = [torch.zeros(3, 3) for _ in range(3)]
     a, b, c = (N.atom(n, p, "Spectral()") for n, p in zip("abc", w, strict=True))
