@@ -38,9 +38,7 @@ from anthology.linalg.safe import peak, require_numeric, working_dtype
 
 
 class Structure(ABC):
-    """One structure for d × d matrices; everything here works for any pattern.
-
-    A subclass gives `pattern`. What it can do without dense matrices it overrides.
+    """One structure for d × d matrices; subclasses give `pattern`, or faster ways.
 
     Parameters
     ----------
