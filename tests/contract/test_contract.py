@@ -121,6 +121,8 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
     [
         "Adam",
         "AdamW fused",
+        "SOAP",
+        "KrADagrad",
         "Prodigy",
         "Prodigy per group",
         "free",
