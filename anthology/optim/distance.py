@@ -26,7 +26,7 @@ from .state import State, fresh_state, real
 Rate = Any  # float, 0-d Tensor, or a list of either, one a tensor
 
 
-class DistanceEstimate(BaseOptimizer):
+class _DistanceEstimate(BaseOptimizer):
     """Keeps w₀, r and s of each tensor, and d, the estimate so far.
 
     A subclass has ``beta3``, ``d0``, ``d_coef``, ``growth_rate``, ``slice_p`` and

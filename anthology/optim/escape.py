@@ -14,12 +14,12 @@ from anthology.norms import Norm
 from .base import BaseOptimizer, Params
 from .batch import Batch
 from .card import Card
-from .distance import DistanceEstimate, counted, factor, gathered, top_rate
+from .distance import _DistanceEstimate, counted, factor, gathered, top_rate
 from .points import spec
 from .steepest import SteepestDescent
 
 
-class FreeSteepestDescent(DistanceEstimate, SteepestDescent):
+class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     r"""Steepest descent in a norm of your choice, without a learning rate to choose.
 
     The length of a step is an estimate d of the distance to the minimum, in the same

@@ -14,8 +14,8 @@ from .base import Params
 from .batch import Batch
 from .card import Card
 from .distance import (
-    DistanceEstimate,
     Rate,
+    _DistanceEstimate,
     add_scaled,
     counted,
     factor,
@@ -27,7 +27,7 @@ from .limits import at_least_zero, check_betas
 from .state import State
 
 
-class Prodigy(DistanceEstimate):
+class Prodigy(_DistanceEstimate):
     r"""Adam whose step size is an estimate of the distance to the minimum.
 
     Without averages (``betas=(0, 0)``, ε → 0) it is sign descent, the steepest step
