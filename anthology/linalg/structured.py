@@ -28,7 +28,6 @@ Structures: Lin et al. 2024 (arXiv 2312.05705), and the code published with it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -37,7 +36,7 @@ from torch import Tensor
 from anthology.linalg.safe import peak, require_numeric, working_dtype
 
 
-class Structure(ABC):
+class Structure:
     """One structure for d × d matrices; subclasses give `pattern`, or faster ways.
 
     Parameters
@@ -64,7 +63,6 @@ class Structure(ABC):
     def __repr__(self) -> str:
         return f"structure({self.name!r}, {self.dim})"
 
-    @abstractmethod
     def pattern(self) -> Tensor:
         """Which free entry stands where.
 
@@ -73,6 +71,7 @@ class Structure(ABC):
         Tensor
             (d, d) of int64: numbers from 0, every one used, −1 where zero stands.
         """
+        raise NotImplementedError
 
     @property
     def size(self) -> int:
