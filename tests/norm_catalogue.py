@@ -36,6 +36,8 @@ KERNELS = [
     Case(N.Conv(1), (4, 3, 2)),
     Case(N.Conv(2), (3, 4, 2, 3)),
     Case(N.Conv(3), (2, 3, 1, 2, 2)),
+    Case(N.FlatConv(2), (3, 4, 2, 3)),
+    Case(N.FlatSpectral(1), (4, 3, 2)),
 ]
 BUILT = [
     Case(2.5 * N.RMSToRMS(), (3, 5)),

@@ -8,15 +8,28 @@ from anthology.linalg.coefficients import (
     polar_express_coefficients,
 )
 from anthology.linalg.polar import Certificate, certificate, newton_schulz, polar
+from anthology.linalg.roots import ROOT_METHODS, inverse_root, robust_eigh
+from anthology.linalg.square_roots import SQUARE_ROOT_METHODS, lyapunov, square_root
+from anthology.linalg.structured import Structure
+from anthology.linalg.structures import STRUCTURES, structure
 
 __all__ = [
     "COEFFICIENT_SETS",
+    "ROOT_METHODS",
+    "SQUARE_ROOT_METHODS",
+    "STRUCTURES",
     "Certificate",
     "CoefficientSet",
+    "Structure",
     "certificate",
     "coefficients",
+    "inverse_root",
+    "lyapunov",
     "minimax_quintic",
     "newton_schulz",
     "polar",
     "polar_express_coefficients",
+    "robust_eigh",
+    "square_root",
+    "structure",
 ]

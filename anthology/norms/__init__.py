@@ -2,8 +2,10 @@
 
 On vectors: `L1`, `L2`, `LInf`, `Lp`, `RMS`. On matrices: `Frobenius`, `Spectral`,
 `Nuclear`, `Schatten`, `RMSToRMS`, `OneTo`, `OneToRMS`, `ToInf`, `RMSToInf`, `MaxAbs`,
-`RowL1`, `ColumnL1`. On convolution kernels: `Conv`. Made of others: `Scaled`,
-`Transpose`, `Split`, and `MaxOver` for several tensors. `metrize` chooses for a model.
+`RowL1`, `ColumnL1`. On convolution kernels: `Conv`, `FlatConv`, `FlatSpectral`.
+Made of others: `Scaled`, `Transpose`, `Split`, and `MaxOver` for several tensors.
+`metrize` chooses for a model, and `modular_norm` says how far each of its weights may
+move at a time.
 
 >>> import torch
 >>> from anthology import norms
@@ -16,9 +18,14 @@ tensor([ 1., -1.])
 True
 """
 
+import anthology.norms.builtin_rules  # noqa: F401  (fills the registry)
 from anthology.norms.base import Norm, Scaled, Split, Transpose
+from anthology.norms.combine import atom, bond, compose, concat, residual, tare
+from anthology.norms.kernels import FlatConv, FlatSpectral
 from anthology.norms.metrized import Metrized, Row
 from anthology.norms.modular import MaxOver
+from anthology.norms.module_rules import Reader, modular_norm, module_rule
+from anthology.norms.modules import Leaf, Modular
 from anthology.norms.operator import (
     ColumnL1,
     Frobenius,
@@ -40,18 +47,23 @@ __all__ = [
     "RMS",
     "ColumnL1",
     "Conv",
+    "FlatConv",
+    "FlatSpectral",
     "Frobenius",
     "LInf",
+    "Leaf",
     "Lp",
     "MaxAbs",
     "MaxOver",
     "Metrized",
+    "Modular",
     "Norm",
     "Nuclear",
     "OneTo",
     "OneToRMS",
     "RMSToInf",
     "RMSToRMS",
+    "Reader",
     "Row",
     "RowL1",
     "Scaled",
@@ -60,7 +72,15 @@ __all__ = [
     "Split",
     "ToInf",
     "Transpose",
+    "atom",
+    "bond",
+    "compose",
+    "concat",
     "from_spec",
     "metrize",
+    "modular_norm",
+    "module_rule",
     "norm_by_shape",
+    "residual",
+    "tare",
 ]

@@ -76,6 +76,11 @@ def metrize(
     and Pethick et al. 2025 (arXiv 2502.07529), the parts of fused weights the
     maximum over layers of Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 7.
 
+    Shape alone cannot tell a stack of matrices from a kernel: say which weights hold
+    one matrix per expert, ``("*.experts.weight", {"norm": RMSToRMS(), "role":
+    "stack"})``, with ``Transpose(RMSToRMS())`` where they are stored in × out. Kernels
+    as one flat matrix are ``(nn.Conv2d, FlatConv(2))`` or ``FlatSpectral(2)``.
+
     Parameters
     ----------
     model : torch.nn.Module

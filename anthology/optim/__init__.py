@@ -3,15 +3,43 @@
 from .adam import Adam, AdamW
 from .base import BaseOptimizer
 from .card import Card
+from .certify import Certificates, StepCertificate, certificates
+from .escape import FreeSteepestDescent
+from .kradagrad import KrADagrad
+from .lion import Lion, Signum
+from .matrices import convert_lr
+from .muon import Muon
+from .prodigy import Prodigy
 from .root_free import RootFreeAdamW, RootFreeRMSProp
+from .scion import Scion, scion_norm
+from .sgd import SGD
+from .shampoo import Shampoo
+from .sirf_shampoo import SIRFShampoo
+from .soap import SOAP
 from .steepest import SteepestDescent
 
 __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "SteepestDescent",
+    "FreeSteepestDescent",
+    "SGD",
+    "Signum",
+    "Lion",
     "Adam",
     "AdamW",
+    "Shampoo",
+    "SOAP",
+    "KrADagrad",
+    "Muon",
+    "Scion",
+    "Prodigy",
     "RootFreeRMSProp",
     "RootFreeAdamW",
+    "SIRFShampoo",
     "BaseOptimizer",
     "Card",
+    "convert_lr",
+    "scion_norm",
+    "certificates",
+    "Certificates",
+    "StepCertificate",
 ]

@@ -68,11 +68,15 @@ def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> Sta
         made = new_state(model, group)
         if p.is_complex():
             made = {
-                name: torch.view_as_complex(x) if x.shape == model.shape else x
+                name: torch.view_as_complex(x) if _alike(x, model) else x
                 for name, x in made.items()
             }
     counter = torch.zeros((), dtype=torch.float32, device=p.device)
     return {"step": counter, "skipped": counter.clone(), **made}
+
+
+def _alike(x: Tensor, model: Tensor) -> bool:
+    return x.shape == model.shape and x.dtype == model.dtype
 
 
 def restored_state(saved: Mapping[str, Any], fresh: State) -> State:

@@ -207,6 +207,12 @@ class SteepestDescent(BaseOptimizer):
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
         points = _average(batch)
+        moves = self._dualize(batch, points)
+        needed = _needs_duals(batch.group)
+        return moves, self._duals(batch, points, moves) if needed else []
+
+    def _dualize(self, batch: Batch, points: list[Tensor]) -> list[Tensor]:
+        """The steepest unit step of each tensor, as pairs where it is complex."""
         if batch.is_complex:
             points = [torch.view_as_complex(u.contiguous()) for u in points]
         norms = [norm_for(u, batch.group["norm"]) for u in points]
@@ -214,17 +220,18 @@ class SteepestDescent(BaseOptimizer):
             moves = dualize_together(points, norms)
         else:
             moves = [dualize(u, norm) for u, norm in zip(points, norms, strict=True)]
-        duals = []
-        if _needs_duals(batch.group):
-            scale = batch.group["scale"]
-            pairs = zip(points, moves, strict=True)
-            duals = [(u * t.conj()).sum().real / scale for u, t in pairs]
-            if batch.finite is not None:
-                flags = zip(batch.finite, duals, strict=True)
-                duals = [torch.where(flag, d, 0.0) for flag, d in flags]
-        if batch.is_complex:
-            moves = [torch.view_as_real(t) for t in moves]
-        return moves, duals
+        return [torch.view_as_real(t) for t in moves] if batch.is_complex else moves
+
+    def _duals(
+        self, batch: Batch, points: list[Tensor], moves: list[Tensor]
+    ) -> list[Tensor]:
+        """⟨u, dualize(u)⟩/s_l of each tensor, zero for those to be left alone."""
+        scale = batch.group["scale"]
+        duals = [(u * t).sum() / scale for u, t in zip(points, moves, strict=True)]
+        if batch.finite is not None:
+            flags = zip(batch.finite, duals, strict=True)
+            duals = [torch.where(flag, d, 0.0) for flag, d in flags]
+        return duals
 
     def _factors(self, duals: list[list[Tensor]]) -> list[list[Tensor]]:
         """What multiplies the unit steps where their length depends on the gradient."""

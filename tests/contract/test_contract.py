@@ -13,14 +13,85 @@ from anthology.testing import CHECKS, contract
 steepest = functools.partial(optim.SteepestDescent, lr=0.01)
 
 OURS = {
+    "SGD": functools.partial(optim.SGD, lr=0.01),
+    "SGD momentum": functools.partial(
+        optim.SGD, lr=0.01, momentum=0.9, dampening=0.1, weight_decay=0.1
+    ),
+    "SGD loop": functools.partial(
+        optim.SGD, lr=0.01, momentum=0.9, nesterov=True, foreach=False
+    ),
+    "SGD normalised": functools.partial(
+        optim.SGD, lr=0.01, momentum=0.9, normalised=True
+    ),
+    # balls that hold the minimum
+    "Scion": functools.partial(optim.Scion, lr=0.01, radius=20.0),
+    "Scion loop": functools.partial(
+        optim.Scion, lr=0.01, momentum=0.9, radius=20.0, foreach=False
+    ),
+    "Scion unconstrained": functools.partial(
+        optim.Scion, lr=0.01, momentum=0.9, unconstrained=True
+    ),
+    "Signum": optim.Signum,
+    "Signum nesterov": functools.partial(
+        optim.Signum, nesterov=True, weight_decay=0.1, foreach=False
+    ),
+    "sign descent": functools.partial(optim.Signum, momentum=0.0),
+    "Lion": functools.partial(optim.Lion, lr=1e-3),
+    "Lion loop": functools.partial(optim.Lion, lr=1e-3, foreach=False),
     "Adam": optim.Adam,
     "Adam loop": functools.partial(optim.Adam, foreach=False),
     "Adam amsgrad": functools.partial(optim.Adam, amsgrad=True),
     "AdamW": optim.AdamW,
     "AdamW fused": functools.partial(optim.AdamW, fused=True),
     "AdamW capturable": functools.partial(optim.AdamW, capturable=True),
+    "Muon": optim.Muon,
+    "Muon loop": functools.partial(optim.Muon, foreach=False, nesterov=False),
+    "Muon svd": functools.partial(optim.Muon, method="svd", adjust_lr_fn="rms_to_rms"),
+    "Muon bf16": functools.partial(
+        optim.Muon, ns_dtype="bfloat16", kernel="positions", capturable=True
+    ),
     "RootFreeRMSProp": functools.partial(optim.RootFreeRMSProp, batch_size=8),
     "RootFreeAdamW": functools.partial(optim.RootFreeAdamW, batch_size=8),
+    "SIRFShampoo": functools.partial(optim.SIRFShampoo, batch_size=8),
+    "SIRFShampoo loop": functools.partial(
+        optim.SIRFShampoo, batch_size=8, foreach=False, refresh=3, structures="lower"
+    ),
+    "SOAP": functools.partial(optim.SOAP, skip_first=False),
+    "KrADagrad": optim.KrADagrad,
+    "KrADagrad loop": functools.partial(
+        optim.KrADagrad, foreach=False, bound="trace", beta2=0.9, vectors="full"
+    ),
+    "SOAP loop": functools.partial(
+        optim.SOAP, skip_first=False, foreach=False, relative_eps=True, vectors="full"
+    ),
+    "Shampoo": optim.Shampoo,
+    "Shampoo, averages, grafting": functools.partial(
+        optim.Shampoo,
+        betas=(0.9, 0.99),
+        eps=1e-8,
+        momentum=0.5,
+        nesterov=True,
+        weight_decay=0.1,
+        max_dim=2,
+        refresh=3,
+        vectors="diagonal",
+        grafting="rms",
+    ),
+    "Shampoo newton": functools.partial(
+        optim.Shampoo, root="newton", grafting="sgd", refresh=2, capturable=True
+    ),
+    "Shampoo loop": functools.partial(
+        optim.Shampoo, foreach=False, eps=0.0, root="newton-schulz"
+    ),
+    "Prodigy": optim.Prodigy,
+    "Prodigy loop": functools.partial(optim.Prodigy, foreach=False, slice_p=3),
+    "Prodigy per group": functools.partial(
+        optim.Prodigy, per_group=True, use_bias_correction=True, growth_rate=2.0
+    ),
+    "free": optim.FreeSteepestDescent,
+    "free, memory": functools.partial(
+        optim.FreeSteepestDescent, momentum=0.5, beta3=0.5, across="l2", foreach=False
+    ),
     "by shape": steepest,
     "by shape, momentum": functools.partial(
         steepest, momentum=0.9, nesterov=True, weight_decay=0.1
@@ -47,7 +118,27 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Adam", "AdamW fused", "RootFreeRMSProp", "by shape, momentum", "steepest, max"],
+    [
+        "Adam",
+        "AdamW fused",
+        "SOAP",
+        "KrADagrad",
+        "Prodigy",
+        "Prodigy per group",
+        "free",
+        "free, memory",
+        "RootFreeRMSProp",
+        "SGD momentum",
+        "SGD normalised",
+        "Signum nesterov",
+        "Lion",
+        "Scion",
+        "Shampoo",
+        "Shampoo, averages, grafting",
+        "Shampoo newton",
+        "by shape, momentum",
+        "steepest, max",
+    ],
 )
 def test_it_is_kept_where_flags_cannot_be_read(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -60,7 +151,9 @@ def test_it_is_kept_where_flags_cannot_be_read(
 def test_every_public_optimizer_is_among_them() -> None:
     covered = {type(factory([torch.ones(2, 2)])) for factory in OURS.values()}
     public = {getattr(optim, name) for name in optim.__all__}
-    public = {c for c in public if issubclass(c, optim.BaseOptimizer)}
+    public = {
+        c for c in public if isinstance(c, type) and issubclass(c, optim.BaseOptimizer)
+    }
     assert public - {optim.BaseOptimizer} == covered
 
 

@@ -88,7 +88,7 @@ def test_own_norms_join_under_their_own_name(monkeypatch) -> None:
         (lambda: N.Schatten("2"), TypeError, "p must be a number"),
         (lambda: N.OneTo(0), ValueError, "p >= 1"),
         (lambda: N.ToInf(-1), ValueError, "p >= 1"),
-        (lambda: N.Spectral("newton"), ValueError, "'svd' or one of 'cubic', 'muon'"),
+        (lambda: N.Spectral("newton"), ValueError, "'gram' or one of 'cubic', 'pade'"),
         (lambda: N.RMSToRMS("you", 7), ValueError, "has 6 polynomials"),
         (lambda: N.Spectral("svd", 3), ValueError, "takes no steps"),
         (lambda: N.Conv(0), ValueError, "at least 1"),

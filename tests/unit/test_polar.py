@@ -207,7 +207,7 @@ def test_gradients_flow_through_every_method() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"method": "newton"}, ValueError, "'svd' or one of 'cubic', 'muon', 'you'"),
+        ({"method": "newton"}, ValueError, "'gram' or one of 'cubic', 'pade', 'muon'"),
         ({"method": ["svd"]}, ValueError, "no method"),
         ({"method": "svd", "steps": 5}, ValueError, "takes no steps"),
         ({"method": "muon", "steps": 0}, ValueError, "positive integer"),

@@ -1,0 +1,73 @@
+"""Tensors of equal shape and age, run through one rule as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .state import State
+
+Advance = Callable[[Tensor, Tensor, State, int], None]
+
+COUNTERS = ("step", "skipped")
+
+
+def alone(
+    param: Tensor, grad: Tensor, state: State, step: Any, advance: Advance
+) -> None:
+    """One tensor through a rule for batches.
+
+    Parameters
+    ----------
+    param, grad : Tensor
+        Equal shapes; `param` is written in place.
+    state : dict of str to Tensor
+        Written in place, the counters excepted.
+    step : float or Tensor
+        Reading a tensor waits for its device.
+    advance : callable
+        Takes parameters and gradients (n, *shape), their state (n, …) and the step;
+        writes the first and the third.
+    """
+    kept = {name: x[None] for name, x in state.items() if name not in COUNTERS}
+    advance(param[None], grad[None], kept, int(step))
+
+
+def together(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    advance: Advance,
+) -> None:
+    """The same for a list; tensors of equal shape and step go as one batch.
+
+    Parameters
+    ----------
+    params, grads, states, steps : list
+        As for `alone`, one entry a tensor. Counters that are tensors are read all
+        at once.
+    advance : callable
+        As for `alone`.
+    """
+    if isinstance(steps[0], Tensor):
+        steps = torch.stack(steps).tolist()
+    groups: dict[Any, list[int]] = {}
+    for i, (p, step) in enumerate(zip(params, steps, strict=True)):
+        groups.setdefault((p.shape, int(step)), []).append(i)
+    for (_, step), members in groups.items():
+        if len(members) == 1:
+            i = members[0]
+            alone(params[i], grads[i], states[i], step, advance)
+            continue
+        names = [name for name in states[members[0]] if name not in COUNTERS]
+        kept = {n: torch.stack([states[i][n] for i in members]) for n in names}
+        w = torch.stack([params[i] for i in members])
+        advance(w, torch.stack([grads[i] for i in members]), kept, step)
+        for j, i in enumerate(members):
+            params[i].copy_(w[j])
+            for name in names:
+                states[i][name].copy_(kept[name][j])

@@ -1,0 +1,209 @@
+"""Steepest descent under any norm that learns how far it may go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.norms import Norm
+
+from .base import BaseOptimizer, Params
+from .batch import Batch
+from .card import Card
+from .distance import _DistanceEstimate, counted, factor, gathered, top_rate
+from .points import spec
+from .steepest import SteepestDescent
+
+
+class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
+    r"""Steepest descent in a norm of your choice, without a learning rate to choose.
+
+    The length of a step is an estimate d of the distance to the minimum, in the same
+    norm N; all tensors are measured together as in `SteepestDescent`. Without
+    averages:
+
+    .. math::
+
+       w \leftarrow w - \gamma d\,\operatorname{dualize}_N(g),\qquad
+       d \leftarrow \max\Bigl(d,
+       \frac{\langle g, w_0 - w\rangle}{\|g\|_{N*}}\Bigr)
+
+    where γ is the learning rate and the fraction takes w before the step. Under
+    :math:`\ell_\infty` and for γ = 1 this is `Prodigy` without averages.
+
+    For a convex loss :math:`\langle g, w - w_*\rangle \ge 0`, so by Hölder's
+    inequality :math:`\langle g, w_0 - w\rangle \le \langle g, w_0 - w_*\rangle \le
+    \|g\|_{N*} N(w_0 - w_*)`: d never exceeds the distance :math:`N(w_0 - w_*)`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups; a group may carry its
+        own ``norm`` and ``scale``, as those of ``metrize(model)`` do.
+    lr : float or Tensor
+        γ, a factor without units; what a schedule multiplies. Default 0.5, half of
+        the distance in each step; steps of all of it (1) come no nearer than that.
+    momentum : float
+        β in [0, 1) of m ← βm + (1−β)g, m₀ = 0; the step dualizes m. Default 0.
+    nesterov : bool
+        Look ahead: dualize βm + (1−β)g instead of m. Default False.
+    weight_decay : float
+        κ of w ← (1−γdκ)w, before the step. Default 0.
+    norm : Norm or str, optional
+        Norm of the tensors, or its ``repr``; None goes by shape.
+    across : str
+        How tensors are measured together: "max" (default) or "l2".
+    beta3 : float
+        β₃ in [0, 1), the memory of r = Σ c⟨g, w₀ − w⟩ and s = Σ c·g, whose r/‖s‖_*
+        takes the place of the fraction (weights c = γd²); for noisy gradients, at
+        the price of a second duality map a step. Default 0: this gradient only.
+    d0 : float
+        d at the start, in the units of the norm. Default 1e-6.
+    d_coef : float
+        Multiplies the fraction. Default 1.
+    growth_rate : float
+        Largest factor by which d grows in one step, from its second growth on.
+        Default infinity.
+    foreach : bool, optional
+        Dualize tensors of equal shape together; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group, or if groups
+        disagree on ``d0``, ``d_coef`` or ``growth_rate``.
+    TypeError
+        If a norm is not a `Norm` (or its ``repr``) of single tensors.
+
+    Notes
+    -----
+    ``optimizer.d`` is the estimate; only reading it waits for the device. The bound
+    holds whatever the steps are: with momentum, decay and any rate, and with memory
+    too. It speaks of exact duality maps; an approximate polar factor X has
+    ⟨g, X⟩ in place of ‖g‖_*. Rounding loses the small first steps of bfloat16
+    parameters; such models need a larger ``d0``.
+
+    d never shrinks: to come nearer to a minimum than γd, let a schedule lower γ.
+
+    Source: Bernstein & Newhouse 2024, eqs. 28-29, for sign descent; any norm, and
+    the bound, derived here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> end = torch.tensor([[3.0, 0.0], [0.0, -1.0]])
+    >>> w = torch.zeros(2, 2, requires_grad=True)
+    >>> optimizer = FreeSteepestDescent([w], norm="Spectral()")
+    >>> for k in range(100):
+    ...     optimizer.param_groups[0]["lr"] = 0.5 * (1 - k / 100)
+    ...     optimizer.zero_grad()
+    ...     (w - end).square().sum().backward()
+    ...     optimizer.step()
+    >>> 0.5 < optimizer.d <= 3.0
+    True
+    >>> bool((w.detach() - end).abs().max() < 0.1)
+    True
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w}\langle g,\Delta w\rangle$ over "
+        r"$\lVert\Delta w\rVert\le d$, with $d$ below $\lVert w_0 - w_*\rVert$",
+        norm="any; by default RMS, RMS→RMS, per kernel position, by shape",
+        average="none, or gradient, and the sums that give $d$",
+        state="1 (2 with momentum, 1 more with beta3)",
+        source="Bernstein & Newhouse 2024, eqs. 28-29; any norm: derived here",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 0.5,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        norm: Norm | str | None = None,
+        across: str = "max",
+        beta3: float = 0.0,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = math.inf,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "norm": spec(norm),
+            "scale": 1.0,
+            "step": "dualize",
+            "across": across,
+            "beta3": beta3,
+            "d0": d0,
+            "d_coef": d_coef,
+            "growth_rate": growth_rate,
+            "slice_p": 1,
+            "per_group": False,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        BaseOptimizer.__init__(self, params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        for name, fixed in (("step", "dualize"), ("slice_p", 1), ("per_group", False)):
+            if group[name] != fixed:
+                raise ValueError(f"{name} is always {fixed!r} here; leave it out")
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for the dual norm and, with memory, for the weights of s."""
+        room = 2.0**40 if self.remembers(group) else 1.0
+        return torch.finfo(grad.dtype).max / (room * grad.numel())
+
+    def apply(self, batches: list[Batch]) -> None:
+        """Average and dualize all tensors, let d grow, and move."""
+        for batch in batches:
+            batch.open(self)
+        for scope in self.scopes(batches):
+            d, top = self.current(scope), top_rate(scope)
+            products, lengths, plans = [], [], []
+            for batch in scope:
+                plans.append(self._plan(batch))
+                moves, _ = plans[-1]
+                r, s = self._remembered(batch, factor(d, batch), factor(top, batch))
+                if batch.group["momentum"] or self.remembers(batch.group):
+                    moves = self._dualize(batch, s)
+                products.append(counted(batch, r))
+                lengths.append(counted(batch, self._duals(batch, s, moves)))
+            joint = gathered(lengths)
+            euclidean = scope[0].group["across"] == "l2"
+            below = torch.linalg.vector_norm(joint) if euclidean else joint.sum()
+            self.grow(scope, d, gathered(products).sum(), below)
+            factors = self._factors([duals for _, duals in plans])
+            for batch, (moves, _), sizes in zip(scope, plans, factors, strict=True):
+                length = batch.group["lr"] * factor(d, batch)
+                batch.group = {**batch.group, "lr": length}
+                self._move(batch, moves, sizes)
+        for batch in batches:
+            batch.close(self)
+
+    def _remembered(
+        self, batch: Batch, d: Any, top: Any
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """r and s of each tensor; without memory, of this gradient alone."""
+        # over d0, which keeps r and s far from underflow while d is small
+        weight = (batch.group["lr"] > 0) * top * d * (d / batch.group["d0"])
+        return self.remember(batch, weight, weight)

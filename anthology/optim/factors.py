@@ -1,0 +1,261 @@
+"""Kronecker factors without roots and inverses: K with S⁻¹ = KKᵀ, on every axis.
+
+Everything works on stacks: gradients of shape (n, d₁, …, d_N), and for each axis one
+`Structure` and one packed matrix a tensor, (n, size).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.linalg import STRUCTURES, Structure, structure
+
+from .limits import one_of
+
+Structures = str | Sequence[str] | Mapping[int, str | Sequence[str]]
+
+
+def squeezed(shape: Sequence[int]) -> list[int]:
+    """A shape without its axes of size one, or [1].
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of a parameter.
+
+    Returns
+    -------
+    list of int
+        The lengths of the axes that get a factor.
+    """
+    return [length for length in shape if length != 1] or [1]
+
+
+def kinds_for(dims: Sequence[int], given: Structures | None) -> list[Structure]:
+    """The structures of the factors of a tensor.
+
+    Parameters
+    ----------
+    dims : sequence of int
+        As `squeezed` returns them.
+    given : str, sequence, mapping or None
+        See `SIRFShampoo`.
+
+    Returns
+    -------
+    list of Structure
+        One an axis.
+    """
+    names: str | Sequence[str] = "diagonal" if len(dims) == 1 else "dense"
+    if isinstance(given, str):
+        names = given
+    elif isinstance(given, Mapping):
+        names = given.get(len(dims), names)
+    elif given is not None and len(given) == len(dims):
+        names = given
+    if isinstance(names, str):
+        names = [names] * len(dims)
+    return [structure(name, dim) for name, dim in zip(names, dims, strict=True)]
+
+
+def check_structures(given: Any) -> None:
+    """Refuse unknown names, and lists of names that fit no number of axes.
+
+    Parameters
+    ----------
+    given : object
+        What was given as ``structures``.
+
+    Raises
+    ------
+    ValueError
+        Naming what would be right.
+    """
+    entries: Mapping[Any, Any] = given if isinstance(given, Mapping) else {None: given}
+    for axes, names in entries.items():
+        if names is None and axes is None:
+            continue
+        if not isinstance(names, str | Sequence):
+            raise ValueError(  # noqa: TRY004 - as for other values
+                f"Invalid structures: {names!r}; it must be a name or a list of names"
+            )
+        for name in [names] if isinstance(names, str) else names:
+            one_of("structure", name, tuple(STRUCTURES))
+        if axes is not None and (isinstance(axes, bool) or not isinstance(axes, int)):
+            raise ValueError(f"Invalid structures: {axes!r} is no number of axes")
+        if axes is not None and not isinstance(names, str) and len(names) != axes:
+            raise ValueError(f"Invalid structures: {len(names)} names for {axes} axes")
+
+
+def unfold(x: Tensor, axis: int) -> Tensor:
+    """The matrix whose rows are the slices along an axis.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (n, d₁, …, d_N).
+    axis : int
+        From 0 to N − 1.
+
+    Returns
+    -------
+    Tensor
+        Shape (n, d, rest) with d the length of the axis.
+    """
+    return x.movedim(axis + 1, 1).reshape(len(x), x.shape[axis + 1], -1)
+
+
+def fold(rows: Tensor, like: Tensor, axis: int) -> Tensor:
+    """Undo `unfold`.
+
+    Parameters
+    ----------
+    rows : Tensor
+        Shape (n, d, rest).
+    like : Tensor
+        The shape that was unfolded, (n, d₁, …, d_N).
+    axis : int
+        From 0 to N − 1.
+
+    Returns
+    -------
+    Tensor
+        Shape of `like`.
+    """
+    moved = like.movedim(axis + 1, 1)
+    return rows.reshape(moved.shape).movedim(1, axis + 1)
+
+
+def transport(x: Tensor, kinds: list[Structure], factors: list[Tensor]) -> Tensor:
+    """A = G ×₁ K₁ᵀ … ×_N K_Nᵀ, for a matrix CᵀGK.
+
+    Parameters
+    ----------
+    x : Tensor
+        G, shape (n, d₁, …, d_N).
+    kinds : list of Structure
+        One an axis.
+    factors : list of Tensor
+        K, packed.
+
+    Returns
+    -------
+    Tensor
+        Shape of `x`, dtype of the last factor.
+    """
+    for axis, (kind, k) in enumerate(zip(kinds, factors, strict=True)):
+        rows = unfold(x, axis).to(k.dtype)
+        x = fold(kind.apply(k, rows, transpose=True), x, axis)
+    return x
+
+
+def precondition(
+    x: Tensor,
+    kinds: list[Structure],
+    factors: list[Tensor],
+    products: list[Tensor | None],
+) -> Tensor:
+    """Ĝ = G ×₁ K₁K₁ᵀ … ×_N K_NK_Nᵀ, for a matrix CCᵀGKKᵀ.
+
+    Parameters
+    ----------
+    x, kinds, factors
+        As for `transport`.
+    products : list of Tensor or None
+        Packed K Kᵀ where it is kept.
+
+    Returns
+    -------
+    Tensor
+        Shape and dtype of `x`.
+    """
+    moved = x
+    triples = zip(kinds, factors, products, strict=True)
+    for axis, (kind, k, kept) in enumerate(triples):
+        rows = unfold(moved, axis).to(k.dtype)
+        rows = kind.apply_outer(k, rows) if kept is None else kind.apply(kept, rows)
+        moved = fold(rows, moved, axis)
+    return moved.to(x.dtype)
+
+
+def refreshed(
+    grads: Tensor,
+    kinds: list[Structure],
+    factors: list[Tensor],
+    momenta: list[Tensor],
+    group: Mapping[str, Any],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Factors and their momenta after one update, all from the old factors.
+
+    With A = G ×ₙ Kₙᵀ, the average traces τ = tr(KᵀK)/d and :math:`d_{-n}` the
+    product of the other lengths, the step of axis n is
+
+    .. math::
+
+       \\tfrac12\\,\\hat\\Pi\\Big[\\tfrac{B}{d_{-n}} A_{(n)} A_{(n)}^\\top
+       + \\lambda \\textstyle\\prod_{m \\ne n} \\tau_m\\, K_n^\\top K_n - I\\Big].
+
+    Where a result would overflow, the factors of that tensor stay as they are.
+
+    Parameters
+    ----------
+    grads, kinds, factors
+        As for `transport`.
+    momenta : list of Tensor
+        Packed.
+    group : mapping
+        ``batch_size``, ``damping``, ``factor_lr`` and ``factor_momentum``.
+
+    Returns
+    -------
+    tuple of list of Tensor
+        New factors and new momenta; nothing is written.
+    """
+    dims = [kind.dim for kind in kinds]
+    scale = math.sqrt(group["batch_size"] / math.prod(dims))
+    a = transport(grads * scale, kinds, factors)
+    pairs = list(zip(kinds, factors, strict=True))
+    traces = [kind.frobenius(k).square() / kind.dim for kind, k in pairs]
+    old, kept = group["factor_momentum"], group["factor_lr"]
+    new_factors, new_momenta, sizes = [], [], []
+    for n, (kind, k) in enumerate(pairs):
+        others = torch.ones_like(traces[n])
+        for m, trace in enumerate(traces):
+            others = others * trace if m != n else others
+        rows = unfold(a, n).to(k.dtype)
+        damping = (group["damping"] * others).to(k.dtype).unsqueeze(-1)
+        step = kind.project_gram(rows) * kind.dim + kind.project_inner(k) * damping
+        step = (step - kind.identity(k)) / 2
+        momentum = old * momenta[n] + (1 - old) * step
+        size = kind.frobenius(momentum)
+        unit = momentum / size.clamp(min=1.0).to(k.dtype).unsqueeze(-1)
+        new_factors.append(k - kept * kind.matmul(k, unit))
+        new_momenta.append(momentum)
+        sizes.append(size)
+    good = _representable(kinds, new_factors, sizes, grads.dtype).unsqueeze(-1)
+    return (
+        [torch.where(good, x, y) for x, y in zip(new_factors, factors, strict=True)],
+        [torch.where(good, x, y) for x, y in zip(new_momenta, momenta, strict=True)],
+    )
+
+
+def _representable(
+    kinds: list[Structure],
+    factors: list[Tensor],
+    sizes: list[Tensor],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Whether no momentum has overflowed and no gradient could be made to.
+
+    Without damping, factors grow without bound while gradients vanish. The product
+    of tr(KKᵀ) over the axes bounds what a gradient is multiplied by.
+    """
+    gain = torch.zeros_like(sizes[0])
+    for kind, k, size in zip(kinds, factors, sizes, strict=True):
+        gain = gain + 2 * kind.frobenius(k).log() + 0 * size
+    return gain <= math.log(torch.finfo(dtype).max) / 2

@@ -1,0 +1,290 @@
+"""KrADagrad: Shampoo's factors kept inverted, without inverting anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.linalg.roots import robust_eigh
+
+from .alike import alone, together
+from .base import BaseOptimizer, Params
+from .card import Card
+from .kronecker import gram, multiply, nonzero
+from .limits import at_least_zero, below_one, number, one_of
+from .state import State
+
+BOUNDS = ("frobenius", "trace")
+
+
+class KrADagrad(BaseOptimizer):
+    r"""Shampoo whose inverse factors are updated by products alone.
+
+    One step minimises :math:`\langle G, \Delta W\rangle + \frac{1}{2\eta}
+    \langle \Delta W, L^{-1/4}\,\Delta W\,R^{-1/4}\rangle` before momentum, where L is
+    not the inverse of the sum of :math:`GG^\top` but a bound on it from above. With
+    :math:`G_{(i)}` the matrix of G along axis i of k, and :math:`L_i` starting at
+    ``initial`` times I:
+
+    .. math::
+
+       L_i \leftarrow L_i/\beta_2,\quad
+       L_i \leftarrow L_i - \varepsilon L_i^2,\quad
+       L_i \leftarrow L_i - \frac{L_i G_{(i)}G_{(i)}^\top L_i}
+       {1 + \|G_{(i)}G_{(i)}^\top L_i\|}
+
+    .. math::
+
+       u = G \times_1 L_1^{1/2k} \cdots \times_k L_k^{1/2k},\quad
+       m \leftarrow \mu m + u + \kappa W,\quad
+       \Delta W = -\eta\,(u + \kappa W + \mu m)
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        Step size η: that of gradient descent until the factors have shrunk.
+        Default 1e-2 (the published code has 1, with the length of the gradient).
+    momentum : float
+        μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
+    nesterov : bool
+        Step along u + κW + μm, as above; False steps along m. Default True.
+    beta2 : float
+        β₂ in [0.25, 1]; 1 (default) forgets nothing.
+    eps : float
+        ε ≥ 0, damping, in the units of the squared gradient: it adds about εI to the
+        sum that L inverts. Positive where β₂ < 1. Default 1e-12.
+    weight_decay : float
+        κ, added to the preconditioned gradient and inside the momentum. Default 0.
+    initial : float
+        Diagonal of the first factors, in 1/gradient². Default 1.
+    bound : str
+        Size of :math:`GG^\top L`: "frobenius" (default) or "trace".
+    refresh : int
+        T: roots are recomputed at steps 1, 1+T, 1+2T, … Default 1.
+    power : int, optional
+        p of the exponents 1/p; None is 2k, and k gives online Newton steps.
+    max_dim : int
+        Axes longer than this have no factor. Default 1024.
+    vectors : str
+        Tensors with one axis: "none" (default), no factor, or "full".
+    foreach : bool, optional
+        Treat tensors of equal shape together; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False. Autograd takes the factors for constants; on
+        CUDA reading the counters and the roots wait for the device.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+    TypeError
+        If one is not a number.
+
+    Notes
+    -----
+    Exact for a gradient of rank one and "trace", where it is the formula of Sherman
+    and Morrison; otherwise :math:`L - LGG^\top L/t \succeq (L^{-1}+GG^\top)^{-1}` for
+    every t of at least one plus the largest eigenvalue of :math:`GG^\top L`, and
+    both bounds are such. So L stays positive semi-definite and above the inverse of
+    the sum, and undamped :math:`\langle G, u\rangle` is never below Shampoo's.
+    Eigenvalues that rounding makes negative count as zero. A scalar has no factor. A complex tensor has its pairs (real, imaginary) as
+    one more axis. A gradient whose products with L are not finite skips its tensor.
+    The published code grafts the length of the gradient on CPUs, cuts long axes into
+    blocks and decays the momentum twice with Nesterov's look-ahead; not so here.
+
+    Source: Mei, Moreno & Walters 2023 (arXiv 2305.19416), KrADagrad*, and published
+    code (factors, bound, damping, defaults).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import KrADagrad
+    >>> w = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    >>> optimizer = KrADagrad([w], 1.0, 0.0, nesterov=False, bound="trace")
+    >>> w.grad = torch.tensor([[0.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
+    >>> optimizer.step()  # 3/(1 + 9)^(1/4)/(1 + 9)^(1/4)
+    >>> round(w[1, 1].item(), 6), round(-3 / 10**0.5, 6)
+    (-0.948683, -0.948683)
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta W} \langle G,\Delta W\rangle + \tfrac{1}{2\eta}"
+        r"\langle\Delta W, L^{-1/4}\Delta W R^{-1/4}\rangle$",
+        norm=r"$\lVert L^{-1/8}\Delta W R^{-1/8}\rVert_F$, learned",
+        average="a bound on the inverse of each summed Gram matrix; heavy ball on the "
+        "step",
+        state=r"$1 + 2\,(d_\mathrm{out}/d_\mathrm{in} + "
+        r"d_\mathrm{in}/d_\mathrm{out})$",
+        source="Mei, Moreno & Walters 2023 (2305.19416), published code",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-2,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        beta2: float = 1.0,
+        eps: float = 1e-12,
+        weight_decay: float = 0.0,
+        initial: float = 1.0,
+        bound: str = "frobenius",
+        refresh: int = 1,
+        power: int | None = None,
+        max_dim: int = 1024,
+        vectors: str = "none",
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        own = {
+            name: value
+            for name, value in locals().items()
+            if name not in ("self", "params", "__class__")
+        }
+        super().__init__(params, own)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what KrADagrad cannot use; see the class for the limits."""
+        super().check(group)
+        below_one("momentum value", group["momentum"])
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("nesterov=True needs a momentum above zero")
+        at_least_zero("epsilon value", group["eps"])
+        beta = number("beta2", group["beta2"])
+        if not 0.25 <= beta <= 1.0:
+            raise ValueError(f"Invalid beta2: {beta}; it must be in [0.25, 1]")
+        if beta < 1 and not group["eps"]:
+            raise ValueError("beta2 below 1 needs eps above zero: factors would grow")
+        if not 0.0 < number("initial", group["initial"]) < math.inf:
+            text = f"Invalid initial: {group['initial']}; it must be positive"
+            raise ValueError(text)
+        if group["initial"] * group["eps"] >= 1:
+            raise ValueError("initial must be smaller than 1/eps, or it is damped away")
+        for name in ("refresh", "max_dim", "power"):
+            value = group[name]
+            if name == "power" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                text = f"Invalid {name}: {value!r}; it must be a positive integer"
+                raise ValueError(text)
+        one_of("bound", group["bound"], BOUNDS)
+        one_of("vectors", group["vectors"], ("full", "none"))
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for the momentum; factors (with their roots) as multiples of I."""
+        state = {"momentum_buffer": torch.zeros_like(param)}
+        for axis in _axes(param, group):
+            eye = torch.eye(param.shape[axis], dtype=param.dtype, device=param.device)
+            state[f"factor_{axis}"] = eye * group["initial"]
+            state[f"root_{axis}"] = eye * group["initial"] ** (1 / _power(param, group))
+        return state
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for the product of a factor and a Gram matrix."""
+        largest = group["initial"]
+        if group["beta2"] < 1:
+            largest = max(largest, 1 / group["eps"])
+        room = max(largest, 1.0) * max(grad.numel(), 1) ** 2
+        return math.sqrt(torch.finfo(grad.dtype).max / room)
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        alone(param, grad, state, step, partial(_advance, group=group))
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors: those of equal shape and age go through as one batch."""
+        together(params, grads, states, steps, partial(_advance, group=group))
+
+
+def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tensor:
+    """A bound from above on (L⁻¹ + GGᵀ)⁻¹ by products alone.
+
+    Parameters
+    ----------
+    factor : Tensor
+        L, symmetric positive semi-definite, shape (..., d, d).
+    gathered : Tensor
+        GGᵀ, the same shape.
+    bound : str
+        "frobenius" or "trace", the size of GGᵀL; see `KrADagrad`.
+
+    Returns
+    -------
+    Tensor
+        L − LGGᵀL/(1 + size), symmetric, the same shape.
+    """
+    product = gathered @ factor
+    if bound == "trace":
+        size = product.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    else:
+        top = nonzero(product.abs().amax((-2, -1), keepdim=True))
+        size = torch.linalg.matrix_norm(product / top, keepdim=True) * top
+    lower = factor - factor @ (product / (1 + size))
+    return (lower + lower.mT) / 2
+
+
+def _axes(x: Tensor, group: Mapping[str, Any]) -> list[int]:
+    """The axes of one tensor that have a factor."""
+    if x.ndim == 1 and group["vectors"] == "none":
+        return []
+    return [axis for axis, d in enumerate(x.shape) if d <= group["max_dim"]]
+
+
+def _power(x: Tensor, group: Mapping[str, Any]) -> int:
+    """p of the exponent 1/p for one tensor."""
+    return int(group["power"] or 2 * x.ndim)
+
+
+def _advance(
+    w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
+) -> None:
+    """One step of tensors of equal shape, stacked along a first axis."""
+    u, order = g, w.ndim - 1
+    for axis in _axes(w[0], group):
+        factor, root = state[f"factor_{axis}"], state[f"root_{axis}"]
+        if group["beta2"] < 1:
+            factor.div_(group["beta2"])
+        if group["eps"]:
+            factor.sub_(factor @ factor, alpha=group["eps"])
+        gathered = gram(g.detach(), axis, order)
+        factor.copy_(dominate(factor, gathered, group["bound"]))
+        if (step - 1) % group["refresh"] == 0:
+            root.copy_(_root(factor, _power(w[0], group)))
+        u = multiply(u, root, axis, order)
+    if group["weight_decay"]:
+        u = u + w * group["weight_decay"]
+    m = state["momentum_buffer"]
+    m.mul_(group["momentum"]).add_(u)
+    w.sub_((u + m * group["momentum"] if group["nesterov"] else m) * group["lr"])
+
+
+def _root(factor: Tensor, power: int) -> Tensor:
+    """L^(1/p); eigenvalues that rounding made negative count as zero."""
+    top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
+    values, vectors = robust_eigh(factor / top)
+    values = values.clamp_min(0) ** (1 / power)
+    return vectors @ (values[..., None] * vectors.mT) * top ** (1 / power)

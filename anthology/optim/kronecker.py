@@ -1,0 +1,187 @@
+"""Kronecker factors: one matrix for each axis of a tensor, or of a block of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.linalg import inverse_root
+
+from .averages import bias_correction
+
+Block = tuple[slice, ...]
+
+
+def cut(shape: tuple[int, ...], size: int) -> list[Block]:
+    """Blocks with at most `size` entries along each axis.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the tensor; () counts as (1,).
+    size : int
+        The largest axis of a block.
+
+    Returns
+    -------
+    list of tuple of slice
+        In lexicographic order; together they cover the tensor once. None for an
+        empty tensor.
+    """
+    axes = [
+        [slice(start, min(start + size, length)) for start in range(0, length, size)]
+        for length in shape or (1,)
+    ]
+    return list(product(*axes))
+
+
+def unfold(x: Tensor, axis: int, order: int) -> Tensor:
+    """The matrix whose rows are the slices of a tensor along an axis.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape ``(*batch, *shape)`` with `order` axes in shape.
+    axis : int
+        From 0 to order − 1, an axis of shape.
+    order : int
+        k, at least 1.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(*batch, d, rest)`` with d the length of the axis.
+    """
+    x = x.movedim(axis - order, -order)
+    return x.flatten(1 - order) if order > 1 else x.unsqueeze(-1)
+
+
+def gram(x: Tensor, axis: int, order: int) -> Tensor:
+    """XXᵀ of the matrix along an axis: GGᵀ for axis 0 of a matrix, GᵀG for axis 1.
+
+    Parameters
+    ----------
+    x, axis, order
+        As for `unfold`.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(*batch, d, d)``.
+    """
+    flat = unfold(x, axis, order)
+    return flat @ flat.mT
+
+
+def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
+    """A matrix applied along an axis: MX for axis 0 of a matrix, XMᵀ for axis 1.
+
+    Parameters
+    ----------
+    x, axis, order
+        As for `unfold`.
+    matrix : Tensor
+        Shape ``(*batch, d, d)``.
+
+    Returns
+    -------
+    Tensor
+        Shape of `x`.
+    """
+    flat = matrix @ unfold(x, axis, order)
+    moved = x.movedim(axis - order, -order)
+    return flat.reshape(moved.shape).movedim(-order, axis - order)
+
+
+def precondition(
+    grads: Tensor,
+    moments: Tensor,
+    factors: list[Tensor],
+    roots: list[Tensor],
+    steps: list[Any],
+    group: Mapping[str, Any],
+) -> Tensor:
+    """Add gradients to their factors, refresh the roots, and apply these.
+
+    Parameters
+    ----------
+    grads, moments : Tensor
+        Shape ``(n, *shape)``: what the factors gather, and what is preconditioned.
+    factors, roots : list of Tensor
+        One for each axis of shape, (n, d, d), or (n, d) for diagonal ones; written
+        in place.
+    steps : list of float or Tensor
+        n counts.
+    group : mapping
+        ``betas``, ``eps``, ``power``, ``refresh``, ``root`` and ``capturable``.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(n, *shape)``.
+    """
+    order = grads.ndim - 1
+    power = group["power"] or 2 * order
+    due = _due(steps, group)
+    weights = _weights(group["betas"][1], steps, grads)
+    for axis, (factor, root) in enumerate(zip(factors, roots, strict=True)):
+        diagonal = factor.ndim == 2
+        new = grads.square() if diagonal else gram(grads, axis, order)
+        if group["betas"][1] == 1:
+            factor.add_(new)
+        else:
+            factor.lerp_(new, 1 - group["betas"][1])
+        column = weights.reshape(-1, *(1,) * (factor.ndim - 1))
+        if isinstance(due, Tensor):
+            fresh = _root(factor / column, power, group)
+            root.copy_(torch.where(due.reshape(column.shape), fresh, root))
+        elif all(due):
+            root.copy_(_root(factor / column, power, group))
+        elif any(due):
+            chosen = torch.tensor(due, device=root.device).nonzero()[:, 0]
+            if len(column) > 1:
+                column = column[chosen]
+            root[chosen] = _root(factor[chosen] / column, power, group)
+        if diagonal:
+            moments = moments * root
+        else:
+            moments = multiply(moments, root, axis, order)
+    return moments
+
+
+def _root(factor: Tensor, power: int, group: Mapping[str, Any]) -> Tensor:
+    if factor.ndim > 2:
+        return inverse_root(factor, power, group["root"], epsilon=group["eps"])
+    base = factor + group["eps"]
+    return torch.where(base > 0, nonzero(base) ** (-1 / power), 0)
+
+
+def _due(steps: list[Any], group: Mapping[str, Any]) -> list[bool] | Tensor:
+    """Which roots are to be refreshed at these steps: 1, 1 + T, 1 + 2T, …"""
+    if group["refresh"] == 1:
+        return [True] * len(steps)
+    if isinstance(steps[0], Tensor):
+        counts = torch.stack(steps)
+        if group["capturable"]:
+            return (counts - 1) % group["refresh"] == 0
+        steps = counts.tolist()
+    return [(count - 1) % group["refresh"] == 0 for count in steps]
+
+
+def _weights(beta: float, steps: list[Any], like: Tensor) -> Tensor:
+    """What an average has gathered after so many steps; shape (n,) or (1,)."""
+    if beta == 1:
+        return like.new_ones(1)
+    if isinstance(steps[0], Tensor):
+        return torch.as_tensor(bias_correction(beta, torch.stack(steps), like.dtype))
+    found = [bias_correction(beta, count, like.dtype) for count in steps]
+    return like.new_tensor(found if len(set(found)) > 1 else found[:1])
+
+
+def nonzero(x: Tensor) -> Tensor:
+    """`x` with ones in place of zeros, to divide by."""
+    return torch.where(x == 0, torch.ones_like(x), x)

@@ -1,0 +1,296 @@
+"""Sign descent with a memory: Signum and Lion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .averages import descend
+from .base import BaseOptimizer, Params
+from .card import Card
+from .limits import below_one, check_betas
+from .state import State, fresh_state
+
+
+class Signum(BaseOptimizer):
+    r"""Sign descent on the averaged gradient.
+
+    One step solves :math:`\min \langle m, \Delta w\rangle` over
+    :math:`\max_i |\Delta w_i| \le \eta`: every entry moves by η, or not at all.
+
+    .. math::
+
+       m \leftarrow \beta m + (1-\beta) g,\quad
+       w \leftarrow (1-\eta\kappa) w,\quad
+       \Delta w = -\eta\,\mathrm{sign}(m),\qquad m_0 = 0
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        η, what every entry moves, in the units of the weights. Default 1e-3 (the
+        paper gives none).
+    momentum : float
+        β in [0, 1). Default 0.9; 0 is sign descent and keeps no state.
+    nesterov : bool
+        Look ahead: the sign of βm + (1−β)g instead of that of m. Default False.
+    weight_decay : float
+        κ, decoupled. Default 0.
+    foreach : bool, optional
+        Work on lists of tensors; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. The sign has no slope: autograd sees lr and the decay only.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+
+    Notes
+    -----
+    sign(0) = 0: an entry without a gradient stays. Complex numbers are pairs, each
+    part with its own sign. `SteepestDescent` under ``LInf()`` with the same
+    momentum, step for step, and ``Lion(betas=(β, β))``.
+
+    Source: Bernstein, Wang, Azizzadenesheli & Anandkumar 2018 (arXiv 1802.04434),
+    Algorithm 2; as steepest descent, Bernstein & Newhouse 2024, Prop. 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import Signum
+    >>> w = torch.zeros(3, requires_grad=True)
+    >>> w.grad = torch.tensor([30.0, 0.0, -0.02])
+    >>> Signum([w], lr=0.5).step()
+    >>> w.detach()
+    tensor([-0.5000,  0.0000,  0.5000])
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w} \langle m, \Delta w\rangle$ over "
+        r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
+        norm=r"$\ell_\infty$ (largest entry)",
+        average="gradient",
+        state="1 (0 without momentum)",
+        source="Bernstein et al. 2018 (1802.04434), Alg. 2",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        below_one("momentum value", group["momentum"])
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("nesterov=True needs a momentum above zero")
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for ``momentum_buffer`` where there is a momentum."""
+        return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; a momentum that was switched on later starts at zero."""
+        state = super().state_of(p, group)
+        if group["momentum"] and "momentum_buffer" not in state:
+            state.update({**fresh_state(p, group, self.new_state), **state})
+        return state
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Half of the largest number, so that g − m is finite."""
+        return torch.finfo(grad.dtype).max / 2
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        lr, beta, ahead = group["lr"], group["momentum"], grad
+        if beta:
+            m = state["momentum_buffer"].lerp_(grad, 1 - beta)
+            ahead = grad.lerp(m, beta) if group["nesterov"] else m
+        if group["weight_decay"]:
+            param.mul_(1 - lr * group["weight_decay"])
+        param.sub_(ahead.sign() * lr)
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors."""
+        lr, beta, ahead = group["lr"], group["momentum"], grads
+        if beta:
+            ahead = [state["momentum_buffer"] for state in states]
+            torch._foreach_lerp_(ahead, grads, 1 - beta)
+            if group["nesterov"]:
+                ahead = list(torch._foreach_lerp(grads, ahead, beta))
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        descend(params, list(torch._foreach_sign(ahead)), lr)
+
+
+class Lion(BaseOptimizer):
+    r"""Sign descent on one average of the gradient, remembering another.
+
+    One step solves :math:`\min \langle u, \Delta w\rangle` over
+    :math:`\max_i |\Delta w_i| \le \eta`, u being the average as it would stand with
+    coefficient β₁; what is kept is the slower average with β₂:
+
+    .. math::
+
+       u = \beta_1 m + (1-\beta_1) g,\quad
+       w \leftarrow (1-\eta\kappa) w,\quad
+       \Delta w = -\eta\,\mathrm{sign}(u),\quad
+       m \leftarrow \beta_2 m + (1-\beta_2) g,\qquad m_0 = 0
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        η, what every entry moves, in the units of the weights. Default 1e-4.
+    betas : tuple of float
+        β₁, β₂ in [0, 1). Default (0.9, 0.99).
+    weight_decay : float
+        κ, decoupled. Default 0. The authors take lr 3 to 10 times smaller than for
+        `AdamW`, and κ as many times larger.
+    foreach : bool, optional
+        Work on lists of tensors; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Signum`.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+
+    Notes
+    -----
+    sign(0) = 0. With β₁ = β₂ it is `Signum`; with betas=(0, 0) sign descent.
+
+    Source: Chen et al. 2023 (arXiv 2302.06675), Algorithm 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import Lion
+    >>> w = torch.zeros(2, requires_grad=True)
+    >>> optimizer = Lion([w], lr=0.5)
+    >>> for g in ([1.0, -1.0], [-0.05, 1.0]):
+    ...     w.grad = torch.tensor(g)
+    ...     optimizer.step()
+    >>> w.detach()  # the first entry outweighs a small gradient against it
+    tensor([-1.,  0.])
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w} \langle u, \Delta w\rangle$ over "
+        r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
+        norm=r"$\ell_\infty$ (largest entry)",
+        average=r"gradient, with $\beta_1$ for the step and $\beta_2$ to keep",
+        state="1",
+        source="Chen et al. 2023 (2302.06675), Alg. 2",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        check_betas(group["betas"])
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for ``exp_avg``."""
+        return {"exp_avg": torch.zeros_like(param)}
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Half of the largest number, so that g − m is finite."""
+        return torch.finfo(grad.dtype).max / 2
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
+        if group["weight_decay"]:
+            param.mul_(1 - lr * group["weight_decay"])
+        param.sub_(m.lerp(grad, 1 - beta1).sign() * lr)
+        m.lerp_(grad, 1 - beta2)
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors."""
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        m = [state["exp_avg"] for state in states]
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        ahead = torch._foreach_lerp(m, grads, 1 - beta1)
+        torch._foreach_sign_(ahead)
+        torch._foreach_lerp_(m, grads, 1 - beta2)
+        descend(params, list(ahead), lr)

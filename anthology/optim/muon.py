@@ -1,0 +1,297 @@
+"""Muon: steepest descent in the spectral norm, and AdamW for what is no matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.linalg.polar import check_method
+
+from .adam import AdamW
+from .averages import descend
+from .base import BaseOptimizer, Params
+from .batch import Batch
+from .card import Card
+from .limits import at_least_zero, below_one, check_betas, number, one_of
+from .matrices import KERNELS, SCALES, must_view
+from .orthogonal import PRODUCTS, dtype_name, factor, orthogonal
+from .points import spec
+from .rules import ADAMW, MUON, adopt, in_words, split_by_rule
+from .state import State
+
+
+class Muon(BaseOptimizer):
+    r"""Orthogonalised momentum for matrices, AdamW for all other parameters.
+
+    With m the average of the gradients G of a weight of shape (d_out, d_in),
+
+    .. math::
+
+       M \leftarrow \beta M + (1-\beta) G,\quad
+       U = \beta M + (1-\beta) G \text{ (Nesterov) or } M,\quad
+       \Delta W = -\eta\,s\,\operatorname{polar}(U)
+
+    Without averages one step solves :math:`\min\langle G,\Delta W\rangle` over
+    spectral norm at most :math:`\eta s`; s = s(d_out, d_in) is a convention, see
+    `convert_lr`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups such as those of
+        ``metrize(model)``. Each tensor gets a rule (see Notes); ``print(optimizer)``
+        shows which, and a group may decide with ``rule="muon"`` or ``"adamw"``.
+    lr : float or Tensor
+        η of the matrices: the spectral norm of a step is ηs. Default 1e-3.
+    weight_decay : float
+        κ of w ← (1−ηκ)w, before the step, η being that of the rule. Default 0.1,
+        for both rules.
+    momentum : float
+        β in [0, 1). Default 0.95.
+    nesterov : bool
+        Orthogonalise βM + (1−β)G, not M. Default True.
+    ns_steps : int, optional
+        Number of polynomials; None is the default of the method (5 for "muon").
+    method : str
+        How the polar factor is found, a method of ``anthology.linalg.polar``:
+        "muon" (default), "svd" (exact), "cubic", "you", "polar-express".
+    adjust_lr_fn : str, optional
+        s by name, the names of `convert_lr`. Default "original"; None is the same.
+    ns_dtype : str or torch.dtype, optional
+        Precision of the products of an iterative method, for example "bfloat16" as
+        the published code has it. None: that of the parameter, float32 at least.
+    kernel : str
+        How weights with more than two axes become matrices: "flatten" (default) is
+        out × (in · space), "positions" one matrix a kernel position, its step
+        divided by their number, "stack" the last two axes of each.
+    adamw_lr : float or Tensor
+        η of the tensors with the rule "adamw". Default 3e-4.
+    adamw_betas : tuple of float
+        β₁, β₂ of that rule. Default (0.9, 0.95).
+    adamw_eps : float
+        ε of that rule, in the units of the gradient. Default 1e-10.
+    foreach : bool, optional
+        Orthogonalise matrices of equal shape together; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group; if a tensor with
+        less than two axes is given the rule "muon"; if a group with a rate of its
+        own holds tensors of both rules and does not say ``adamw_lr``.
+
+    Notes
+    -----
+    A tensor with less than two axes gets "adamw". So does one whose group has the
+    role "embedding", "head", "gain" or "bias", which ``metrize`` finds; by shape
+    alone an embedding table is a matrix like any other. A group with tensors of both
+    rules is split in two, so every group has one ``rule`` and one ``lr``, which a
+    schedule scales. Groups may carry ``scale``, which divides the step of a matrix,
+    and ``norm``, of which only `Split` (fused weights are orthogonalised apart) and
+    `Transpose` count.
+
+    The polar factor ignores the size of its argument, so M ← βM + G with U = G + βM,
+    as Muon is often written, gives the same steps. There is no ε: the size is divided
+    out exactly, and zero gives zero. It loads the checkpoints of ``torch.optim.Muon``.
+
+    Source: Jordan et al. 2024, Muon (published code); Bernstein & Newhouse 2024,
+    Prop. 5. AdamW: Loshchilov & Hutter 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.norms import metrize
+    >>> from anthology.optim import Muon
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+    >>> optimizer = Muon(metrize(model), lr=0.02)
+    >>> print(optimizer)
+    0.weight  8×4  muon   lr 0.02    UVᵀ × 1.414
+    0.bias    8    adamw  lr 0.0003
+    1.bias    2    adamw  lr 0.0003
+    1.weight  2×8  adamw  lr 0.0003
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta W}\langle G,\Delta W\rangle$ over "
+        r"$\sigma_{\max}(\Delta W)\le\eta s$",
+        norm=r"spectral; $\ell_\infty$ for what is no matrix",
+        average="gradient, with Nesterov's look-ahead",
+        state="1 (2 for what is no matrix)",
+        source="Jordan et al. 2024, code; Bernstein & Newhouse 2024, Prop. 5",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int | None = None,
+        *,
+        method: str = "muon",
+        adjust_lr_fn: str | None = "original",
+        ns_dtype: str | torch.dtype | None = None,
+        kernel: str = "flatten",
+        adamw_lr: float | Tensor = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+            "method": method,
+            "adjust_lr_fn": adjust_lr_fn,
+            "ns_dtype": dtype_name(ns_dtype),
+            "kernel": kernel,
+            "adamw_lr": adamw_lr,
+            "adamw_betas": adamw_betas,
+            "adamw_eps": adamw_eps,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what Muon cannot use; see the class for the limits."""
+        super().check(group)
+        below_one("momentum value", group["momentum"])
+        one_of("adjust_lr_fn", group["adjust_lr_fn"] or "original", SCALES)
+        one_of("kernel", group["kernel"], KERNELS)
+        one_of("rule", group.get("rule") or MUON, (MUON, ADAMW))
+        check_method(group["method"], group["ns_steps"])
+        if group["ns_dtype"] is not None:
+            one_of("ns_dtype", dtype_name(group["ns_dtype"]), PRODUCTS)
+            if group["method"] == "svd":
+                raise ValueError("ns_dtype is for products; method 'svd' has none")
+        if not 0.0 < number("scale", group.get("scale", 1.0)) < float("inf"):
+            raise ValueError(f"Invalid scale: {group['scale']}; it must be positive")
+        spec(group.get("norm"))
+        at_least_zero("adamw learning rate", group.get("adamw_lr", 0.0))
+        at_least_zero("epsilon value", group["adamw_eps"])
+        check_betas(group["adamw_betas"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, or two if its tensors need both rules.
+
+        Parameters
+        ----------
+        param_group : dict
+            As for `torch.optim`, with ``rule``, ``norm``, ``scale`` if they differ.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the class does; nothing is added then.
+        """
+        if not isinstance(param_group, dict):
+            super().add_param_group(param_group)
+            return
+        self.check({**self.defaults, **param_group})
+        before = len(self.param_groups)
+        try:
+            for group in split_by_rule(param_group, self.defaults):
+                if "norm" in group:
+                    group["norm"] = spec(group["norm"])
+                if group["rule"] == MUON:
+                    must_view(group["params"], group.get("norm"))
+                super().add_param_group(group)
+                del self.param_groups[-1]["adamw_lr"]
+        except Exception:
+            del self.param_groups[before:]
+            raise
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in state["param_groups"]:
+            adopt(group)
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.pop("adamw_lr", None)
+
+    def __str__(self) -> str:
+        return in_words(self.param_groups, factor)
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for ``momentum_buffer``, or AdamW's two averages."""
+        if group["rule"] == ADAMW:
+            return _adamw().new_state(param, {"amsgrad": False})
+        return {"momentum_buffer": torch.zeros_like(param)}
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for a difference of gradients, or for AdamW's squares."""
+        if group["rule"] == ADAMW:
+            return _adamw().gradient_limit(grad, group)
+        return torch.finfo(grad.dtype).max / 2
+
+    def apply(self, batches: list[Batch]) -> None:
+        """As in the base; the rule must know which pairs are complex numbers."""
+        for batch in batches:
+            batch.group = {**batch.group, "complex": batch.is_complex}
+        super().apply(batches)
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        if group["rule"] == ADAMW:
+            _adamw().single(param, grad, state, step, _adamw_group(group))
+            return
+        lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
+        m.lerp_(grad, 1 - beta)
+        (t,) = orthogonal([grad.lerp(m, beta) if group["nesterov"] else m], group)
+        param.mul_(1 - lr * group["weight_decay"])
+        param.sub_(t * lr)
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors; matrices of equal shape are orthogonalised together."""
+        if group["rule"] == ADAMW:
+            _adamw().multi(params, grads, states, steps, _adamw_group(group))
+            return
+        lr, beta = group["lr"], group["momentum"]
+        m = [state["momentum_buffer"] for state in states]
+        torch._foreach_lerp_(m, grads, 1 - beta)
+        ahead = group["nesterov"]
+        moves = orthogonal(
+            list(torch._foreach_lerp(grads, m, beta)) if ahead else m, group
+        )
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        descend(params, moves, lr)
+
+
+@cache
+def _adamw() -> AdamW:
+    """Whose rule the other parameters follow; it holds no parameter of anybody."""
+    return AdamW([torch.zeros(())])
+
+
+def _adamw_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    own = {"betas": group["adamw_betas"], "eps": group["adamw_eps"]}
+    return {**group, **own, "amsgrad": False, "fused": None}

@@ -1,0 +1,272 @@
+"""Prodigy: sign descent that learns how far it may go, with averages put back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .averages import bias_correction, each
+from .base import Params
+from .batch import Batch
+from .card import Card
+from .distance import (
+    Rate,
+    _DistanceEstimate,
+    add_scaled,
+    counted,
+    factor,
+    gathered,
+    mapped,
+    top_rate,
+)
+from .limits import at_least_zero, check_betas
+from .state import State
+
+
+class Prodigy(_DistanceEstimate):
+    r"""Adam whose step size is an estimate of the distance to the minimum.
+
+    Without averages (``betas=(0, 0)``, ε → 0) it is sign descent, the steepest step
+    under :math:`\max_i |\Delta w_i|`, with a step size that finds itself:
+
+    .. math::
+
+       w \leftarrow w - \eta\,\mathrm{sign}(g),\qquad
+       \eta \leftarrow \max\Bigl(\eta,
+       \frac{\langle g, w_0 - w\rangle}{\|g\|_1}\Bigr)
+
+    where the fraction takes w before the step. The averages put in, with
+    :math:`c = d^2\gamma` and γ the learning rate:
+
+    .. math::
+
+       m \leftarrow \beta_1 m + (1-\beta_1)\, d g,\quad
+       v \leftarrow \beta_2 v + (1-\beta_2)\, d^2 g^2,\quad
+       r \leftarrow \beta_3 r + c \langle g, w_0 - w\rangle,\quad
+       s \leftarrow \beta_3 s + c\, g,
+
+       d_+ = \max(d, r/\|s\|_1),\qquad
+       \Delta w = -\gamma d\,\frac{m}{\sqrt{v} + d_+\varepsilon},\qquad
+       d \leftarrow d_+
+
+    For a convex loss, d never exceeds :math:`\|w_0 - w_*\|_\infty`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        γ, a factor without units; what a schedule multiplies. Default 1.
+    betas : tuple of float
+        β₁, β₂ in [0, 1). Default (0.9, 0.999).
+    beta3 : float, optional
+        β₃ in [0, 1), the memory of r and s. Default None: √β₂.
+    eps : float
+        ε, outside the root, in the units of the gradient. Default 1e-8.
+    weight_decay : float
+        κ of w ← (1−γdκ)w, before the step. Default 0.
+    use_bias_correction : bool
+        Multiply γ by √(1−β₂ᵗ)/(1−β₁ᵗ), which undoes the first steps' factor
+        (1−β₁)/√(1−β₂) = 3.16. Default False.
+    safeguard_warmup : bool
+        Leave γ out of the weights of s, so that steps of a warm-up count less.
+        Default False.
+    d0 : float
+        d at the start, in the units of the weights. Default 1e-6.
+    d_coef : float
+        Multiplies r/‖s‖₁. Default 1; 0.5 and 2 are the usual ways to tune.
+    growth_rate : float
+        Largest factor by which d grows in one step, from its second growth on.
+        Default infinity.
+    slice_p : int
+        Take w₀, r and s from every p-th number of each tensor only. Default 1; at 11
+        two of the four numbers kept for each parameter become 2/11.
+    per_group : bool
+        Give each group a d of its own. Default False: one for all.
+    foreach : bool, optional
+        Work on lists of tensors; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group, or if groups that
+        share d disagree on ``d0``, ``d_coef`` or ``growth_rate``.
+
+    Notes
+    -----
+    ``optimizer.d`` is the estimate; only reading it waits for the device. w₀ is where
+    a parameter stood at its first gradient. Groups may have different rates; r and s
+    are weighted with the largest, and a group at rate 0 stays out of them. So does a
+    tensor without a gradient or with one that is not finite: the others go on.
+
+    Equal to the authors' ``prodigyopt`` step for step, except that its
+    ``betas=(0, β₂)`` puts d₊ where the paper has d. A bfloat16 parameter loses steps
+    below 1/500 of its size, and r with them: such models need a larger ``d0``.
+
+    Source: Mishchenko & Defazio 2024, Algorithm 4, in the form of Bernstein &
+    Newhouse 2024, eqs. 22-27; without averages, ibid., eqs. 28-29.
+
+    Examples
+    --------
+    >>> import torch
+    >>> w = torch.zeros(2, requires_grad=True)
+    >>> optimizer = Prodigy([w])
+    >>> for _ in range(200):
+    ...     optimizer.zero_grad()
+    ...     (w - torch.tensor([3.0, -1.0])).square().sum().backward()
+    ...     optimizer.step()
+    >>> 0.1 < optimizer.d <= 3.0
+    True
+    >>> bool((w.detach() - torch.tensor([3.0, -1.0])).abs().max() < 0.1)
+    True
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w} \langle g, \Delta w\rangle$ over "
+        r"$\max_i\lvert\Delta w_i\rvert \le d$, with $d$ below "
+        r"$\lVert w_0 - w_*\rVert_\infty$",
+        norm=r"$\ell_\infty$ (largest entry)",
+        average="gradient, its square, and the sums that give $d$",
+        state="4 ($2 + 2/p$ with slice_p)",
+        source="Mishchenko & Defazio 2024; Bernstein & Newhouse 2024, eqs. 22-29",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta3: float | None = None,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = math.inf,
+        slice_p: int = 1,
+        per_group: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "beta3": beta3,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "use_bias_correction": use_bias_correction,
+            "safeguard_warmup": safeguard_warmup,
+            "d0": d0,
+            "d_coef": d_coef,
+            "growth_rate": growth_rate,
+            "slice_p": slice_p,
+            "per_group": per_group,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what Prodigy cannot use; see the class for the limits."""
+        super().check(group)
+        at_least_zero("epsilon value", group["eps"])
+        check_betas(group["betas"])
+
+    def remembers(self, group: Mapping[str, Any]) -> float:
+        """β₃, which is √β₂ unless it is given."""
+        beta3 = group["beta3"]
+        return float(math.sqrt(group["betas"][1]) if beta3 is None else beta3)
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """As for the estimate, and ``exp_avg_sq`` and, if β₁ > 0, ``exp_avg``."""
+        names = ["exp_avg_sq"] + ["exp_avg"] * (group["betas"][0] > 0)
+        averages = {name: torch.zeros_like(param) for name in names}
+        return {**averages, **super().new_state(param, group)}
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for the square of dg, for any d up to a million."""
+        return 2.0**-20 * math.sqrt(torch.finfo(grad.dtype).max)
+
+    def apply(self, batches: list[Batch]) -> None:
+        """Average, let d grow over all tensors that share it, and move."""
+        for batch in batches:
+            batch.open(self)
+        for scope in self.scopes(batches):
+            d, top = self.current(scope), top_rate(scope)
+            products, lengths = [], []
+            for batch in scope:
+                r, length = self._observe(batch, factor(d, batch), factor(top, batch))
+                products.append(counted(batch, r))
+                lengths.append(counted(batch, length))
+            new = self.grow(scope, d, gathered(products).sum(), gathered(lengths).sum())
+            for batch in scope:
+                _move(batch, factor(d, batch), factor(new, batch))
+        for batch in batches:
+            batch.close(self)
+
+    def _observe(
+        self, batch: Batch, d: Any, top: Any
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Put the gradients into m, v, r and s; return r and ‖s‖₁ of each tensor."""
+        group = batch.group
+        beta1, beta2 = group["betas"]
+        v = [state["exp_avg_sq"] for state in batch.states]
+        if beta1:
+            m = [state["exp_avg"] for state in batch.states]
+            torch._foreach_mul_(m, beta1)
+            add_scaled(m, batch.grads, d * (1 - beta1))
+        torch._foreach_mul_(v, beta2)
+        scaled = torch._foreach_mul(batch.grads, d)
+        torch._foreach_addcmul_(v, scaled, scaled, 1 - beta2)
+        # over d0, which keeps r and s far from underflow while d is small
+        unit = (group["lr"] > 0) * d / group["d0"]
+        rate = mapped(_rate(batch, d * top), lambda size: unit * size)
+        of_grads = unit * d if group["safeguard_warmup"] else rate
+        r, s = self.remember(batch, rate, of_grads)
+        return r, list(torch._foreach_norm(s, 1))
+
+
+def _rate(batch: Batch, size: Any) -> Rate:
+    """A step size with the bias correction of each tensor in it, if that is on."""
+    if not batch.group["use_bias_correction"]:
+        return size
+    (beta1, beta2), dtype = batch.group["betas"], batch.params[0].dtype
+
+    def correction(t: Any) -> Any:
+        root = bias_correction(beta2, t, dtype) ** 0.5
+        return root / bias_correction(beta1, t, dtype)
+
+    return [size * c for c in each(batch.steps, correction)]
+
+
+def _move(batch: Batch, d: Any, new: Any) -> None:
+    """Decay, and Δw = −γd·m/(√v + d₊ε)."""
+    group, params = batch.group, batch.params
+    rate = _rate(batch, d * group["lr"])
+    if decay := group["weight_decay"]:
+        torch._foreach_mul_(params, mapped(rate, lambda size: 1 - decay * size))
+    if group["betas"][0]:
+        m = [state["exp_avg"] for state in batch.states]
+    else:
+        m = list(torch._foreach_mul(batch.grads, d))
+    below = list(torch._foreach_sqrt([state["exp_avg_sq"] for state in batch.states]))
+    least, tiny = group["eps"] * new, torch.finfo(params[0].dtype).tiny
+    # at least the smallest number, so that 0/0 cannot arise whatever ε is
+    least = least.clamp_min(tiny) if isinstance(least, Tensor) else max(least, tiny)
+    if group["differentiable"]:  # autograd needs the roots as they are
+        below = list(torch._foreach_add(below, least))
+    else:
+        torch._foreach_add_(below, least)
+    torch._foreach_addcdiv_(params, torch._foreach_mul(m, rate), below, -1.0)

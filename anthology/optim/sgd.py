@@ -1,0 +1,290 @@
+"""Gradient descent with heavy-ball momentum, normalised on request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .averages import descend
+from .base import BaseOptimizer, Params
+from .batch import Batch
+from .card import Card
+from .limits import at_least_zero, number
+from .state import State, fresh_state
+
+
+class SGD(BaseOptimizer):
+    r"""Gradient descent, the steepest descent of the Euclidean norm.
+
+    One step minimises :math:`\langle m, \Delta w\rangle + \frac{1}{2\eta}
+    \|\Delta w\|_2^2`, or, with ``normalised=True``, :math:`\langle m, \Delta
+    w\rangle` over :math:`\|\Delta w\|_2 \le \eta`, where w holds all tensors:
+
+    .. math::
+
+       m \leftarrow \mu m + (1-\delta)(g + \kappa w),\quad
+       \Delta w = -\eta\, m
+       \quad\text{or}\quad
+       \Delta w = -\eta\,\frac{m}{\|m\|_2}
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        η: weights per gradient, or, normalised, the Euclidean length of the whole
+        step in the units of the weights. Default 1e-3.
+    momentum : float
+        μ, at least 0; heavy ball, not damped by 1 − μ. Default 0: m = g + κw.
+    dampening : float
+        δ; the first gradient enters m undamped. Default 0.
+    weight_decay : float
+        κ of an L2 term in the gradient, so coupled to it. Default 0.
+    nesterov : bool
+        Step along g + κw + μm instead of m. Default False.
+    normalised : bool
+        Give the step the length η. Default False. All tensors of all groups that
+        ask for it are measured together, by one Euclidean norm, so that the
+        direction in the space of all weights is kept; groups may differ in lr, and
+        then each has the share of its own η. A zero m gives no step.
+    foreach : bool, optional
+        Work on lists of tensors; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group, or nesterov goes
+        without momentum or with dampening.
+
+    Notes
+    -----
+    Not normalised it equals ``torch.optim.SGD`` step for step, and loads its
+    checkpoints. Without dampening it is `SteepestDescent` under ``L2()`` with
+    ``across="l2"`` and momentum μ: at rate η/(1−μ) with ``step="steepest"``, or, for
+    the normalised form, at rate η with ``step="dualize"``. A gradient that could
+    overflow the momentum skips its tensor.
+
+    Source: Polyak 1964 (momentum); Cutkosky & Mehta 2020 (arXiv 2002.03305),
+    Algorithm 1 (normalised); as steepest descent, Bernstein & Newhouse 2024, Prop. 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import SGD
+    >>> w = torch.zeros(2, requires_grad=True)
+    >>> w.grad = torch.tensor([300.0, -400.0])
+    >>> SGD([w], lr=0.5, normalised=True).step()
+    >>> w.detach()
+    tensor([-0.3000,  0.4000])
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta w}\langle m,\Delta w\rangle + "
+        r"\tfrac{1}{2\eta}\lVert\Delta w\rVert_2^2$, or over "
+        r"$\lVert\Delta w\rVert_2\le\eta$",
+        norm=r"$\ell_2$ of all weights",
+        average="none or gradient (heavy ball)",
+        state="0 (1 with momentum)",
+        source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        normalised: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "normalised": normalised,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        at_least_zero("momentum value", group["momentum"])
+        if not math.isfinite(number("dampening value", group["dampening"])):
+            raise ValueError(
+                f"Invalid dampening value: {group['dampening']}; it must be finite"
+            )
+        if group["nesterov"] and (not group["momentum"] or group["dampening"]):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for ``momentum_buffer`` and, with dampening, ``started``."""
+        if not group["momentum"]:
+            return {}
+        state = {"momentum_buffer": torch.zeros_like(param)}
+        if group["dampening"]:
+            state["started"] = param.new_zeros(())
+        return state
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; what was switched on later starts as it would have."""
+        state = super().state_of(p, group)
+        wanted = ["momentum_buffer"] if group["momentum"] else []
+        wanted += ["started"] if wanted and group["dampening"] else []
+        if any(name not in state for name in wanted):
+            running = "momentum_buffer" in state
+            state.update({**fresh_state(p, group, self.new_state), **state})
+            if running:
+                state["started"].fill_(1.0)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint, also one of ``torch.optim.SGD``.
+
+        Parameters
+        ----------
+        state_dict : dict
+            What `state_dict` returned, here or there.
+        """
+        state = {key: _completed(saved) for key, saved in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": state})
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for the sum g + μg + μ²g + … that the momentum may become."""
+        room = 0.5 * (1 - group["momentum"]) if group["momentum"] < 1 else 0.5
+        return torch.finfo(grad.dtype).max * (room if group["momentum"] else 1.0)
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor, not normalised; the definition."""
+        descend([param], [_direction(param, grad, state, group)], group["lr"])
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors, not normalised."""
+        descend(params, _directions(params, grads, states, group), group["lr"])
+
+    def apply(self, batches: list[Batch]) -> None:
+        """Tensors that are not normalised as in the base, the others together."""
+        super().apply([batch for batch in batches if not batch.group["normalised"]])
+        joint = [batch for batch in batches if batch.group["normalised"]]
+        moves = []
+        for batch in joint:
+            batch.open(self)
+            lists = (batch.params, batch.grads, batch.states)
+            if batch.foreach and batch.params:
+                found = _directions(*lists, batch.group)
+            else:
+                triples = zip(*lists, strict=True)
+                found = [_direction(*triple, batch.group) for triple in triples]
+            if batch.finite is not None:  # what will be undone must not count
+                flags = zip(batch.finite, found, strict=True)
+                found = [torch.where(flag, x, 0.0) for flag, x in flags]
+            moves.append(found)
+        for batch, unit in zip(joint, _unit(moves), strict=True):
+            if unit:
+                descend(batch.params, unit, batch.group["lr"])
+            batch.close(self)
+
+
+def _direction(
+    param: Tensor, grad: Tensor, state: State, group: Mapping[str, Any]
+) -> Tensor:
+    """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
+    momentum, dampening = group["momentum"], group["dampening"]
+    if group["weight_decay"]:
+        grad = grad.add(param, alpha=group["weight_decay"])
+    if not momentum:
+        return grad
+    m = state["momentum_buffer"].mul_(momentum)
+    if dampening:
+        m.add_(grad * (1 - dampening * state["started"].to(grad.dtype)))
+        state["started"].fill_(1.0)
+    else:
+        m.add_(grad)
+    return grad.add(m, alpha=momentum) if group["nesterov"] else m
+
+
+def _directions(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    group: Mapping[str, Any],
+) -> list[Tensor]:
+    """The same for lists."""
+    momentum, dampening = group["momentum"], group["dampening"]
+    if group["weight_decay"]:
+        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+    if not momentum:
+        return grads
+    m = [state["momentum_buffer"] for state in states]
+    torch._foreach_mul_(m, momentum)
+    if dampening:
+        started = torch.stack([state["started"] for state in states])
+        shares = 1 - dampening * started.to(grads[0].dtype)
+        torch._foreach_add_(m, torch._foreach_mul(grads, list(shares.unbind())))
+        for state in states:
+            state["started"].fill_(1.0)
+    else:
+        torch._foreach_add_(m, grads)
+    return (
+        list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
+    )
+
+
+def _unit(parts: list[list[Tensor]]) -> list[list[Tensor]]:
+    """All tensors over their common Euclidean norm, at any scale; zero stays zero."""
+    held = [part for part in parts if part]
+    if not held:
+        return parts
+    home, floor = held[0][0].device, max(torch.finfo(x[0].dtype).tiny for x in held)
+
+    def gathered(lists: list[list[Tensor]], order: float) -> Tensor:
+        norms = [n for part in lists for n in torch._foreach_norm(part, order)]
+        return torch.linalg.vector_norm(
+            torch.stack([n.to(home, non_blocking=True) for n in norms]), order
+        )
+
+    def over(lists: list[list[Tensor]], size: Tensor) -> list[list[Tensor]]:
+        return [list(torch._foreach_div(x, size.to(x[0].device))) for x in lists]
+
+    scaled = over(held, gathered(held, math.inf).detach().clamp_min(floor))
+    rest = iter(over(scaled, gathered(scaled, 2.0).clamp_min(0.5)))
+    return [next(rest) if part else part for part in parts]
+
+
+def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A tensor's state as PyTorch's SGD saved it, with what is kept here."""
+    kept = {name: value for name, value in saved.items() if value is not None}
+    if "momentum_buffer" in kept and "step" not in kept:
+        kept["started"] = torch.ones(())
+    return kept

@@ -1,0 +1,280 @@
+"""Shampoo: spectral descent with the two Gram matrices averaged over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.linalg import ROOT_METHODS
+
+from .base import BaseOptimizer, Params
+from .card import Card
+from .grafting import GRAFTING, averages_of, finish, first_moments
+from .kronecker import Block, cut, precondition
+from .limits import at_least_zero, below_one, check_betas, one_of
+from .state import State, fresh_state
+
+
+class Shampoo(BaseOptimizer):
+    r"""Shampoo with one factor for each axis of a tensor.
+
+    Without averages (``betas=(0, 0)``, ``eps=0``) one step of a matrix is
+    :math:`\Delta W = -\eta\,UV^\top`, the steepest unit step under the spectral
+    norm. The averages accumulate the Gram matrices; for a tensor of order k with
+    :math:`G_{(i)}` its matrix along axis i:
+
+    .. math::
+
+       L_i \leftarrow \beta_2 L_i + (1-\beta_2)\,G_{(i)}G_{(i)}^\top,\quad
+       m \leftarrow \beta_1 m + (1-\beta_1)\,G,\quad
+       \Delta W = -\eta\,\hat m \times_1 (\hat L_1+\varepsilon I)^{-1/2k} \cdots
+       \times_k (\hat L_k+\varepsilon I)^{-1/2k}
+
+    With β₂ = 1 the factors are plain sums, as in AdaGrad. Hats divide by
+    :math:`1-\beta^t` (not for a sum).
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        Step size η: the spectral norm of a step without averages, in the units of
+        the weights. Default 1e-2.
+    betas : tuple of float
+        β₁ in [0, 1) of the gradient, β₂ in [0, 1] of the factors. Default (0.9, 1).
+    eps : float
+        ε ≥ 0, added to the eigenvalues of a factor inside the root, in the units of
+        the squared gradient; 0 takes pseudo-inverse roots. Default 1e-12.
+    weight_decay : float
+        κ of w ← (1−ηκ)w, before the step. Default 0.
+    momentum : float
+        μ in [0, 1) of b ← μb + u for the preconditioned step u. Default 0.
+    nesterov : bool
+        Step along u + μb instead of b. Default False.
+    max_dim : int
+        Tensors are cut into blocks with at most so many entries along an axis, each
+        with factors of its own. Default 1024.
+    refresh : int
+        T: roots are recomputed at steps 1, 1+T, 1+2T, … Default 1.
+    root : str
+        Method of `inverse_root`: "eigh" (default), "newton" or "newton-schulz".
+    power : int, optional
+        p of the exponents −1/p; None is 2k, with k the number of axes.
+    vectors : str
+        Factor of tensors with one axis: "full" (default), a matrix as for any
+        other, or "diagonal", which is AdaGrad or RMSProp, :math:`m/\sqrt{v+ε}`.
+    grafting : str
+        Whose length a step has: "none" (default): its own; "sgd": that of m̂; "rms":
+        that of :math:`\hat m/(\sqrt{\hat v}+ε_g)`, Adam's. Measured over a tensor.
+    grafting_beta, grafting_eps : float
+        β in [0, 1) of v and ε_g of "rms". Default 0.999 and 1e-8.
+    foreach : bool, optional
+        Treat blocks of equal shape together; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False. On CUDA ``root="eigh"`` waits for the device,
+        and so does reading the counters for T > 1 unless capturable.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+    TypeError
+        If one is not a number.
+
+    Notes
+    -----
+    For T > 1 a direction that first appears between two refreshes is multiplied by
+    ε^(−1/p) along each axis, together ε^(−1/2), a million with the default ε: raise
+    ε towards the squared gradient, or graft, before T.
+
+    A complex tensor has its pairs (real, imaginary) as one more axis. A scalar is a
+    vector of one entry. For k > 2 the limit without averages is no polar factor, as
+    the exponents do not undo the Gram matrices one by one; nor is it that of a
+    matrix in several blocks, which is the polar factor of each block. The powers of
+    a Gram matrix cost half of the digits: in single precision singular values below
+    3e-4 of the largest are rounding, and gradients below 1e-19 count as zero. A
+    gradient whose square is not finite skips its tensor.
+
+    Source: Gupta, Koren & Singer 2018, Algorithms 1 and 2; the limit, Bernstein &
+    Newhouse 2024, eqs. 12-16; averages, ε inside the root, defaults and blocks, Shi
+    et al. 2023 (Distributed Shampoo); grafting, Agarwal et al. 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import Shampoo
+    >>> w = torch.tensor([[3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    >>> w.requires_grad_()
+    tensor([[3., 0.],
+            [0., 4.]], dtype=torch.float64, requires_grad=True)
+    >>> optimizer = Shampoo([w], lr=1.0, betas=(0.0, 0.0), eps=0.0)
+    >>> w.square().sum().backward()
+    >>> optimizer.step()
+    >>> [round(x, 6) for x in w.detach().diagonal().tolist()]
+    [2.0, 3.0]
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta W} \langle G, \Delta W\rangle$ over "
+        r"$\lVert\Delta W\rVert_{2\to2} \le \eta$",
+        norm="spectral (largest singular value)",
+        average="gradient; its Gram matrix along each axis, summed or averaged",
+        state=r"$2\,(d_\mathrm{out}/d_\mathrm{in} + d_\mathrm{in}/d_\mathrm{out})$ "
+        "with factors and roots, 1 for the gradient's average",
+        source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
+        "eqs. 12-16",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-2,
+        betas: tuple[float, float] = (0.9, 1.0),
+        eps: float = 1e-12,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        max_dim: int = 1024,
+        refresh: int = 1,
+        root: str = "eigh",
+        power: int | None = None,
+        vectors: str = "full",
+        grafting: str = "none",
+        grafting_beta: float = 0.999,
+        grafting_eps: float = 1e-8,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        own = {
+            name: value
+            for name, value in locals().items()
+            if name not in ("self", "params", "__class__")
+        }
+        super().__init__(params, own)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what Shampoo cannot use; see the class for the limits."""
+        super().check(group)
+        _check_betas(group["betas"])
+        at_least_zero("epsilon value", group["eps"])
+        at_least_zero("grafting epsilon", group["grafting_eps"])
+        below_one("momentum value", group["momentum"])
+        below_one("grafting beta", group["grafting_beta"])
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("nesterov=True needs a momentum above zero")
+        for name in ("max_dim", "refresh", "power"):
+            value = group[name]
+            if name == "power" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                text = f"Invalid {name}: {value!r}; it must be a positive integer"
+                raise ValueError(text)
+        one_of("root", group["root"], ROOT_METHODS)
+        one_of("vectors", group["vectors"], ("full", "diagonal"))
+        one_of("grafting", group["grafting"], GRAFTING)
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros: averages, and factors and roots by number of block and axis."""
+        state = {name: torch.zeros_like(param) for name in averages_of(group)}
+        diagonal = group["vectors"] == "diagonal" and param.ndim < 2
+        for b, block in enumerate(cut(param.shape, group["max_dim"])):
+            for a, part in enumerate(block):
+                d = part.stop - part.start
+                shape = (d,) if diagonal else (d, d)
+                state[f"factor_{b}_{a}"] = param.new_zeros(shape)
+                state[f"root_{b}_{a}"] = param.new_zeros(shape)
+        return state
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; an average that was switched on later starts at zero."""
+        state = super().state_of(p, group)
+        if any(name not in state for name in averages_of(group)):
+            state.update({**fresh_state(p, group, self.new_state), **state})
+        return state
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for a million Gram matrices, each a sum over the entries."""
+        room = 2.0**20 * max(grad.numel(), 1)
+        return float((torch.finfo(grad.dtype).max / room) ** 0.5)
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor, block by block; the definition."""
+        m = first_moments([grad], [state], [step], group)[0]
+        shape = tuple(param.shape) or (1,)
+        raw, whole = grad.reshape(shape), m.reshape(shape)
+        move = torch.zeros_like(whole)
+        for b, block in enumerate(cut(param.shape, group["max_dim"])):
+            move[block] = precondition(
+                raw[block][None],
+                whole[block][None],
+                [state[f"factor_{b}_{a}"][None] for a in range(len(shape))],
+                [state[f"root_{b}_{a}"][None] for a in range(len(shape))],
+                [step],
+                group,
+            )[0]
+        finish([param], [move.reshape(m.shape)], [m], [grad], [state], [step], group)
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors: blocks of equal shape go through as one batch."""
+        averages = first_moments(grads, states, steps, group)
+        shapes = [tuple(p.shape) or (1,) for p in params]
+        raw = [g.reshape(s) for g, s in zip(grads, shapes, strict=True)]
+        whole = [m.reshape(s) for m, s in zip(averages, shapes, strict=True)]
+        moves = [torch.zeros_like(m) for m in whole]
+        alike: dict[tuple[int, ...], list[tuple[int, int, Block]]] = {}
+        for i, shape in enumerate(shapes):
+            for b, block in enumerate(cut(shape, group["max_dim"])):
+                alike.setdefault(raw[i][block].shape, []).append((i, b, block))
+        for shape, members in alike.items():
+            kept = {
+                name: [
+                    [states[i][f"{name}_{b}_{a}"] for i, b, _ in members]
+                    for a in range(len(shape))
+                ]
+                for name in ("factor", "root")
+            }
+            factors = [torch.stack(each) for each in kept["factor"]]
+            roots = [torch.stack(each) for each in kept["root"]]
+            found = precondition(
+                torch.stack([raw[i][block] for i, _, block in members]),
+                torch.stack([whole[i][block] for i, _, block in members]),
+                factors,
+                roots,
+                [steps[i] for i, _, _ in members],
+                group,
+            )
+            for (i, _, block), part in zip(members, found.unbind(), strict=True):
+                moves[i][block] = part
+            for name, stacks in (("factor", factors), ("root", roots)):
+                for each, stack in zip(kept[name], stacks, strict=True):
+                    torch._foreach_copy_(each, list(stack.unbind()))
+        moves = [u.reshape(p.shape) for u, p in zip(moves, params, strict=True)]
+        finish(params, moves, averages, grads, states, steps, group)
+
+
+def _check_betas(betas: Any) -> None:
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ValueError(f"Invalid betas: {betas}; there must be two")
+    check_betas((betas[0], 0.0))
+    if isinstance(betas[1], Tensor) or betas[1] != 1:
+        check_betas(betas)

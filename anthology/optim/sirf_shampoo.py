@@ -1,0 +1,274 @@
+"""SIRFShampoo: Shampoo's Kronecker factors without roots and without inverses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .averages import descend
+from .base import BaseOptimizer, Params
+from .batch import Batch
+from .card import Card
+from .factors import (
+    Structures,
+    check_structures,
+    kinds_for,
+    precondition,
+    refreshed,
+    squeezed,
+)
+from .limits import at_least_zero, below_one, number, one_of
+from .state import State
+
+FACTOR_DTYPES = ("bfloat16", "float32", "float64")
+
+
+class SIRFShampoo(BaseOptimizer):
+    r"""Structured, inverse-free and root-free Shampoo.
+
+    One step minimises :math:`\langle G, \Delta W\rangle + \frac{1}{2\eta}
+    \langle \Delta W, S_C\,\Delta W S_K\rangle` before momentum, with learned
+    :math:`S_C^{-1} = CC^\top`, :math:`S_K^{-1} = KK^\top` that start at the identity.
+    For a matrix, with :math:`A = C^\top G K` and Π̂ the projection of the structure:
+
+    .. math::
+
+       m_K &\leftarrow \alpha m_K + \tfrac{1-\alpha}{2}\,\hat\Pi\big[
+       \tfrac{B}{d_{out}} A^\top A + \lambda \tfrac{\operatorname{tr} C^\top C}{d_{out}}
+       K^\top K - I\big],\\
+       K &\leftarrow K - \tfrac{\beta}{\max(1, \lVert m_K\rVert_F)} K m_K,\\
+       m &\leftarrow \mu m + CC^\top G KK^\top + \kappa W,\qquad \Delta W = -\eta\, m
+
+    and likewise for C, both from the old factors. A tensor of N axes has N factors.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        η. A Newton-like step, so 1 is large; default 1e-3.
+    factor_lr : float
+        β in [0, 1), the step size of the factors (``beta2`` of the authors).
+        Default 0.01.
+    momentum : float
+        μ in [0, 1) (``alpha1``); heavy ball, not damped by 1 − μ. Default 0.9.
+    factor_momentum : float
+        α in [0, 1) (``alpha2``), of the factors; an average. Default 0.5.
+    damping : float
+        λ (``lam``), in the units of B·g²: where gradients vanish, the step is
+        amplified up to G/λ, as an ε would. Default 1e-3.
+    weight_decay : float
+        κ (``kappa``), added to the preconditioned gradient. Default 0.
+    refresh : int
+        T: the factors are updated in every T-th step, the first included, and kept
+        with their products KKᵀ between. Default 1.
+    structures : str, sequence of str, or mapping, optional
+        A name of `anthology.linalg.structure` for every factor; or one name an axis,
+        for tensors with so many axes; or such entries by number of axes, as
+        ``{1: "diagonal", 2: ("dense", "lower")}``. What is not said is diagonal for
+        one axis, dense otherwise. Default None: nothing is said.
+    factor_dtype : str, optional
+        ``"bfloat16"``, ``"float32"`` or ``"float64"``, of the factors and of the
+        products with them. Default None: that of the other state. In bfloat16 a
+        change below 2⁻⁸ of an entry is rounded away, so raise `factor_lr` to 0.05
+        or more, or the factors stand still.
+    batch_size : float
+        B, how many terms the loss averages; 1 if it sums. Required.
+    foreach, maximize, capturable, differentiable
+        As for `Adam`. A captured step cannot choose, so it needs ``refresh=1``.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+
+    Notes
+    -----
+    Axes of size one get no factor. A dense factor of d entries keeps 2d² numbers, so
+    give vocabularies another structure. The authors' package gives vectors a dense
+    factor, here ``structures="dense"``; with it the steps are equal. The pairs of a
+    complex parameter are one more axis. Factors that would overflow stay as they
+    were.
+
+    Source: Lin et al. 2024 (arXiv 2402.03496), published code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import SIRFShampoo
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> optimizer = SIRFShampoo(layer.parameters(), lr=0.1, batch_size=8)
+    >>> layer(torch.ones(8, 3)).square().mean(0).sum().backward()
+    >>> optimizer.step()
+    >>> [tuple(optimizer.state[layer.weight][f"factor_{n}"].shape) for n in (0, 1)]
+    [(4,), (9,)]
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta W} \langle G,\Delta W\rangle + "
+        r"\tfrac{1}{2\eta}\langle \Delta W, S_C\,\Delta W S_K\rangle$",
+        norm=r"$\sqrt{\langle \Delta W, S_C\,\Delta W S_K\rangle}$, learned",
+        average="factors on their group, with momentum; heavy ball on the step",
+        state="1, and 2 to 3 for each free entry of a factor",
+        source="Lin et al. 2024 (2402.03496), published code",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        factor_lr: float = 0.01,
+        momentum: float = 0.9,
+        factor_momentum: float = 0.5,
+        damping: float = 1e-3,
+        weight_decay: float = 0.0,
+        refresh: int = 1,
+        structures: Structures | None = None,
+        factor_dtype: str | None = None,
+        *,
+        batch_size: float,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "factor_lr": factor_lr,
+            "momentum": momentum,
+            "factor_momentum": factor_momentum,
+            "damping": damping,
+            "weight_decay": weight_decay,
+            "refresh": refresh,
+            "structures": structures,
+            "factor_dtype": factor_dtype,
+            "batch_size": batch_size,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "steps_taken": 0,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what the method cannot use; see the class for the limits."""
+        super().check(group)
+        below_one("factor_lr", group["factor_lr"])
+        below_one("momentum value", group["momentum"])
+        below_one("factor_momentum value", group["factor_momentum"])
+        at_least_zero("damping", group["damping"])
+        every = group["refresh"]
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"Invalid refresh: {every!r}; it must be an integer ≥ 1")
+        if every > 1 and group["capturable"]:
+            raise ValueError("capturable=True needs refresh=1: a graph cannot choose")
+        if group["factor_dtype"] is not None:
+            one_of("factor_dtype", group["factor_dtype"], FACTOR_DTYPES)
+        terms = number("batch_size", group["batch_size"])
+        if not 1 <= terms < math.inf:
+            raise ValueError(
+                f"Invalid batch_size: {terms}; it is the number of terms that the "
+                "loss averages over (tokens if it averages over tokens), 1 for a sum"
+            )
+        check_structures(group["structures"])
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros for momenta, packed identities for factors and kept products."""
+        state = {"momentum_buffer": torch.zeros_like(param)}
+        dtype = getattr(torch, group["factor_dtype"] or "", param.dtype)
+        like = param.new_empty(0, dtype=dtype)
+        kinds = kinds_for(squeezed(param.shape), group["structures"])
+        for n, kind in enumerate(kinds):
+            state[f"factor_{n}"] = kind.identity(like)
+            state[f"factor_momentum_{n}"] = torch.zeros_like(state[f"factor_{n}"])
+            if kind.symmetric and group["refresh"] > 1:
+                state[f"product_{n}"] = kind.identity(like)
+        return state
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """The largest gradient for which B·g² is finite."""
+        return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"]) / 2
+
+    def apply(self, batches: list[Batch]) -> None:
+        """Run the rule; then count the step, by which `refresh` is decided."""
+        super().apply(batches)
+        for group in self.param_groups:
+            group["steps_taken"] += 1
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        move = _direction([grad], [state], group)[0]
+        if group["weight_decay"]:
+            move = move.add(param, alpha=group["weight_decay"])
+        buffer = state["momentum_buffer"]
+        buffer.mul_(group["momentum"]).add_(move)
+        descend([param], [buffer], group["lr"])
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors, those that are alike without axes of one as a stack."""
+        alike: dict[Any, list[int]] = {}
+        for index, (grad, state) in enumerate(zip(grads, states, strict=True)):
+            kind = (tuple(squeezed(grad.shape)), len(state))
+            alike.setdefault(kind, []).append(index)
+        moves = list(grads)
+        for members in alike.values():
+            some = [grads[i] for i in members], [states[i] for i in members]
+            for i, move in zip(members, _direction(*some, group), strict=True):
+                moves[i] = move
+        if group["weight_decay"]:
+            moves = list(torch._foreach_add(moves, params, alpha=group["weight_decay"]))
+        buffers = [state["momentum_buffer"] for state in states]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, moves)
+        descend(params, buffers, group["lr"])
+
+
+def _direction(
+    grads: list[Tensor], states: list[State], group: Mapping[str, Any]
+) -> list[Tensor]:
+    """Ĝ of gradients that are alike; refreshes their factors when it is time."""
+    dims = squeezed(grads[0].shape)
+    kinds = kinds_for(dims, group["structures"])
+    stack = torch.stack([grad.reshape(dims) for grad in grads])
+    factors = [_stacked(states, f"factor_{n}") for n in range(len(dims))]
+    if group["steps_taken"] % group["refresh"] == 0:
+        momenta = [_stacked(states, f"factor_momentum_{n}") for n in range(len(dims))]
+        factors, momenta = refreshed(stack, kinds, factors, momenta, group)
+        for n, kind in enumerate(kinds):
+            _store(states, f"factor_{n}", factors[n])
+            _store(states, f"factor_momentum_{n}", momenta[n])
+            if f"product_{n}" in states[0]:
+                _store(states, f"product_{n}", kind.outer(factors[n]))
+    names = [f"product_{n}" for n in range(len(dims))]
+    products = [_stacked(states, x) if x in states[0] else None for x in names]
+    moves = precondition(stack, kinds, factors, products)
+    return [m.reshape(g.shape) for m, g in zip(moves.unbind(), grads, strict=True)]
+
+
+def _stacked(states: list[State], name: str) -> Tensor:
+    """A copy, so that the state may be written while autograd keeps it."""
+    return torch.stack([state[name] for state in states])
+
+
+def _store(states: list[State], name: str, values: Tensor) -> None:
+    for state, value in zip(states, values.unbind(), strict=True):
+        state[name].copy_(value)

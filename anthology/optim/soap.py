@@ -1,0 +1,283 @@
+"""SOAP: Adam in the slowly turning eigenbasis of Shampoo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.linalg.roots import robust_eigh
+
+from .alike import alone, together
+from .base import BaseOptimizer, Params
+from .card import Card
+from .kronecker import gram, multiply, nonzero
+from .limits import at_least_zero, below_one, check_betas, one_of
+from .state import State
+
+
+class SOAP(BaseOptimizer):
+    r"""Adam run in the eigenbasis of averaged Gram matrices.
+
+    Without averages (``betas=(0, 0)``, ``relative_eps=True``, ε → 0) the first step
+    of a matrix is :math:`\Delta W = -\eta\,UV^\top`, the steepest unit step under
+    the spectral norm: in the basis of its own singular vectors the gradient is
+    diagonal, and Adam makes every entry of the diagonal one. With
+    :math:`G_{(i)}` the matrix of G along axis i, :math:`L_i` its averaged Gram matrix
+    and :math:`Q_i` an orthogonal basis near its eigenvectors:
+
+    .. math::
+
+       m \leftarrow \beta_1 m + (1-\beta_1) G,\quad
+       v \leftarrow \beta_2 v + (1-\beta_2) (G \times_i Q_i^\top)^2,\quad
+       \Delta W = -\eta\,c_t\,\Bigl(
+       \frac{m \times_i Q_i^\top}{\sqrt v + \varepsilon}\Bigr) \times_i Q_i
+
+    with :math:`c_t = \sqrt{1-\beta_2^t}/(1-\beta_1^t)`, all axes i at once; then
+    :math:`W \leftarrow (1-\eta\kappa) W` and
+    :math:`L_i \leftarrow \beta L_i + (1-\beta)\,G_{(i)}G_{(i)}^\top`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters of any shape, named parameters, or groups.
+    lr : float or Tensor
+        Step size η, in the units of the weights: about what an entry moves in the
+        eigenbasis. Default 3e-3.
+    betas : tuple of float
+        β₁, β₂ in [0, 1). Default (0.95, 0.95).
+    eps : float
+        ε, outside the root, in the units of the gradient. Default 1e-8.
+    weight_decay : float
+        κ, decoupled, after the step. Default 1e-2.
+    gram_beta : float, optional
+        β in [0, 1) of the Gram matrices; None is β₂.
+    refresh : int
+        T: the bases take one step towards the eigenvectors at every T-th step (the
+        published ``precondition_frequency``). Default 10.
+    max_dim : int
+        Axes longer than this keep their own basis, Q = I. Default 10000.
+    vectors : str
+        Basis of tensors with one axis: "diagonal" (default), their own, which is
+        Adam; or "full".
+    relative_eps : bool
+        Use ε·max √v of the tensor in place of ε. Default False.
+    skip_first : bool
+        The first gradient of a tensor only sets its bases, and the tensor stays.
+        Default True, as published; False also moves, and averages from there.
+    foreach : bool, optional
+        Treat tensors of equal shape together; None chooses what is faster.
+    maximize, capturable, differentiable : bool
+        As for `Adam`. Default False. Autograd takes the bases for constants; on
+        CUDA reading the counters and the first basis wait for the device.
+
+    Raises
+    ------
+    ValueError
+        If a hyper-parameter is out of range, here or in a group.
+    TypeError
+        If one is not a number.
+
+    Notes
+    -----
+    A refresh is one power step and a QR decomposition, with the columns in falling
+    order of :math:`q^\top L q`; v follows that order but is not rotated. The basis
+    used for a step is always that of the gradients before (save for the first step
+    with ``skip_first=False``). Relative ε: without averages all but the diagonal of
+    the rotated gradient is rounding, near 1e-16; Adam with a tiny ε divides that
+    rounding by itself and moves entries by ±η that should stay. A scalar or a
+    vector is treated by Adam with ε outside the correction. A complex tensor has
+    its pairs (real, imaginary) as one more axis. A gradient whose Gram matrix is
+    not finite skips its tensor.
+
+    Source: Vyas et al. 2024 (arXiv 2409.11321), Algorithms 3 and 4, and published
+    code; the limit, Bernstein & Newhouse 2024, eqs. 12-16.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import SOAP
+    >>> w = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    >>> w.grad = torch.tensor([[0.0, 3.0], [4.0, 0.0]], dtype=torch.float64)
+    >>> off = {"betas": (0.0, 0.0), "relative_eps": True, "skip_first": False}
+    >>> SOAP([w], lr=1.0, weight_decay=0.0, **off).step()
+    >>> [[abs(round(x, 6)) for x in row] for row in w.tolist()]
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+
+    card = Card(
+        problem=r"$\min_{\Delta W} \langle G, \Delta W\rangle$ over "
+        r"$\lVert\Delta W\rVert_{2\to2} \le \eta$",
+        norm="spectral (largest singular value)",
+        average="gradient; its square in the eigenbasis; its Gram matrix along each "
+        "axis",
+        state=r"$2 + 2\,(d_\mathrm{out}/d_\mathrm{in} + "
+        r"d_\mathrm{in}/d_\mathrm{out})$",
+        source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
+    )
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 3e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        gram_beta: float | None = None,
+        refresh: int = 10,
+        max_dim: int = 10000,
+        vectors: str = "diagonal",
+        relative_eps: bool = False,
+        skip_first: bool = True,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "gram_beta": gram_beta,
+            "refresh": refresh,
+            "max_dim": max_dim,
+            "vectors": vectors,
+            "relative_eps": relative_eps,
+            "skip_first": skip_first,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Refuse what SOAP cannot use; see the class for the limits."""
+        super().check(group)
+        check_betas(group["betas"])
+        at_least_zero("epsilon value", group["eps"])
+        if group["gram_beta"] is not None:
+            below_one("gram_beta value", group["gram_beta"])
+        for name in ("refresh", "max_dim"):
+            value = group[name]
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                text = f"Invalid {name}: {value!r}; it must be a positive integer"
+                raise ValueError(text)
+        one_of("vectors", group["vectors"], ("full", "diagonal"))
+
+    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
+        state = {name: torch.zeros_like(param) for name in ("exp_avg", "exp_avg_sq")}
+        for axis in _rotated(param, group):
+            d = param.shape[axis]
+            for name in ("gram", "basis"):
+                state[f"{name}_{axis}"] = param.new_zeros(d, d)
+        return state
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        """Room for the squared length of the whole gradient."""
+        return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor; the definition."""
+        alone(param, grad, state, step, partial(_advance, group=group))
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors: those of equal shape and age go through as one batch."""
+        together(params, grads, states, steps, partial(_advance, group=group))
+
+
+def _rotated(x: Tensor, group: Mapping[str, Any]) -> list[int]:
+    """The axes of one tensor that have a basis."""
+    if x.ndim == 1 and group["vectors"] == "diagonal":
+        return []
+    return [axis for axis, d in enumerate(x.shape) if d <= group["max_dim"]]
+
+
+def _advance(
+    w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
+) -> None:
+    """One step of tensors of equal shape, stacked along a first axis."""
+    (beta1, beta2), order = group["betas"], w.ndim - 1
+    beta = beta2 if group["gram_beta"] is None else group["gram_beta"]
+    axes = _rotated(w[0], group)
+    grams = {axis: state[f"gram_{axis}"] for axis in axes}
+    bases = {axis: state[f"basis_{axis}"] for axis in axes}
+    follow = group["differentiable"]
+
+    def gather() -> None:
+        for axis, kept in grams.items():
+            kept.lerp_(gram(g.detach(), axis, order), 1 - beta)
+
+    def turn(x: Tensor, back: bool = False) -> Tensor:
+        for axis, basis in bases.items():
+            used = basis.clone() if follow else basis  # a refresh overwrites it
+            x = multiply(x, used if back else used.mT, axis, order)
+        return x
+
+    if step <= 1:
+        gather()
+        for axis, basis in bases.items():
+            basis.copy_(robust_eigh(_scaled(grams[axis]))[1].flip(-1))
+        if group["skip_first"]:
+            return
+    count = max(step - int(group["skip_first"]), 1)
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    m.lerp_(g, 1 - beta1)
+    v.lerp_(turn(g).square(), 1 - beta2)
+    root = _sqrt(v.clone()) if follow else v.sqrt()
+    eps = group["eps"]
+    if group["relative_eps"]:
+        eps = eps * root.flatten(1).amax(1) if order else eps * root
+        eps = eps.reshape(-1, *(1,) * order)
+    move = turn(turn(m) / nonzero(root + eps), back=True)
+    size = math.sqrt(1 - beta2**count) / (1 - beta1**count)
+    lr = group["lr"]
+    w.sub_(move * (lr * size))
+    if group["weight_decay"]:
+        w.mul_(1 - lr * group["weight_decay"])
+    if step > 1:
+        gather()
+    if count % group["refresh"] == 0:
+        for axis, basis in bases.items():
+            _refresh(basis, grams[axis], v, axis)
+
+
+def _refresh(basis: Tensor, kept: Tensor, v: Tensor, axis: int) -> None:
+    """One power step and QR; columns, and v with them, by falling eigenvalue."""
+    product = _scaled(kept) @ basis
+    order = (basis * product).sum(-2).argsort(dim=-1, descending=True)
+    shape = [len(v), *(-1 if i == axis else 1 for i in range(v.ndim - 1))]
+    v.copy_(torch.take_along_dim(v.clone(), order.reshape(shape), axis + 1))
+    columns = torch.take_along_dim(product, order[:, None, :], -1)
+    basis.copy_(torch.linalg.qr(columns)[0])
+
+
+def _scaled(kept: Tensor) -> Tensor:
+    """A Gram matrix divided by its largest entry, which no eigenvector notices."""
+    return kept / nonzero(kept.abs().amax((-2, -1), keepdim=True))
+
+
+def _sqrt(v: Tensor) -> Tensor:
+    """√v with slope zero, not infinity, at zero."""
+    return torch.where(v > 0, nonzero(v).sqrt(), 0.0)

@@ -1,0 +1,173 @@
+"""KrADagrad against a dense reference, form against form, shape by shape."""
+
+import doctest
+import string
+
+import pytest
+import torch
+from torch import Tensor
+
+import anthology.optim.kradagrad
+from anthology.optim import KrADagrad
+
+SHAPES = [(5, 5), (4, 3), (3,), (), (2, 3, 4), (2, 3, 3, 2), (1, 6)]
+OPTIONS = [
+    {},
+    {"lr": 0.5},
+    {"nesterov": False, "momentum": 0.0, "lr": 0.3},
+    {"beta2": 0.9, "weight_decay": 0.1, "nesterov": False},
+    {"bound": "trace", "eps": 1e-3, "initial": 5.0, "lr": 0.3},
+    {"refresh": 4, "power": 2, "lr": 0.05},
+    {"max_dim": 3, "vectors": "full", "lr": 0.1},
+    {"maximize": True, "vectors": "full", "lr": 0.1},
+]
+
+
+def draws(steps: int, dtype: torch.dtype = torch.float64):
+    """The same start and gradients for every contestant."""
+    torch.manual_seed(1)
+    start = [torch.randn(s, dtype=dtype) for s in SHAPES]
+    return start, [[torch.randn(s, dtype=dtype) for s in SHAPES] for _ in range(steps)]
+
+
+def run(steps: int, dtype: torch.dtype = torch.float64, **options) -> list[Tensor]:
+    start, grads = draws(steps, dtype)
+    params = [w.requires_grad_() for w in start]
+    optimizer = KrADagrad(params, **options)
+    for row in grads:
+        for p, g in zip(params, row, strict=True):
+            p.grad = g
+        optimizer.step()
+    return [p.detach() for p in params]
+
+
+def dense(
+    w: Tensor,
+    grads: list[Tensor],
+    lr: float = 1e-2,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    beta2: float = 1.0,
+    eps: float = 1e-12,
+    weight_decay: float = 0.0,
+    initial: float = 1.0,
+    bound: str = "frobenius",
+    refresh: int = 1,
+    power: int | None = None,
+    max_dim: int = 1024,
+    vectors: str = "none",
+    maximize: bool = False,
+) -> Tensor:
+    """The formulas of the docstring, letter by letter, by einsum and eigh."""
+    letters = string.ascii_lowercase[: w.ndim]
+    axes = [i for i in range(w.ndim) if w.shape[i] <= max_dim]
+    axes = [] if w.ndim == 1 and vectors == "none" else axes
+    factors = {i: initial * torch.eye(w.shape[i], dtype=w.dtype) for i in axes}
+    roots = dict(factors)
+    m = torch.zeros_like(w)
+    for t, g in enumerate(grads):
+        g = -g if maximize else g
+        u = g
+        for i in axes:
+            a = letters[i]
+            other = letters.replace(a, "Z")
+            outer = torch.einsum(f"{letters},{other}->{a}Z", g, g)
+            old = factors[i] / beta2
+            old = old - eps * old @ old
+            inner = outer @ old
+            size = inner.trace() if bound == "trace" else inner.square().sum().sqrt()
+            factors[i] = old - old @ outer @ old / (1 + size)
+            if t % refresh == 0:
+                values, basis = torch.linalg.eigh(factors[i])
+                exponent = 1 / (power or 2 * w.ndim)
+                roots[i] = basis @ torch.diag(values**exponent) @ basis.mT
+            u = torch.einsum(f"Z{a},{letters}->{other}", roots[i], u)
+        u = u + weight_decay * w
+        m = momentum * m + u
+        w = w - lr * (u + momentum * m if nesterov else m)
+    return w
+
+
+@pytest.mark.claim("krad-parity", tol=1e-9, trials=50)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("foreach", [False, True])
+def test_equal_to_a_dense_reference(claim, options, foreach):
+    start, grads = draws(claim.trials)
+    for i, ours in enumerate(run(claim.trials, foreach=foreach, **options)):
+        theirs = dense(start[i], [row[i] for row in grads], **options)
+        assert float(((ours - theirs) / (1 + theirs.abs())).abs().max()) < claim.tol
+
+
+def test_alike_tensors_go_together_and_arrive_where_they_would_alone():
+    for options in OPTIONS:
+        ends = []
+        for form in ({"foreach": False}, {"foreach": True}, {"capturable": True}):
+            torch.manual_seed(2)
+            params = [torch.randn(4, 3).double().requires_grad_() for _ in range(3)]
+            optimizer = KrADagrad(params, **form, **options)
+            for _ in range(20):
+                for p in params:
+                    p.grad = torch.randn_like(p)
+                optimizer.step()
+            ends.append(torch.stack([p.detach() for p in params]))
+        assert torch.allclose(ends[0], ends[1], rtol=1e-10, atol=1e-12)
+        assert torch.equal(ends[1], ends[2])
+
+
+@pytest.mark.claim("krad-single-precision", trials=300)
+def test_in_single_precision_the_factors_stay_semi_definite(claim):
+    p = torch.zeros(8, 6).requires_grad_()
+    optimizer = KrADagrad([p], lr=1e-3)
+    turn = torch.logspace(0, -4, 8)[:, None]
+    for _ in range(claim.trials):
+        p.grad = 30 * turn * torch.randn(8, 6)
+        optimizer.step()
+        for axis in (0, 1):
+            factor = optimizer.state[p][f"factor_{axis}"]
+            values = torch.linalg.eigvalsh(factor.double())
+            assert float(values[0]) > -1e-6 * float(values[-1])
+    assert bool(p.isfinite().all())
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-15, 1e8, 1e15])
+@pytest.mark.parametrize("beta2", [0.25, 0.9, 1.0])
+def test_any_scale_of_gradient_leaves_it_finite(scale, beta2):
+    p = torch.ones(4, 3).requires_grad_()
+    optimizer = KrADagrad([p], beta2=beta2)
+    for _ in range(200):
+        p.grad = scale * torch.randn(4, 3)
+        optimizer.step()
+    state = optimizer.state[p]
+    assert all(bool(state[f"factor_{axis}"].isfinite().all()) for axis in (0, 1))
+    assert bool(p.isfinite().all())
+
+
+def test_state_has_the_size_that_the_card_says():
+    p = torch.ones(6, 4).requires_grad_()
+    optimizer = KrADagrad([p])
+    optimizer.create_state()
+    entries = sum(x.numel() for x in optimizer.state[p].values()) - 2
+    assert entries == 24 * (1 + 2 * (6 / 4 + 4 / 6))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"beta2": 0.1}, "Invalid beta2: 0.1"),
+        ({"beta2": 0.9, "eps": 0.0}, "beta2 below 1 needs eps above zero"),
+        ({"initial": 0.0}, "Invalid initial: 0.0"),
+        ({"initial": 10.0, "eps": 0.1}, "initial must be smaller than 1/eps"),
+        ({"bound": "max"}, "Invalid bound: 'max'"),
+        ({"refresh": 0}, "Invalid refresh: 0"),
+        ({"power": 1.5}, "Invalid power: 1.5"),
+        ({"momentum": 0.0}, "nesterov=True needs a momentum above zero"),
+        ({"vectors": "diagonal"}, "Invalid vectors: 'diagonal'"),
+    ],
+)
+def test_it_says_what_is_wrong(options, words):
+    with pytest.raises(ValueError, match=words):
+        KrADagrad([torch.ones(2, 2)], **options)
+
+
+def test_the_example_of_the_docstring_runs():
+    assert doctest.testmod(anthology.optim.kradagrad).failed == 0
