@@ -99,8 +99,9 @@ def rewrite(text: str, old: str, new: str) -> str:
     """``text`` with one repository's address and site exchanged for another's."""
     old_site, new_site = site(old), site(new)
     for before, after in ((old_site, new_site), (old, new)):
-        text = re.sub(re.escape(before.rstrip("/")) + r"(?![\w-])",
-                      after.rstrip("/"), text)
+        text = re.sub(
+            re.escape(before.rstrip("/")) + r"(?![\w-])", after.rstrip("/"), text
+        )
     return text
 
 
@@ -144,8 +145,9 @@ def disagreements(root: Path = ROOT) -> list[str]:
         for match in ADDRESS.finditer((root / relative).read_text()):
             if match["name"] == name and match["owner"] != owner:
                 found.append(f"{relative}: {match[0]}")
-        for host in re.findall(r"https://([\w.-]+\.github\.io\S*)",
-                               (root / relative).read_text()):
+        for host in re.findall(
+            r"https://([\w.-]+\.github\.io\S*)", (root / relative).read_text()
+        ):
             if not f"https://{host}".startswith(site(url).rstrip("/")):
                 found.append(f"{relative}: https://{host}")
     for path in notebooks(root):

@@ -56,7 +56,9 @@ def draw(axes: Axes) -> None:
     b = torch.linspace(-0.1, 0.8, 120, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(a, b, indexing="xy"), -1)
     levels = [0.002, 0.02, 0.06, 0.12, 0.2, 0.3, 0.42]
-    axes.contour(a, b, f(grid), levels, colors="#c4c4c4", linewidths=0.8, linestyles="-")
+    axes.contour(
+        a, b, f(grid), levels, colors="#c4c4c4", linewidths=0.8, linestyles="-"
+    )
     axes.plot(a, 1 / a, color="#444444", linewidth=1.6)
     axes.annotate("minima", (1.83, 0.566), color="#444444", fontsize=11)
     for index, (name, norm) in enumerate(NORMS.items()):
@@ -70,8 +72,13 @@ def draw(axes: Axes) -> None:
     axes.set(xlim=(1.6, 2.55), ylim=(0.02, 0.66), aspect="equal")
     axes.set(xlabel="first weight", ylabel="second weight")
     axes.set_title("One loss, one gradient, three rulers: three minima", fontsize=13)
-    axes.legend(loc="lower right", title="steepest descent in the",
-                frameon=True, framealpha=1.0, edgecolor="none")
+    axes.legend(
+        loc="lower right",
+        title="steepest descent in the",
+        frameon=True,
+        framealpha=1.0,
+        edgecolor="none",
+    )
     axes.grid(visible=False)
 
 

@@ -49,12 +49,14 @@ CELL_SECONDS = 300
 
 
 def read(path: Path) -> NotebookNode:
-    return nbformat.read(path, as_version=4)
+    found: NotebookNode = nbformat.read(path, as_version=4)
+    return found
 
 
 def write_text(nb: NotebookNode) -> str:
     """The notebook as the text that is stored: sorted keys, a final newline."""
-    return nbformat.writes(nb).rstrip("\n") + "\n"
+    found: str = nbformat.writes(nb).rstrip("\n") + "\n"
+    return found
 
 
 def chapter_path(path: Path, root: Path = ROOT) -> str:

@@ -202,7 +202,8 @@ def linear_regression(
 
 def _gaussian(g: torch.Generator, rows: int, columns: int) -> Tensor:
     sample = torch.randn(rows, columns, generator=g, dtype=torch.float64)
-    return sample / columns**0.5
+    out: Tensor = sample / columns**0.5
+    return out
 
 
 def _two(w: Tensor) -> tuple[Tensor, Tensor]:

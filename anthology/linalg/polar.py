@@ -35,7 +35,8 @@ def singular_values(x: Tensor) -> Tensor:
         values = torch.linalg.matrix_norm(x).unsqueeze(-1)
     else:
         values = torch.linalg.svdvals(_tame(x))
-    return values * scale[..., 0]
+    out: Tensor = values * scale[..., 0]
+    return out
 
 
 def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -98,7 +98,7 @@ def inverse_root(
         shift = epsilon / top
         x = x / top
         if method == "eigh":
-            root = _InverseRoot.apply(x, float(p), shift)
+            root = _InverseRoot.apply(x, float(p), shift)  # type: ignore[no-untyped-call]
         else:
             eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
             floor = 16 * x.shape[-1] * torch.finfo(x.dtype).eps
@@ -107,7 +107,8 @@ def inverse_root(
             if not epsilon:
                 alive = (x.detach().abs().amax((-2, -1), keepdim=True) > 0).to(x.dtype)
                 root = root * alive
-        return root * top ** (-1 / p)
+        out: Tensor = root * top ** (-1 / p)
+        return out
 
     return guarded(A, 2, compute, per_point=False)
 

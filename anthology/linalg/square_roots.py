@@ -99,7 +99,7 @@ def square_root(
         x = torch.where(torch.isfinite(x), x, torch.zeros_like(x))
         top = peak(x, (-2, -1))
         kind = _InverseSquareRoot if inverse else _SquareRoot
-        root: Tensor = kind.apply(x / top, method, terms, lyapunov_steps)
+        root: Tensor = kind.apply(x / top, method, terms, lyapunov_steps)  # type: ignore[no-untyped-call]
         return root / top.sqrt() if inverse else root * top.sqrt()
 
     return guarded(A, 2, compute, per_point=False)
@@ -178,7 +178,8 @@ def _polynomial(x: Tensor, eye: Tensor, coefficients: tuple[float, ...]) -> Tens
 def _solve(A: Tensor, B: Tensor) -> Tensor:
     """A⁻¹B for commuting Hermitian matrices; not finite, no error, if singular."""
     x = torch.linalg.solve_ex(A, B)[0]
-    return (x + x.mH) / 2
+    out: Tensor = (x + x.mH) / 2
+    return out
 
 
 class _SquareRoot(torch.autograd.Function):

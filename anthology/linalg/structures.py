@@ -41,7 +41,8 @@ class Dense(Structure):
     def dense(self, x: Tensor) -> Tensor:
         """A view."""
         self._check(x, (self.size,))
-        return x.unflatten(-1, (self.dim, self.dim))
+        out: Tensor = x.unflatten(-1, (self.dim, self.dim))
+        return out
 
     def _means(self, matrix: Tensor, weighted: bool) -> Tensor:
         return matrix.flatten(-2)

@@ -67,7 +67,8 @@ class LowerToeplitz(Structure):
         means = sums / torch.arange(d, 0, -1, device=sums.device)
         if weighted:
             means = torch.cat([means[..., :1], 2 * means[..., 1:]], -1)
-        return means.to(matrix.dtype)
+        out: Tensor = means.to(matrix.dtype)
+        return out
 
     def identity(self, like: Tensor) -> Tensor:
         """One, then zeros."""

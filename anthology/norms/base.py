@@ -283,7 +283,8 @@ class Split(Norm):
             )
 
     def _blocks(self, x: Tensor) -> Tensor:
-        return x.unflatten(-self.ndim, (self.parts, -1))
+        out: Tensor = x.unflatten(-self.ndim, (self.parts, -1))
+        return out
 
     def _norm(self, x: Tensor) -> Tensor:
         return self.base._norm(self._blocks(x)).amax(-1)

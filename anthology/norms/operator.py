@@ -153,4 +153,5 @@ class Frobenius(Norm):
         return self._norm(g)
 
     def _dualize(self, g: Tensor) -> Tensor:
-        return lp_dualize(g.flatten(-2), 2).unflatten(-1, g.shape[-2:])
+        out: Tensor = lp_dualize(g.flatten(-2), 2).unflatten(-1, g.shape[-2:])
+        return out

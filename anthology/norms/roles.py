@@ -206,7 +206,8 @@ def _head(model: nn.Module, head: bool | str) -> nn.Module | None:
                 f"head={head!r} names no module with a weight matrix "
                 f"(linear layers: {', '.join(linear) or 'none'})"
             )
-        return named[head]
+        found: nn.Module = named[head]
+        return found
     if not isinstance(head, bool):
         raise TypeError(f"head must be True, False or a module's name, got {head!r}")
     inside = {

@@ -177,4 +177,5 @@ class Conv(Norm):
     def _dualize(self, g: Tensor) -> Tensor:
         w = self._positions(g)
         t = raw_polar(w, self.method, self.steps) * (_growth(w) / w.shape[-3])
-        return t.movedim(-3, -1).unflatten(-1, g.shape[-self.kernel_ndim :])
+        out: Tensor = t.movedim(-3, -1).unflatten(-1, g.shape[-self.kernel_ndim :])
+        return out

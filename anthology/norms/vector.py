@@ -15,9 +15,11 @@ def lp_norm(x: Tensor, p: float, dim: int = -1) -> Tensor:
     """‖x‖_p along one axis, whatever the scale of each slice."""
     if p in (1, math.inf):
         # Sums and maxima of moduli cannot overflow below the largest float.
-        return torch.linalg.vector_norm(x, p, dim)
+        sums: Tensor = torch.linalg.vector_norm(x, p, dim)
+        return sums
     scale = peak(x, dim)
-    return torch.linalg.vector_norm(x / scale, p, dim) * scale.squeeze(dim)
+    out: Tensor = torch.linalg.vector_norm(x / scale, p, dim) * scale.squeeze(dim)
+    return out
 
 
 def lp_dualize(g: Tensor, p: float, dim: int = -1) -> Tensor:

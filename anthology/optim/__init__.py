@@ -1,14 +1,14 @@
 """Optimizers, each a norm, an average and a step rule."""
 
 from .adam import Adam, AdamW
-from .base import BaseOptimizer
-from .card import Card
 from .certify import Certificates, StepCertificate, certificates
+from .core.base import BaseOptimizer
+from .core.card import Card
 from .escape import FreeSteepestDescent
 from .kradagrad import KrADagrad
 from .lion import Lion, Signum
-from .matrices import convert_lr
 from .muon import Muon
+from .parts.matrices import convert_lr
 from .prodigy import Prodigy
 from .root_free import RootFreeAdamW, RootFreeRMSProp
 from .scion import Scion, scion_norm

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .averages import bias_correction, each
-from .base import BaseOptimizer, Params
-from .card import Card
-from .limits import at_least_zero, check_betas
-from .state import State
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.card import Card
+from .core.limits import at_least_zero, check_betas
+from .core.state import State
+from .parts.averages import bias_correction, each
 
 
 class Adam(BaseOptimizer):
@@ -97,19 +97,7 @@ class Adam(BaseOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what Adam cannot use; see the class for the limits."""

@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from anthology.norms import Norm
 
-from .points import as_points, must_fit, norm_for, spec
-from .state import state_dtype
+from .core.state import state_dtype
+from .parts.points import as_points, must_fit, norm_for, spec
 
 Norms = Norm | str | Mapping[str, Norm | str] | None
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from anthology.norms import Norm
 
-from .base import BaseOptimizer, Params
-from .batch import Batch
-from .card import Card
-from .distance import _DistanceEstimate, counted, factor, gathered, top_rate
-from .points import spec
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.batch import Batch
+from .core.card import Card
+from .parts.distance import _DistanceEstimate, counted, factor, gathered, top_rate
+from .parts.points import spec
 from .steepest import SteepestDescent
 
 
@@ -139,26 +139,9 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "norm": spec(norm),
-            "scale": 1.0,
-            "step": "dualize",
-            "across": across,
-            "beta3": beta3,
-            "d0": d0,
-            "d_coef": d_coef,
-            "growth_rate": growth_rate,
-            "slice_p": 1,
-            "per_group": False,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
+        defaults = {**hyperparameters(locals()), "norm": spec(norm), "scale": 1.0}
+        # What the estimate and SteepestDescent read and this class does not vary
+        defaults |= {"step": "dualize", "slice_p": 1, "per_group": False}
         BaseOptimizer.__init__(self, params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from anthology.linalg.roots import robust_eigh
 
-from .alike import alone, together
-from .base import BaseOptimizer, Params
-from .card import Card
-from .kronecker import gram, multiply, nonzero
-from .limits import at_least_zero, below_one, number, one_of
-from .state import State
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.card import Card
+from .core.limits import at_least_zero, below_one, number, one_of
+from .core.state import State
+from .parts.alike import alone, together
+from .parts.kronecker import gram, multiply, nonzero
 
 BOUNDS = ("frobenius", "trace")
 
@@ -146,12 +146,7 @@ class KrADagrad(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        own = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "params", "__class__")
-        }
-        super().__init__(params, own)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what KrADagrad cannot use; see the class for the limits."""

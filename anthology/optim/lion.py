@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .averages import descend
-from .base import BaseOptimizer, Params
-from .card import Card
-from .limits import below_one, check_betas
-from .state import State, fresh_state
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.card import Card
+from .core.limits import below_one, check_betas
+from .core.state import State, fresh_state
+from .parts.averages import descend
 
 
 class Signum(BaseOptimizer):
@@ -92,17 +92,7 @@ class Signum(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
@@ -238,16 +228,7 @@ class Lion(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "weight_decay": weight_decay,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""

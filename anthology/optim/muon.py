@@ -12,16 +12,16 @@ from torch import Tensor
 from anthology.linalg.polar import check_method
 
 from .adam import AdamW
-from .averages import descend
-from .base import BaseOptimizer, Params
-from .batch import Batch
-from .card import Card
-from .limits import at_least_zero, below_one, check_betas, number, one_of
-from .matrices import KERNELS, SCALES, must_view
-from .orthogonal import PRODUCTS, dtype_name, factor, orthogonal
-from .points import spec
-from .rules import ADAMW, MUON, adopt, in_words, split_by_rule
-from .state import State
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.batch import Batch
+from .core.card import Card
+from .core.limits import at_least_zero, below_one, check_betas, number, one_of
+from .core.state import State
+from .parts.averages import descend
+from .parts.matrices import KERNELS, SCALES, must_view
+from .parts.orthogonal import PRODUCTS, dtype_name, factor, orthogonal
+from .parts.points import spec
+from .parts.routing import ADAMW, MUON, adopt, in_words, split_by_rule
 
 
 class Muon(BaseOptimizer):
@@ -147,24 +147,8 @@ class Muon(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "ns_steps": ns_steps,
-            "method": method,
-            "adjust_lr_fn": adjust_lr_fn,
-            "ns_dtype": dtype_name(ns_dtype),
-            "kernel": kernel,
-            "adamw_lr": adamw_lr,
-            "adamw_betas": adamw_betas,
-            "adamw_eps": adamw_eps,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
+        defaults = hyperparameters(locals())
+        defaults["ns_dtype"] = dtype_name(ns_dtype)
         super().__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:

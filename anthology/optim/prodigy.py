@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .averages import bias_correction, each
-from .base import Params
-from .batch import Batch
-from .card import Card
-from .distance import (
+from .core.base import Params, hyperparameters
+from .core.batch import Batch
+from .core.card import Card
+from .core.limits import at_least_zero, check_betas
+from .core.state import State
+from .parts.averages import bias_correction, each
+from .parts.distance import (
     Rate,
     _DistanceEstimate,
     add_scaled,
@@ -23,8 +25,6 @@ from .distance import (
     mapped,
     top_rate,
 )
-from .limits import at_least_zero, check_betas
-from .state import State
 
 
 class Prodigy(_DistanceEstimate):
@@ -158,25 +158,7 @@ class Prodigy(_DistanceEstimate):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "beta3": beta3,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "use_bias_correction": use_bias_correction,
-            "safeguard_warmup": safeguard_warmup,
-            "d0": d0,
-            "d_coef": d_coef,
-            "growth_rate": growth_rate,
-            "slice_p": slice_p,
-            "per_group": per_group,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what Prodigy cannot use; see the class for the limits."""

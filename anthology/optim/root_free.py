@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .averages import bias_correction, descend, each
-from .base import BaseOptimizer, Params
-from .card import Card
-from .limits import at_least_zero, below_one, check_betas, number
-from .state import State
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.card import Card
+from .core.limits import at_least_zero, below_one, check_betas, number
+from .core.state import State
+from .parts.averages import bias_correction, descend, each
 
 
 class _RootFree(BaseOptimizer):
@@ -113,19 +113,7 @@ class RootFreeRMSProp(_RootFree):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "batch_size": batch_size,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
@@ -234,19 +222,7 @@ class RootFreeAdamW(_RootFree):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "bias_correction": bias_correction,
-            "batch_size": batch_size,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""

@@ -22,12 +22,12 @@ from anthology.norms import (
     norm_by_shape,
 )
 
-from .averages import descend
-from .base import Params
-from .batch import Batch
-from .card import Card
-from .limits import number, one_of
-from .points import spec
+from .core.base import Params, hyperparameters
+from .core.batch import Batch
+from .core.card import Card
+from .core.limits import number, one_of
+from .parts.averages import descend
+from .parts.points import spec
 from .steepest import SteepestDescent
 
 
@@ -124,22 +124,10 @@ class Scion(SteepestDescent):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
+        defaults = {**hyperparameters(locals()), "norm": spec(norm)}
         # What SteepestDescent reads and Scion does not vary
-        fixed = {"nesterov": False, "weight_decay": 0.0, "scale": 1.0}
-        rule = {"step": "dualize", "across": "max"}
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "radius": radius,
-            "unconstrained": unconstrained,
-            "norm": spec(norm),
-            **fixed,
-            **rule,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
+        defaults |= {"nesterov": False, "weight_decay": 0.0, "scale": 1.0}
+        defaults |= {"step": "dualize", "across": "max"}
         super(SteepestDescent, self).__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:

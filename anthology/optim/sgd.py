@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .averages import descend
-from .base import BaseOptimizer, Params
-from .batch import Batch
-from .card import Card
-from .limits import at_least_zero, number
-from .state import State, fresh_state
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.batch import Batch
+from .core.card import Card
+from .core.limits import at_least_zero, number
+from .core.state import State, fresh_state
+from .parts.averages import descend
 
 
 class SGD(BaseOptimizer):
@@ -109,19 +109,7 @@ class SGD(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "normalised": normalised,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
@@ -270,9 +258,9 @@ def _unit(parts: list[list[Tensor]]) -> list[list[Tensor]]:
 
     def gathered(lists: list[list[Tensor]], order: float) -> Tensor:
         norms = [n for part in lists for n in torch._foreach_norm(part, order)]
-        return torch.linalg.vector_norm(
-            torch.stack([n.to(home, non_blocking=True) for n in norms]), order
-        )
+        norms = [n.to(home, non_blocking=True) for n in norms]
+        out: Tensor = torch.linalg.vector_norm(torch.stack(norms), order)
+        return out
 
     def over(lists: list[list[Tensor]], size: Tensor) -> list[list[Tensor]]:
         return [list(torch._foreach_div(x, size.to(x[0].device))) for x in lists]

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from anthology.linalg import ROOT_METHODS
 
-from .base import BaseOptimizer, Params
-from .card import Card
-from .grafting import GRAFTING, averages_of, finish, first_moments
-from .kronecker import Block, cut, precondition
-from .limits import at_least_zero, below_one, check_betas, one_of
-from .state import State, fresh_state
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.card import Card
+from .core.limits import at_least_zero, below_one, check_betas, one_of
+from .core.state import State, fresh_state
+from .parts.grafting import GRAFTING, averages_of, finish, first_moments
+from .parts.kronecker import Block, cut, precondition
 
 
 class Shampoo(BaseOptimizer):
@@ -151,12 +151,7 @@ class Shampoo(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        own = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "params", "__class__")
-        }
-        super().__init__(params, own)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what Shampoo cannot use; see the class for the limits."""

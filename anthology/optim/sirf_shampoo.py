@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .averages import descend
-from .base import BaseOptimizer, Params
-from .batch import Batch
-from .card import Card
-from .factors import (
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.batch import Batch
+from .core.card import Card
+from .core.limits import at_least_zero, below_one, number, one_of
+from .core.state import State
+from .parts.averages import descend
+from .parts.factors import (
     Structures,
     check_structures,
     kinds_for,
@@ -21,8 +23,6 @@ from .factors import (
     refreshed,
     squeezed,
 )
-from .limits import at_least_zero, below_one, number, one_of
-from .state import State
 
 FACTOR_DTYPES = ("bfloat16", "float32", "float64")
 
@@ -136,24 +136,7 @@ class SIRFShampoo(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "factor_lr": factor_lr,
-            "momentum": momentum,
-            "factor_momentum": factor_momentum,
-            "damping": damping,
-            "weight_decay": weight_decay,
-            "refresh": refresh,
-            "structures": structures,
-            "factor_dtype": factor_dtype,
-            "batch_size": batch_size,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "steps_taken": 0,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, {**hyperparameters(locals()), "steps_taken": 0})
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""

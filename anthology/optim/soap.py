@@ -12,12 +12,12 @@ from torch import Tensor
 
 from anthology.linalg.roots import robust_eigh
 
-from .alike import alone, together
-from .base import BaseOptimizer, Params
-from .card import Card
-from .kronecker import gram, multiply, nonzero
-from .limits import at_least_zero, below_one, check_betas, one_of
-from .state import State
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.card import Card
+from .core.limits import at_least_zero, below_one, check_betas, one_of
+from .core.state import State
+from .parts.alike import alone, together
+from .parts.kronecker import gram, multiply, nonzero
 
 
 class SOAP(BaseOptimizer):
@@ -139,23 +139,7 @@ class SOAP(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "gram_beta": gram_beta,
-            "refresh": refresh,
-            "max_dim": max_dim,
-            "vectors": vectors,
-            "relative_eps": relative_eps,
-            "skip_first": skip_first,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, hyperparameters(locals()))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what SOAP cannot use; see the class for the limits."""

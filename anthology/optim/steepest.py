@@ -10,13 +10,13 @@ from torch import Tensor
 
 from anthology.norms import Norm
 
-from .averages import descend
-from .base import BaseOptimizer, Params
-from .batch import Batch
-from .card import Card
-from .limits import below_one, number, one_of
-from .points import dualize, dualize_together, must_fit, norm_for, spec
-from .state import State, fresh_state
+from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.batch import Batch
+from .core.card import Card
+from .core.limits import below_one, number, one_of
+from .core.state import State, fresh_state
+from .parts.averages import descend
+from .parts.points import dualize, dualize_together, must_fit, norm_for, spec
 
 Plan = tuple[list[Tensor], list[Tensor]]
 
@@ -109,20 +109,8 @@ class SteepestDescent(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "norm": spec(norm),
-            "scale": 1.0,
-            "step": step,
-            "across": across,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
+        defaults = hyperparameters(locals())
+        defaults |= {"norm": spec(norm), "scale": 1.0}
         super().__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
@@ -266,7 +254,8 @@ def _needs_duals(rule: Mapping[str, Any]) -> bool:
 
 def _coupled(rule: Mapping[str, Any]) -> bool:
     """Whether the step of a tensor depends on the other tensors."""
-    return (rule["step"] == "steepest") == (rule["across"] == "max")
+    answer: bool = (rule["step"] == "steepest") == (rule["across"] == "max")
+    return answer
 
 
 def _average(batch: Batch) -> list[Tensor]:

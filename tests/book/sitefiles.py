@@ -55,7 +55,9 @@ def all_pages() -> list[str]:
 def anchors(name: str) -> frozenset[str]:
     page = soup(name)
     named = {tag["id"] for tag in page.find_all(id=True)}
-    return frozenset(named | {a["name"] for a in page.find_all("a", attrs={"name": True})})
+    return frozenset(
+        named | {a["name"] for a in page.find_all("a", attrs={"name": True})}
+    )
 
 
 def is_outside(url: str) -> bool:

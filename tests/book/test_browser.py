@@ -29,7 +29,10 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-AXE = Path(os.environ.get("ANTHOLOGY_MODULES", ROOT / "node_modules")) / "axe-core/axe.min.js"
+AXE = (
+    Path(os.environ.get("ANTHOLOGY_MODULES", ROOT / "node_modules"))
+    / "axe-core/axe.min.js"
+)
 # What the theme's own search button has; it is not ours to mend.
 THEME = {"label-content-name-mismatch"}
 SCHEMES = ("light", "dark")

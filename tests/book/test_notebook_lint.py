@@ -189,7 +189,9 @@ def test_no_word_that_only_presses(path: Path) -> None:
 def test_exercises_have_solutions(path: Path) -> None:
     text = markdown(path)
     exercises = re.findall(
-        r"^:{3,}\{exercise\}.*\n(?::[\w-]+:.*\n)*?:label: (ex-[\w-]+)", text, re.MULTILINE
+        r"^:{3,}\{exercise\}.*\n(?::[\w-]+:.*\n)*?:label: (ex-[\w-]+)",
+        text,
+        re.MULTILINE,
     )
     solutions = re.findall(r"^:{3,}\{solution\} (ex-[\w-]+)", text, re.MULTILINE)
     assert 3 <= len(exercises) <= 6

@@ -69,5 +69,7 @@ def test_the_picture_is_small_and_true() -> None:
     assert gaps.min() > 0.02
     for norm in cover.NORMS.values():
         step = cover.ball(norm) - cover.f.start()
-        assert torch.allclose(norm.norm(step), torch.full((721,), cover.RADIUS).double())
+        assert torch.allclose(
+            norm.norm(step), torch.full((721,), cover.RADIUS).double()
+        )
     assert cover.png().startswith(b"\x89PNG")

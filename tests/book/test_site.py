@@ -32,7 +32,14 @@ LOADED = {
     "object": "data",
 }
 # Links that a browser loads when it shows the page; "canonical" is not one.
-LOADED_LINKS = {"stylesheet", "preload", "icon", "modulepreload", "prefetch", "manifest"}
+LOADED_LINKS = {
+    "stylesheet",
+    "preload",
+    "icon",
+    "modulepreload",
+    "prefetch",
+    "manifest",
+}
 
 each_page = pytest.mark.parametrize("page", PAGES)
 
@@ -72,12 +79,12 @@ def test_links_and_anchors_lead_somewhere() -> None:
             target, fragment = resolve(page, tag["href"])
             path = SITE / unquote(target)
             if page == "404.html":  # asked for at any depth, so absolute
-                path = SITE / unquote(target).removeprefix(
-                    BASE.split("/", 3)[3]
-                )
+                path = SITE / unquote(target).removeprefix(BASE.split("/", 3)[3])
                 path = path / "index.html" if path.is_dir() else path
             known = not fragment or path.suffix != ".html"
-            if not path.is_file() or not (known or unquote(fragment) in anchors(target)):
+            if not path.is_file() or not (
+                known or unquote(fragment) in anchors(target)
+            ):
                 broken.append(f"{page}: {tag['href']}")
     assert not broken
 
@@ -98,7 +105,10 @@ def test_nothing_comes_from_another_host() -> None:
     if not self_contained():
         pytest.skip("MathJax was not installed when the book was built (no Node.js)")
     outside = [
-        f"{page}: {url}" for page in all_pages() for url in loaded(page) if is_outside(url)
+        f"{page}: {url}"
+        for page in all_pages()
+        for url in loaded(page)
+        if is_outside(url)
     ]
     assert not outside
     css = [

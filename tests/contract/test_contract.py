@@ -7,7 +7,7 @@ import torch
 
 from anthology import optim
 from anthology.norms import LInf, MaxAbs, RMSToRMS, Spectral
-from anthology.optim import batch
+from anthology.optim.core import batch
 from anthology.testing import CHECKS, contract
 
 steepest = functools.partial(optim.SteepestDescent, lr=0.01)

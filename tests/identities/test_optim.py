@@ -6,7 +6,7 @@ from torch import Tensor
 
 from anthology.norms import MaxOver, from_spec
 from anthology.optim import Adam, RootFreeRMSProp, SteepestDescent
-from anthology.optim.points import as_points
+from anthology.optim.parts.points import as_points
 
 TERMS = [("RMSToRMS()", 2.0), ("LInf()", 0.5), ("Conv(2)", 1.0), ("L2()", 3.0)]
 SHAPES = [(4, 3), (5,), (3, 2, 2, 2), (6,)]
@@ -98,7 +98,7 @@ def test_momentum_is_torchs_with_another_rate(claim, nesterov):
 @pytest.mark.parametrize("free", [True, False])
 def test_averages_off_leave_the_norm(free, monkeypatch):
     """Adam without averages is ℓ∞ descent; RMSProp with S frozen at one is ℓ2."""
-    from anthology.optim import batch
+    from anthology.optim.core import batch
 
     monkeypatch.setattr(batch, "reads_flags_for_free", lambda device: free)
     makes = [

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from anthology.norms import metrize
-from anthology.optim import AdamW, BaseOptimizer, SteepestDescent, batch, gather
+from anthology.optim import AdamW, BaseOptimizer, SteepestDescent
+from anthology.optim.core import batch, gather
 from anthology.testing import contract
 
 

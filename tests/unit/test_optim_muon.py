@@ -279,7 +279,7 @@ def test_convert_lr_refuses_what_it_cannot_convert(bad):
         convert_lr(-0.1, (2, 3), "none", "original")
 
 
-@pytest.mark.parametrize("name", ["muon", "matrices"])
+@pytest.mark.parametrize("name", ["muon", "parts.matrices"])
 def test_the_examples_of_the_docstrings_run(name):
     result = doctest.testmod(importlib.import_module(f"anthology.optim.{name}"))
     assert result.attempted > 0 and result.failed == 0

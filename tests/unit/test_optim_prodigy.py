@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from anthology.optim import Prodigy, batch
+from anthology.optim import Prodigy
+from anthology.optim.core import batch
 
 
 def well(n: int = 6, dtype: torch.dtype = torch.float64) -> Tensor:

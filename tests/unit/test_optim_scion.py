@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import anthology.optim.scion
 from anthology.norms import Conv, LInf, RMSToRMS, Scaled, Spectral, from_spec, metrize
 from anthology.optim import Scion, scion_norm
-from anthology.optim.points import as_points
+from anthology.optim.parts.points import as_points
 
 NAMES = ("Spectral", "SpectralInput", "ColNorm", "Embedding", "RowNorm", "Sign")
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import anthology.optim.sgd
-from anthology.optim import SGD, batch
+from anthology.optim import SGD
+from anthology.optim.core import batch
 
 SHAPES = [(4, 3), (3,), (), (2, 3, 3, 2)]
 OPTIONS = [

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from anthology.optim import Shampoo, kronecker, shampoo
+from anthology.optim import Shampoo, shampoo
+from anthology.optim.parts import kronecker
 
 
 def draw(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from anthology.linalg import STRUCTURES
-from anthology.optim import SIRFShampoo, batch, sirf_shampoo
+from anthology.optim import SIRFShampoo, sirf_shampoo
+from anthology.optim.core import batch
 from anthology.testing import contract
 
 SHAPES = [(4, 3), (), (6,), (4, 3), (1, 4, 3), (2, 3, 4), (6, 1), (2, 3, 2, 2), (4, 3)]

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import batch as batching
-from .base import BaseOptimizer
-from .batch import Batch
-from .limits import below_one, number
-from .state import State, fresh_state, real
+from anthology.optim.core import batch as batching
+from anthology.optim.core.base import BaseOptimizer
+from anthology.optim.core.batch import Batch
+from anthology.optim.core.limits import below_one, number
+from anthology.optim.core.state import State, fresh_state, real
 
 Rate = Any  # float, 0-d Tensor, or a list of either, one a tensor
 

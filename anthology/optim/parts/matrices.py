@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from anthology.norms import Norm, Split, Transpose, from_spec
+from anthology.optim.core.limits import at_least_zero, one_of
 
-from .limits import at_least_zero, one_of
 from .points import must_fit
 
 SCALES = ("original", "match_rms_adamw", "rms_to_rms", "none")

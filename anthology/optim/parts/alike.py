@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import State
+from anthology.optim.core.state import State
 
 Advance = Callable[[Tensor, Tensor, State, int], None]
 

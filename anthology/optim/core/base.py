@@ -24,6 +24,23 @@ from .state import State, fresh_state, restored_state
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
+def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters among the arguments of a constructor.
+
+    Parameters
+    ----------
+    arguments : mapping
+        ``locals()``, taken in its first line.
+
+    Returns
+    -------
+    dict
+        All but the object and its parameters, in the order of the signature.
+    """
+    others = ("self", "params", "__class__")
+    return {name: value for name, value in arguments.items() if name not in others}
+
+
 class BaseOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` that needs only an update rule.
 
@@ -236,7 +253,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         """
         if not self.state[p]:
             self.state[p].update(fresh_state(p, group, self.new_state))
-        return self.state[p]
+        found: State = self.state[p]
+        return found
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyper-parameters are checked before anything changes.

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.optim.core.state import State
+
 from .averages import bias_correction, descend, each
 from .kronecker import nonzero
-from .state import State
 
 GRAFTING = ("none", "sgd", "rms")
 """Whose length a step can have."""
@@ -92,4 +93,5 @@ def _adam(
 def length(x: Tensor) -> Tensor:
     """The Euclidean norm of a tensor of any scale, 0-d."""
     top = nonzero(x.detach().abs().amax())
-    return torch.linalg.vector_norm(x / top) * top
+    out: Tensor = torch.linalg.vector_norm(x / top) * top
+    return out

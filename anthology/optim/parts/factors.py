@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg import STRUCTURES, Structure, structure
-
-from .limits import one_of
+from anthology.optim.core.limits import one_of
 
 Structures = str | Sequence[str] | Mapping[int, str | Sequence[str]]
 

@@ -167,7 +167,8 @@ def _due(steps: list[Any], group: Mapping[str, Any]) -> list[bool] | Tensor:
     if isinstance(steps[0], Tensor):
         counts = torch.stack(steps)
         if group["capturable"]:
-            return (counts - 1) % group["refresh"] == 0
+            found: list[bool] | Tensor = (counts - 1) % group["refresh"] == 0
+            return found
         steps = counts.tolist()
     return [(count - 1) % group["refresh"] == 0 for count in steps]
 

@@ -1,0 +1,1 @@
+"""What every optimizer shares: the contract, its batches, its state, its limits."""

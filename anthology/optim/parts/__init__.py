@@ -1,0 +1,1 @@
+"""What some optimizers share: averages, points of a norm, factors, distances."""
