@@ -1,5 +1,6 @@
 """Optimizers, each a norm, an average and a step rule."""
 
+from . import functional
 from .adam import Adam, AdamW
 from .certify import Certificates, StepCertificate, certificates
 from .core.base import BaseOptimizer
@@ -35,6 +36,7 @@ __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "RootFreeRMSProp",
     "RootFreeAdamW",
     "SIRFShampoo",
+    "functional",
     "BaseOptimizer",
     "Card",
     "convert_lr",
