@@ -70,6 +70,16 @@ class Adam(BaseOptimizer):
 
     Source: Kingma & Ba 2015, Algorithm 1; as steepest descent, Bernstein &
     Newhouse 2024, eqs. 3-8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import Adam
+    >>> w = torch.zeros(2, requires_grad=True)
+    >>> w.grad = torch.tensor([30.0, -0.02])
+    >>> Adam([w], lr=0.5).step()
+    >>> w.detach()  # a first step is one of sign descent
+    tensor([-0.5000,  0.5000])
     """
 
     card = Card(
@@ -210,6 +220,16 @@ class AdamW(Adam):
     step, and it loads its checkpoints.
 
     Source: Loshchilov & Hutter 2019, Algorithm 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import AdamW
+    >>> w = torch.tensor([4.0, 4.0], requires_grad=True)
+    >>> w.grad = torch.tensor([30.0, 0.0])
+    >>> AdamW([w], lr=0.5, weight_decay=0.5).step()
+    >>> w.detach()  # both lose a quarter; only the first has a gradient
+    tensor([2.5000, 3.0000])
     """
 
     card = Card(

@@ -86,6 +86,16 @@ class RootFreeRMSProp(_RootFree):
     -----
     No bias correction; S₀ = 1 makes the first steps those of gradient descent.
     Source: Lin et al. 2024 (arXiv 2402.03496); their code keeps s = S/B, s₀ = 1/B.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import RootFreeRMSProp
+    >>> w = torch.tensor([5.0], requires_grad=True)
+    >>> w.grad = torch.tensor([2.0])  # of the mean over four terms
+    >>> RootFreeRMSProp([w], lr=1.0, alpha=0.75, eps=0.25, batch_size=4).step()
+    >>> w.detach()  # S = 0.75 + 0.25·4·2² = 4.75; a step of 2/(4.75 + 0.25)
+    tensor([4.6000])
     """
 
     card = Card(
@@ -196,6 +206,17 @@ class RootFreeAdamW(_RootFree):
     Notes
     -----
     Source: Lin et al. 2024 (arXiv 2402.03496), published code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import RootFreeAdamW
+    >>> w = torch.tensor([5.0], requires_grad=True)
+    >>> w.grad = torch.tensor([2.0])  # of the mean over four terms
+    >>> betas, eps = (0.5, 0.75), 0.25
+    >>> RootFreeAdamW([w], lr=1.0, betas=betas, eps=eps, batch_size=4).step()
+    >>> w.detach()  # m = 1 and S = 4.75
+    tensor([4.8000])
     """
 
     card = Card(

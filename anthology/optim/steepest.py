@@ -81,6 +81,20 @@ class SteepestDescent(BaseOptimizer):
     it really gives.
 
     Source: Bernstein & Newhouse 2024, Prop. 1 (one tensor), Prop. 7 ("max").
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.norms import LInf
+    >>> from anthology.optim import SteepestDescent
+    >>> w = torch.zeros(2, requires_grad=True)
+    >>> w.grad = torch.tensor([3.0, -1.0])
+    >>> SteepestDescent([w], lr=0.5, norm=LInf()).step()
+    >>> w.detach()  # every entry moves by the radius 0.5
+    tensor([-0.5000,  0.5000])
+    >>> SteepestDescent([w], lr=0.5, norm=LInf(), step="steepest").step()
+    >>> w.detach()  # 0.5 times the dual norm |3| + |-1| further
+    tensor([-2.5000,  2.5000])
     """
 
     card = Card(

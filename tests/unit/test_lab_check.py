@@ -1,7 +1,5 @@
 """The checker prints one stable line or raises, and is never fooled."""
 
-import doctest
-import importlib
 import re
 import subprocess
 import sys
@@ -124,10 +122,3 @@ def test_python_floats_keep_their_digits():
     exact = torch.tensor(0.1, dtype=torch.float64)
     assert lab.gap(exact, 0.1) == 0
     assert lab.gap(0.1, 0.1 + 1e-12) > 1e-13
-
-
-@pytest.mark.parametrize("name", ["data", "models", "problems", "slider", "training"])
-def test_the_examples_of_the_docstrings_run(name):
-    module = importlib.import_module(f"anthology.lab.{name}")
-    result = doctest.testmod(module)
-    assert result.attempted > 0 and result.failed == 0

@@ -1,8 +1,6 @@
 """The modular norm of a module: what is read off, set by hand, and refused."""
 
 import copy
-import doctest
-import importlib
 
 import pytest
 import torch
@@ -17,12 +15,6 @@ def mlp(bias: bool = True) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(6, 5, bias=bias), nn.ReLU(), nn.Linear(5, 3, bias=bias)
     )
-
-
-@pytest.mark.parametrize("name", ["module_rules", "modules", "combine"])
-def test_the_examples_of_the_docstrings_run(name: str) -> None:
-    module = importlib.import_module(f"anthology.norms.{name}")
-    assert doctest.testmod(module).failed == 0
 
 
 def test_sequential_is_composed_and_a_layer_has_mass_one() -> None:

@@ -1,7 +1,6 @@
 """Certificates of steps: what they measure, on which optimizers, at what price."""
 
 import copy
-import doctest
 import math
 
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 
 from anthology import optim
 from anthology.norms import L2, LInf, RMSToRMS, Spectral, metrize
-from anthology.optim import certificates, certify
+from anthology.optim import certificates
 
 
 def matrix(*shape, dtype=torch.float64):
@@ -237,8 +236,3 @@ def test_torch_muon_is_measured_like_ours():
     theirs, ours = records
     assert abs(theirs.size - ours.size) < 0.02 * ours.size
     assert abs(theirs.average_efficiency - ours.average_efficiency) < 0.02
-
-
-def test_the_example_of_the_docstring_runs():
-    result = doctest.testmod(certify)
-    assert result.attempted > 0 and result.failed == 0

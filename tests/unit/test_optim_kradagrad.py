@@ -1,13 +1,11 @@
 """KrADagrad against a dense reference, form against form, shape by shape."""
 
-import doctest
 import string
 
 import pytest
 import torch
 from torch import Tensor
 
-import anthology.optim.kradagrad
 from anthology.optim import KrADagrad
 
 SHAPES = [(5, 5), (4, 3), (3,), (), (2, 3, 4), (2, 3, 3, 2), (1, 6)]
@@ -167,7 +165,3 @@ def test_state_has_the_size_that_the_card_says():
 def test_it_says_what_is_wrong(options, words):
     with pytest.raises(ValueError, match=words):
         KrADagrad([torch.ones(2, 2)], **options)
-
-
-def test_the_example_of_the_docstring_runs():
-    assert doctest.testmod(anthology.optim.kradagrad).failed == 0

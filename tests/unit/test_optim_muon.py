@@ -1,8 +1,6 @@
 """Muon: its formula, the published implementation, its rules, views and refusals."""
 
 import copy
-import doctest
-import importlib
 import io
 import math
 
@@ -277,9 +275,3 @@ def test_convert_lr_refuses_what_it_cannot_convert(bad):
         convert_lr(0.1, bad[0], bad[1], "original")
     with pytest.raises(ValueError, match="learning rate"):
         convert_lr(-0.1, (2, 3), "none", "original")
-
-
-@pytest.mark.parametrize("name", ["muon", "parts.matrices"])
-def test_the_examples_of_the_docstrings_run(name):
-    result = doctest.testmod(importlib.import_module(f"anthology.optim.{name}"))
-    assert result.attempted > 0 and result.failed == 0

@@ -1,7 +1,5 @@
 """What Prodigy promises beside its formula: d, NaN, groups, memory, no waiting."""
 
-import doctest
-import importlib
 import math
 
 import pytest
@@ -248,8 +246,3 @@ def test_hyper_gradients_flow_through_d():
     h = 1e-6
     central = (end(lr.detach() + h) - end(lr.detach() - h)) / (2 * h)
     assert float((slope - central).detach().abs()) < 1e-7 * (1 + float(slope.abs()))
-
-
-def test_the_examples_of_the_docstrings_run():
-    result = doctest.testmod(importlib.import_module("anthology.optim.prodigy"))
-    assert result.attempted > 0 and result.failed == 0

@@ -1,6 +1,5 @@
 """Scion against a dense reference; its norms, groups, state and errors."""
 
-import doctest
 import io
 import math
 from collections.abc import Callable
@@ -9,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import anthology.optim.scion
 from anthology.norms import Conv, LInf, RMSToRMS, Scaled, Spectral, from_spec, metrize
 from anthology.optim import Scion, scion_norm
 from anthology.optim.parts.points import as_points
@@ -249,8 +247,3 @@ def test_options_of_steepest_descent_are_refused_in_groups():
     with pytest.raises(TypeError, match="norm must be a Norm"):
         Scion([p], norm=3)
     Scion([p], lr=1.5, unconstrained=True)
-
-
-def test_the_examples_of_the_docstrings_run():
-    result = doctest.testmod(anthology.optim.scion)
-    assert result.attempted >= 9 and result.failed == 0

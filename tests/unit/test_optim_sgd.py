@@ -1,14 +1,12 @@
 """SGD against torch.optim form by form, and its normalised step."""
 
 import copy
-import doctest
 import itertools
 
 import pytest
 import torch
 from torch import Tensor
 
-import anthology.optim.sgd
 from anthology.optim import SGD
 from anthology.optim.core import batch
 
@@ -248,8 +246,3 @@ def test_opposite_huge_gradients_leave_the_momentum_finite():
             optimizer.step()
         assert not optimizer.skipped
         assert bool(torch.isfinite(optimizer.state[p]["momentum_buffer"]).all())
-
-
-def test_the_examples_of_the_docstrings_run():
-    result = doctest.testmod(anthology.optim.sgd)
-    assert result.attempted >= 6 and result.failed == 0

@@ -1,6 +1,5 @@
 """SIRFShampoo: structures by axis, refresh, narrow factors, stacks, extremes."""
 
-import doctest
 import io
 import math
 from functools import partial
@@ -244,9 +243,3 @@ def test_wrong_arguments(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         optimizer.add_param_group({"params": [torch.ones(2)], **options})
     assert len(optimizer.param_groups) == 1
-
-
-def test_the_example_of_the_docstring_runs() -> None:
-    result = doctest.testmod(sirf_shampoo)
-    assert result.attempted == 7
-    assert result.failed == 0

@@ -1,6 +1,5 @@
 """SOAP against a published implementation, form against form, shape by shape."""
 
-import doctest
 import inspect
 import itertools
 
@@ -9,7 +8,6 @@ import pytorch_optimizer
 import torch
 from torch import Tensor
 
-import anthology.optim.soap
 from anthology.optim import SOAP
 from anthology.testing import contract
 
@@ -198,7 +196,3 @@ def test_state_has_the_size_that_the_card_says():
 def test_it_says_what_is_wrong(options, words):
     with pytest.raises(ValueError, match=words):
         SOAP([torch.ones(2, 2)], **options)
-
-
-def test_the_example_of_the_docstring_runs():
-    assert doctest.testmod(anthology.optim.soap).failed == 0

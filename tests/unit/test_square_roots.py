@@ -1,13 +1,12 @@
 """Square roots by Taylor and Padé, and the Lyapunov backward pass."""
 
-import doctest
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from anthology.linalg import SQUARE_ROOT_METHODS, lyapunov, roots, square_root
+from anthology.linalg import SQUARE_ROOT_METHODS, lyapunov, square_root
 from anthology.linalg import square_roots as module
 
 
@@ -21,12 +20,6 @@ def definite(n: int, condition: float, seed: int = 0, *batch: int) -> Tensor:
 
 def relative(x: Tensor, y: Tensor) -> float:
     return float((x - y).norm() / y.norm())
-
-
-@pytest.mark.parametrize("examples", [roots, module])
-def test_run_the_examples_of_the_docstrings(examples) -> None:
-    found = doctest.testmod(examples)
-    assert found.attempted and not found.failed
 
 
 @pytest.mark.parametrize("inverse", [False, True])
