@@ -1,21 +1,15 @@
 """The book's public address: written once, derived everywhere else.
 
-``repository.url`` in ``_config.yml`` is the one place. ``python
-tools/address.py https://github.com/you/optimizer-anthology`` writes another one
-there and brings everything that repeats it (links, Colab cells, the citation
-file) in line; without an argument it prints the address; ``--check`` says
-what disagrees.
+``repository.url`` in ``_config.yml`` is the one place; ``tools/move.py`` writes
+another one there and brings everything that repeats it in line.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 ADDRESS = re.compile(
     r"https://github\.com/(?P<owner>-OWNER-|[A-Za-z0-9][A-Za-z0-9-]*)"
@@ -85,7 +79,6 @@ def colab_cell(chapter: str, root: Path = ROOT) -> str:
     return f"""\
 # Colab only: fetch this book at the version of this text, and install it.
 import os
-import sys
 
 if "google.colab" in sys.modules:
     address = "{repository(root)}"
@@ -112,69 +105,3 @@ def notebooks(root: Path = ROOT) -> list[Path]:
         for path in (root / "chapters").rglob("*.ipynb")
         if ".ipynb_checkpoints" not in path.parts
     )
-
-
-def change(new: str, root: Path = ROOT) -> list[str]:
-    """Write a new address everywhere; the names of the files that changed."""
-    from tools import notebook
-
-    owner, name = parse(new)
-    old, new = repository(root), f"https://github.com/{owner}/{name}"
-    changed = []
-    for relative in REPEATED_IN:
-        path = root / relative
-        before = path.read_text()
-        after = rewrite(before, old, new)
-        if after != before:
-            path.write_text(after)
-            changed.append(relative)
-    for path in notebooks(root):
-        if notebook.fill_file(path, root):
-            changed.append(path.relative_to(root).as_posix())
-    return changed
-
-
-def disagreements(root: Path = ROOT) -> list[str]:
-    """Places that name another address than ``_config.yml`` does."""
-    from tools import notebook
-
-    url = repository(root)
-    owner, name = parse(url)
-    found = []
-    for relative in REPEATED_IN:
-        for match in ADDRESS.finditer((root / relative).read_text()):
-            if match["name"] == name and match["owner"] != owner:
-                found.append(f"{relative}: {match[0]}")
-        for host in re.findall(
-            r"https://([\w.-]+\.github\.io\S*)", (root / relative).read_text()
-        ):
-            if not f"https://{host}".startswith(site(url).rstrip("/")):
-                found.append(f"{relative}: https://{host}")
-    for path in notebooks(root):
-        if notebook.fill_file(path, root, write=False):
-            found.append(path.relative_to(root).as_posix())
-    return found
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("url", nargs="?", help="https://github.com/owner/name")
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args(argv)
-    if arguments.check:
-        wrong = disagreements()
-        print("\n".join(wrong) if wrong else f"all agree with {repository()}")
-        return 1 if wrong else 0
-    if arguments.url is None:
-        print(repository())
-        return 0
-    try:
-        changed = change(arguments.url)
-    except ValueError as error:
-        parser.error(str(error))
-    print("\n".join(changed) if changed else "nothing to change")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

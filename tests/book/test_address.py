@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import address
+from tools import address, move
 
 NEW = "https://github.com/Some-One/her-book"
 
@@ -25,22 +25,22 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_everything_agrees() -> None:
-    assert address.disagreements() == []
+    assert move.disagreements() == []
 
 
 def test_one_command_changes_it_everywhere(copy: Path) -> None:
     old = address.repository(copy)
-    changed = address.change(NEW, copy)
+    changed = move.change(NEW, copy)
     assert set(changed) >= set(address.REPEATED_IN)
     assert len(changed) == len(address.REPEATED_IN) + len(address.notebooks())
     assert address.repository(copy) == NEW
-    assert address.disagreements(copy) == []
+    assert move.disagreements(copy) == []
     for path in copy.rglob("*"):
         if path.is_file():
             text = path.read_text(encoding="utf-8")
             assert old not in text and address.site(old) not in text, path
-    assert address.change(NEW + ".git", copy) == []
-    address.change(old, copy)
+    assert move.change(NEW + ".git", copy) == []
+    move.change(old, copy)
     for relative in changed:
         assert (copy / relative).read_bytes() == (address.ROOT / relative).read_bytes()
 
@@ -51,7 +51,7 @@ def test_a_place_that_was_forgotten_is_found(copy: Path) -> None:
     owner, name = address.parse(old)
     other = f"https://github.com/not-{owner.strip('-')}/{name}"
     readme.write_text(readme.read_text().replace(old, other))
-    assert any("README.md" in found for found in address.disagreements(copy))
+    assert any("README.md" in found for found in move.disagreements(copy))
 
 
 def test_no_other_file_holds_the_address() -> None:
@@ -92,7 +92,7 @@ def test_the_version_is_written_once() -> None:
 def test_no_address_of_a_repository_is_refused(url: str, copy: Path) -> None:
     before = (copy / "_config.yml").read_bytes()
     with pytest.raises(ValueError, match="https://github.com/owner/name"):
-        address.change(url, copy)
+        move.change(url, copy)
     assert (copy / "_config.yml").read_bytes() == before
 
 
