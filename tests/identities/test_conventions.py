@@ -7,10 +7,20 @@ import torch
 
 from anthology.norms import L2, RMSToRMS, Spectral
 from anthology.optim import (
+    SGD,
+    SOAP,
     Adam,
     AdamW,
+    FreeSteepestDescent,
+    KrADagrad,
+    Lion,
+    Muon,
+    Prodigy,
     RootFreeAdamW,
     RootFreeRMSProp,
+    Scion,
+    Shampoo,
+    Signum,
     SteepestDescent,
 )
 
@@ -168,9 +178,9 @@ def test_published_root_free_rmsprop():
     assert_same(walk(Published, w), walk(ours, w))
 
 
-def moved(make, factor):
+def moved(make, factor, shape=(50,)):
     """The first step from the same point, for a loss times `factor`."""
-    w = start(50)
+    w = start(*shape)
     return walk(make, w, steps=1, factor=factor) - w
 
 
@@ -187,6 +197,29 @@ def test_units_of_the_learning_rate():
     assert_same(steepest[1], 10 * steepest[0])
     adam = [moved(lambda p: Adam(p, lr=0.1, eps=0.0), c) for c in (1, 10)]
     assert_same(adam[1], adam[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "ratio"),
+    [
+        (lambda p: SGD(p, lr=0.1), 10),
+        (lambda p: SGD(p, lr=0.1, normalised=True), 1),
+        (lambda p: Signum(p, lr=0.1), 1),
+        (lambda p: Lion(p, lr=0.1), 1),
+        (lambda p: Scion(p, lr=0.1), 1),
+        (lambda p: Shampoo(p, lr=0.1, eps=0.0), 1),
+        (lambda p: SOAP(p, lr=0.1, relative_eps=True, skip_first=False), 1),
+        (lambda p: Muon(p, lr=0.1, method="svd", adamw_eps=0.0), 1),
+        (lambda p: Prodigy(p, eps=0.0), 1),
+        (lambda p: FreeSteepestDescent(p), 1),
+        (lambda p: KrADagrad(p, lr=0.1, initial=1e-12), 10),
+    ],
+    ids=lambda x: "" if callable(x) else str(x),
+)
+def test_the_other_units(make, ratio):
+    one, ten = moved(make, 1, (5, 10)), moved(make, 10, (5, 10))
+    assert_same(ten, ratio * one)
+    assert one.abs().max() > 0
 
 
 def test_root_free_steps_shrink_once_the_start_is_forgotten():
