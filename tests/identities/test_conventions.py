@@ -208,7 +208,7 @@ def test_units_of_the_learning_rate():
         (lambda p: Lion(p, lr=0.1), 1),
         (lambda p: Scion(p, lr=0.1), 1),
         (lambda p: Shampoo(p, lr=0.1, eps=0.0), 1),
-        (lambda p: SOAP(p, lr=0.1, relative_eps=True, skip_first=False), 1),
+        (lambda p: SOAP(p, 0.1, eps=0.01, relative_eps=True, skip_first=False), 1),
         (lambda p: Muon(p, lr=0.1, method="svd", adamw_eps=0.0), 1),
         (lambda p: Prodigy(p, eps=0.0), 1),
         (lambda p: FreeSteepestDescent(p), 1),
