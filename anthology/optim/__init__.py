@@ -10,6 +10,7 @@ from .kradagrad import KrADagrad
 from .lion import Lion, Signum
 from .muon import Muon
 from .parts.matrices import convert_lr
+from .parts.pairs import joined
 from .prodigy import Prodigy
 from .root_free import RootFreeAdamW, RootFreeRMSProp
 from .scion import Scion, scion_norm
@@ -40,6 +41,7 @@ __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "BaseOptimizer",
     "Card",
     "convert_lr",
+    "joined",
     "scion_norm",
     "certificates",
     "Certificates",

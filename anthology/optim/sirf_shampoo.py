@@ -23,8 +23,11 @@ from .parts.factors import (
     refreshed,
     squeezed,
 )
+from .parts.pairs import matrix_like, must_pair, pair_batches
 
 FACTOR_DTYPES = ("bfloat16", "float32", "float64")
+# what a group has beside the hyper-parameters
+OF_GROUPS = {"joined": False, "steps_taken": 0}
 
 
 class SIRFShampoo(BaseOptimizer):
@@ -88,6 +91,9 @@ class SIRFShampoo(BaseOptimizer):
 
     Notes
     -----
+    Weight and bias of a layer have factors apart, as in the authors' package; with
+    the groups of `joined` they are one matrix.
+
     Axes of size one get no factor. A dense factor of d entries keeps 2d² numbers, so
     give vocabularies another structure. The authors' package gives vectors a dense
     factor, here ``structures="dense"``; with it the steps are equal. The pairs of a
@@ -136,7 +142,7 @@ class SIRFShampoo(BaseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        super().__init__(params, {**hyperparameters(locals()), "steps_taken": 0})
+        super().__init__(params, {**hyperparameters(locals()), **OF_GROUPS})
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
@@ -160,8 +166,22 @@ class SIRFShampoo(BaseOptimizer):
             )
         check_structures(group["structures"])
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in the base; a group with ``joined=True`` must hold pairs."""
+        if isinstance(param_group, dict) and param_group.get("joined"):
+            pairs = must_pair(param_group["params"])
+            param_group = {**param_group, "params": pairs}
+        super().add_param_group(param_group)
+
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for momenta, packed identities for factors and kept products."""
+        """Zeros for momenta, packed identities for factors and kept products.
+
+        A pair of weight and bias has one state, that of the weight.
+        """
+        if group["joined"]:
+            if param.ndim < 2:
+                return {}
+            param = matrix_like(param)
         state = {"momentum_buffer": torch.zeros_like(param)}
         dtype = getattr(torch, group["factor_dtype"] or "", param.dtype)
         like = param.new_empty(0, dtype=dtype)
@@ -179,7 +199,8 @@ class SIRFShampoo(BaseOptimizer):
 
     def apply(self, batches: list[Batch]) -> None:
         """Run the rule; then count the step, by which `refresh` is decided."""
-        super().apply(batches)
+        alone = [batch for batch in batches if not batch.group["joined"]]
+        super().apply(alone + pair_batches(self))
         for group in self.param_groups:
             group["steps_taken"] += 1
 

@@ -1,0 +1,234 @@
+"""A layer's weight and bias as one matrix, (d_out, d_in + 1), with one state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anthology.optim.core.batch import Batch, StateKeeper
+from anthology.optim.core.gather import resolve_lr, split
+from anthology.optim.core.state import State
+
+Pair = tuple[Tensor, Tensor]
+
+
+def joined(model: nn.Module, *, kernels: bool = False) -> list[dict[str, Any]]:
+    r"""Groups in which each layer's weight and bias are one matrix :math:`(W\ b)`.
+
+    A linear layer is :math:`(W\ b)` applied to the input with a one appended, so the
+    pair has one gradient, (d_out, d_in + 1), and `SIRFShampoo` gives it one factor
+    of d_out and one of d_in + 1 rows in place of two for W and one for b. Both move,
+    are skipped and are counted together, under the weight's name.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its ``nn.Linear`` layers with a bias are joined.
+    kernels : bool
+        Also convolutions (not transposed ones) with a bias, their kernel flattened to
+        one matrix, (d_out, d_in·K + 1), instead of a factor an axis. Default False.
+
+    Returns
+    -------
+    list of dict
+        One group with ``joined=True`` whose parameters are weight, bias, weight, bias
+        …; one with everything else that is trainable. Either is left out if empty.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+
+    Notes
+    -----
+    What stands in a group (``lr``, ``structures`` …) holds for the whole pair, so the
+    groups of ``metrize``, which part weights from biases, cannot be joined;
+    SIRFShampoo learns its norm and would not read theirs. A tied weight is joined
+    with the bias of its first layer. Frozen, complex and lone weights stay apart.
+
+    Source: Lin et al. 2024 (arXiv 2402.03496), published code (how tensors combine).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim import SIRFShampoo, joined
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> optimizer = SIRFShampoo(joined(layer), lr=0.1, batch_size=8)
+    >>> layer(torch.ones(8, 3)).square().mean(0).sum().backward()
+    >>> optimizer.step()
+    >>> [tuple(optimizer.state[layer.weight][f"factor_{n}"].shape) for n in (0, 1)]
+    [(4,), (16,)]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"joined needs a torch.nn.Module, got {type(model).__name__}")
+    names: dict[Tensor, str] = {
+        p: name for name, p in model.named_parameters() if p.requires_grad
+    }
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if kernels else (nn.Linear,)
+    pairs: list[Tensor] = []
+    taken: set[Tensor] = set()
+    for module in model.modules():
+        if not isinstance(module, kinds):
+            continue
+        w, b = module.weight, module.bias
+        if w in names and b in names and not {w, b} & taken and _fit(w, b):
+            pairs += [w, b]
+            taken |= {w, b}
+    rest = [p for p in names if p not in taken]
+    return [
+        {"params": some, "param_names": [names[p] for p in some], "joined": together}
+        for some, together in ((pairs, True), (rest, False))
+        if some
+    ]
+
+
+def must_pair(params: Iterable[Any]) -> list[Any]:
+    """Refuse what is not weight, bias, weight, bias …
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, or pairs of name and parameter.
+
+    Returns
+    -------
+    list
+        The same.
+
+    Raises
+    ------
+    ValueError
+        Naming the first shapes that do not fit.
+    """
+    items = list(params) if isinstance(params, Iterable) else [params]
+    tensors = [item[-1] if isinstance(item, tuple) else item for item in items]
+    if len(tensors) % 2:
+        raise ValueError(
+            "a group with joined=True holds weight, bias, weight, bias …, "
+            f"got {len(tensors)} parameters"
+        )
+    for w, b in zip(tensors[::2], tensors[1::2], strict=True):
+        if isinstance(w, Tensor) and isinstance(b, Tensor) and not _fit(w, b):
+            raise ValueError(
+                "joined=True needs a real weight (d_out, …) and its bias (d_out,) of "
+                f"one dtype on one device, got {tuple(w.shape)} {w.dtype} and "
+                f"{tuple(b.shape)} {b.dtype}"
+            )
+    return items
+
+
+def _fit(w: Tensor, b: Tensor) -> bool:
+    shapes = w.ndim >= 2 and b.shape == w.shape[:1]
+    same = w.dtype == b.dtype and w.device == b.device
+    return shapes and same and not w.is_complex()
+
+
+def matrix_like(weight: Tensor) -> Tensor:
+    """An uninitialised matrix of the shape of a pair, by its weight.
+
+    Parameters
+    ----------
+    weight : Tensor
+        Shape (d_out, …).
+
+    Returns
+    -------
+    Tensor
+        Shape (d_out, rest + 1).
+    """
+    return weight.new_empty(weight.shape[0], weight[:1].numel() + 1)
+
+
+def as_matrix(w: Tensor, b: Tensor) -> Tensor:
+    """(W b), a copy.
+
+    Parameters
+    ----------
+    w, b : Tensor
+        Shapes (d_out, …) and (d_out,).
+
+    Returns
+    -------
+    Tensor
+        Shape (d_out, rest + 1).
+    """
+    return torch.cat([w.flatten(1), b.unsqueeze(1)], 1)
+
+
+def pair_batches(optimizer: torch.optim.Optimizer) -> list[Batch]:
+    """The pairs of all groups with ``joined=True``, not yet opened.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        A pair of which one has no gradient is left out, and so stays.
+
+    Returns
+    -------
+    list of Batch
+        Of matrices; closing one writes weights and biases.
+    """
+    batches: list[Batch] = []
+    for group in optimizer.param_groups:
+        if not group["joined"]:
+            continue
+        params = group["params"]
+        matrices: dict[Tensor, Pair] = {}
+        for w, b in zip(params[::2], params[1::2], strict=True):
+            if w.grad is None or b.grad is None or not b.numel():
+                continue
+            matrix = as_matrix(w, b)
+            matrix = matrix if group["differentiable"] else matrix.detach()
+            matrix.grad = as_matrix(w.grad, b.grad)
+            matrices[matrix] = (w, b)
+        for part in split(list(matrices)):
+            lr = resolve_lr(group["lr"], part[0].device)
+            kept = {matrix: matrices[matrix] for matrix in part}
+            batches.append(PairBatch({**group, "lr": lr}, kept))
+    return batches
+
+
+class PairBatch(Batch):
+    """Matrices (W b) on their way through a rule.
+
+    Parameters
+    ----------
+    group : dict
+        As for `Batch`.
+    pairs : dict
+        Each matrix, with its gradient, and the weight and the bias it came from.
+    """
+
+    def __init__(self, group: dict[str, Any], pairs: dict[Tensor, Pair]) -> None:
+        super().__init__(group, list(pairs))
+        self.pairs = pairs
+
+    def open(self, optimizer: StateKeeper) -> None:
+        """As in the base; the state of a pair is kept for its weight."""
+        super().open(_ByWeight(optimizer, self.pairs))
+
+    def close(self, optimizer: StateKeeper) -> None:
+        """As in the base; then write weights and biases."""
+        super().close(_ByWeight(optimizer, self.pairs))
+        for matrix in self.tensors:
+            w, b = self.pairs[matrix]
+            w.copy_(matrix[:, :-1].reshape(w.shape))
+            b.copy_(matrix[:, -1])
+
+
+class _ByWeight:
+    """An optimizer that answers for a pair what it keeps for the weight."""
+
+    def __init__(self, optimizer: StateKeeper, pairs: dict[Tensor, Pair]) -> None:
+        self.optimizer = optimizer
+        self.pairs = pairs
+        self.state = {m: optimizer.state[w] for m, (w, _) in pairs.items()}
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        return self.optimizer.state_of(self.pairs[p][0], group)
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
+        return self.optimizer.gradient_limit(grad, group)
