@@ -5,6 +5,7 @@ from .adam import Adam, AdamW
 from .certify import Certificates, StepCertificate, certificates
 from .core.base import BaseOptimizer
 from .core.card import Card
+from .count import BatchCounter, count_batch_size
 from .escape import FreeSteepestDescent
 from .kradagrad import KrADagrad
 from .lion import Lion, Signum
@@ -42,6 +43,8 @@ __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "Card",
     "convert_lr",
     "joined",
+    "count_batch_size",
+    "BatchCounter",
     "scion_norm",
     "certificates",
     "Certificates",

@@ -73,7 +73,7 @@ class RootFreeRMSProp(_RootFree):
         μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required: a wrong value
-        would rescale S silently. Change it in the groups if it varies.
+        would rescale S silently. `count_batch_size` keeps it right where it varies.
     foreach, maximize, capturable, differentiable
         As for `Adam`.
 
@@ -194,7 +194,8 @@ class RootFreeAdamW(_RootFree):
     bias_correction : bool
         Divide m and S by 1 − βᵗ. Default False: S starts at one, not at zero.
     batch_size : float
-        B, how many terms the loss averages; 1 if it sums. Required.
+        B, how many terms the loss averages; 1 if it sums. Required;
+        `count_batch_size` keeps it right where it varies.
     foreach, maximize, capturable, differentiable
         As for `Adam`.
 

@@ -80,7 +80,8 @@ class SIRFShampoo(BaseOptimizer):
         change below 2⁻⁸ of an entry is rounded away, so raise `factor_lr` to 0.05
         or more, or the factors stand still.
     batch_size : float
-        B, how many terms the loss averages; 1 if it sums. Required.
+        B, how many terms the loss averages; 1 if it sums. Required;
+        `count_batch_size` keeps it right where it varies.
     foreach, maximize, capturable, differentiable
         As for `Adam`. A captured step cannot choose, so it needs ``refresh=1``.
 
