@@ -36,7 +36,8 @@ from anthology.norms.operator import (
     RowL1,
     ToInf,
 )
-from anthology.norms.roles import metrize, norm_by_shape
+from anthology.norms.role_rules import norm_by_shape
+from anthology.norms.roles import metrize
 from anthology.norms.spec import from_spec
 from anthology.norms.spectral import Conv, Nuclear, RMSToRMS, Schatten, Spectral
 from anthology.norms.vector import L1, L2, RMS, LInf, Lp

@@ -6,20 +6,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from anthology.norms.base import Norm, Split, Transpose, positive
+from anthology.norms.base import Norm, positive
 from anthology.norms.metrized import Metrized, Row
-from anthology.norms.operator import OneToRMS, RMSToInf
-from anthology.norms.spectral import Conv, RMSToRMS
-from anthology.norms.vector import RMS, LInf
+from anthology.norms.role_rules import is_router, role_of
+from anthology.norms.vector import RMS
 
 Selector = type[nn.Module] | str | Callable[[str, Tensor, nn.Module], bool]
 Override = tuple[Selector, Norm | dict[str, Any]]
 
-_GAINS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _HEADLESS = (
     nn.MultiheadAttention,
     nn.TransformerEncoderLayer,
@@ -35,16 +31,6 @@ class _Found:
     owners: list[tuple[str, nn.Module]]
 
 
-def norm_by_shape(ndim: int) -> Norm:
-    """The norm of a parameter of which only the number of axes is known.
-
-    Up to one axis RMS, two RMSToRMS, more the convolution kernel Conv(ndim − 2).
-    """
-    if ndim <= 1:
-        return RMS()
-    return RMSToRMS() if ndim == 2 else Conv(ndim - 2)
-
-
 def metrize(
     model: nn.Module,
     overrides: Sequence[Override] | None = None,
@@ -58,16 +44,22 @@ def metrize(
     ==========  ================================================  ==================
     linear      ``nn.Linear`` weights                             RMSToRMS()
     head        the weight of the last ``nn.Linear``              RMSToInf()
-    embedding   ``nn.Embedding``, ``nn.EmbeddingBag`` weights     Transpose(OneToRMS())
+    embedding   ``nn.Embedding``, ``nn.EmbeddingBag`` weights;    Transpose(OneToRMS())
+                positions and class tokens, a row each: 1×n×d,
+                or two axes and such a name (``pos_embed``,
+                ``position``, ``cls_token`` …)
     conv        convolution kernels with N spatial axes; each     Conv(N)
                 group of a grouped one on its own; transposed
                 ones, stored in × out, read the right way round
     gain        weights of layer, RMS, group, batch and instance  LInf()
-                normalisation
+                normalisation; a scale for each channel, C×1×1
     qkv         fused projections of ``nn.MultiheadAttention``:   Split(RMSToRMS(), 3)
                 three matrices in one tensor
     recurrent   weights of RNN, GRU and LSTM, one matrix a gate   Split(RMSToRMS(), k)
-    bias        every bias                                        RMS()
+    stack       a parameter of three axes that no module above    RMSToRMS()
+                owns: one matrix (d_out, d_in) for each expert
+    bias        every bias; one bias an expert: each on its own,  RMS()
+                the largest counts                                Transpose(OneToRMS())
     other       anything else, by its shape alone: up to one      RMS(), RMSToRMS(),
                 axis, two axes, more axes                         Conv(N)
     ==========  ================================================  ==================
@@ -76,10 +68,12 @@ def metrize(
     and Pethick et al. 2025 (arXiv 2502.07529), the parts of fused weights the
     maximum over layers of Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 7.
 
-    Shape alone cannot tell a stack of matrices from a kernel: say which weights hold
-    one matrix per expert, ``("*.experts.weight", {"norm": RMSToRMS(), "role":
-    "stack"})``, with ``Transpose(RMSToRMS())`` where they are stored in × out. Kernels
-    as one flat matrix are ``(nn.Conv2d, FlatConv(2))`` or ``FlatSpectral(2)``.
+    Shape alone cannot tell which axis of a stack is the input's: where experts are
+    stored in × out, say ``("*.experts.*", Transpose(RMSToRMS()))``. Nor can it tell a
+    stack from the kernels of a convolution of your own: a module with "conv" in the
+    name of its type keeps kernels. A router ``nn.Linear`` (``router``, ``gate``) is
+    "linear", also where it comes last. Kernels as one flat matrix are
+    ``(nn.Conv2d, FlatConv(2))`` or ``FlatSpectral(2)``.
 
     Parameters
     ----------
@@ -94,8 +88,8 @@ def metrize(
         has passes it by.
     head : bool or str
         True finds the output head: the last ``nn.Linear`` in the order of
-        registration that is not inside an attention module or a layer of
-        ``nn.Transformer``. False treats it as any other layer; a string names the module.
+        registration that is no router and not inside an attention module or a layer
+        of ``nn.Transformer``. False treats it as any other layer; a string names the module.
 
     Returns
     -------
@@ -144,7 +138,7 @@ def _collect(model: nn.Module) -> list[_Found]:
 
 def _row(entry: _Found, head: nn.Module | None) -> Row:
     (name, module), *others = entry.owners
-    role, norm = _role(name.rpartition(".")[2], entry.param, module, module is head)
+    role, norm = role_of(name.rpartition(".")[2], entry.param, module, module is head)
     return Row(
         name=name,
         param=entry.param,
@@ -153,47 +147,6 @@ def _row(entry: _Found, head: nn.Module | None) -> Row:
         shared=tuple(other for other, _ in others),
         trainable=entry.param.requires_grad,
     )
-
-
-def _role(name: str, p: Tensor, module: nn.Module, head: bool) -> tuple[str, Norm]:
-    if isinstance(module, _GAINS) and name in ("weight", "bias"):
-        return ("gain", LInf()) if name == "weight" else ("bias", RMS())
-    if _is_bias(name, p):
-        return "bias", RMS()
-    match module:
-        case _ if name == "weight" and head:
-            return "head", RMSToInf()
-        case nn.Linear() if name == "weight":
-            return "linear", RMSToRMS()
-        case nn.Embedding() | nn.EmbeddingBag() if name == "weight":
-            return "embedding", Transpose(OneToRMS())
-        case _ConvNd() if name == "weight":
-            kernel: Norm = Conv(p.ndim - 2)
-            kernel = Transpose(kernel) if module.transposed else kernel
-            return "conv", _split(kernel, module.groups)
-        case nn.MultiheadAttention() if name == "in_proj_weight":
-            return "qkv", Split(RMSToRMS(), 3)
-        case nn.MultiheadAttention() if name.endswith("_proj_weight"):
-            return "linear", RMSToRMS()
-        case nn.RNNBase() | nn.RNNCellBase() if name.startswith("weight_"):
-            return "recurrent", _split(RMSToRMS(), _gates(name, p, module))
-    return "other", norm_by_shape(p.ndim)
-
-
-def _is_bias(name: str, p: Tensor) -> bool:
-    named = name == "bias" or name.startswith("bias_") or name.endswith("_bias")
-    return named and p.numel() == max(p.shape, default=1)
-
-
-def _gates(name: str, p: Tensor, module: nn.RNNBase | nn.RNNCellBase) -> int:
-    """How many matrices of hidden_size rows a recurrent weight stacks."""
-    if not name.startswith(("weight_ih", "weight_hh")):
-        return 1
-    return p.shape[0] // module.hidden_size
-
-
-def _split(norm: Norm, parts: int) -> Norm:
-    return Split(norm, parts) if parts > 1 else norm
 
 
 def _head(model: nn.Module, head: bool | str) -> nn.Module | None:
@@ -216,6 +169,7 @@ def _head(model: nn.Module, head: bool | str) -> nn.Module | None:
         if isinstance(module, _HEADLESS)
         for part in module.modules()
     }
+    inside |= {id(module) for name, module in linear.items() if is_router(name)}
     free = [module for module in linear.values() if id(module) not in inside]
     return free[-1] if head and free else None
 

@@ -58,7 +58,8 @@ class Muon(BaseOptimizer):
         Number of polynomials; None is the default of the method (5 for "muon").
     method : str
         How the polar factor is found, a method of ``anthology.linalg.polar``:
-        "muon" (default), "svd" (exact), "cubic", "you", "polar-express".
+        "muon" (default), "cubic", "pade", "you", "polar-express" and "gram", by
+        products; "svd" (exact) and "eigh", by decompositions.
     adjust_lr_fn : str, optional
         s by name, the names of `convert_lr`. Default "original"; None is the same.
     ns_dtype : str or torch.dtype, optional
@@ -67,7 +68,8 @@ class Muon(BaseOptimizer):
     kernel : str
         How weights with more than two axes become matrices: "flatten" (default) is
         out × (in · space), "positions" one matrix a kernel position, its step
-        divided by their number, "stack" the last two axes of each.
+        divided by their number, "stack" the last two axes of each, as always for
+        the role "stack".
     adamw_lr : float or Tensor
         η of the tensors with the rule "adamw". Default 3e-4.
     adamw_betas : tuple of float
@@ -161,8 +163,11 @@ class Muon(BaseOptimizer):
         check_method(group["method"], group["ns_steps"])
         if group["ns_dtype"] is not None:
             one_of("ns_dtype", dtype_name(group["ns_dtype"]), PRODUCTS)
-            if group["method"] == "svd":
-                raise ValueError("ns_dtype is for products; method 'svd' has none")
+            if group["method"] in ("svd", "eigh", "gram"):
+                raise ValueError(
+                    "ns_dtype is for the products of an iterative method, not for "
+                    f"{group['method']!r}"
+                )
         if not 0.0 < number("scale", group.get("scale", 1.0)) < float("inf"):
             raise ValueError(f"Invalid scale: {group['scale']}; it must be positive")
         spec(group.get("norm"))
@@ -193,7 +198,7 @@ class Muon(BaseOptimizer):
                 if "norm" in group:
                     group["norm"] = spec(group["norm"])
                 if group["rule"] == MUON:
-                    must_view(group["params"], group.get("norm"))
+                    must_view(group)
                 super().add_param_group(group)
                 del self.param_groups[-1]["adamw_lr"]
         except Exception:

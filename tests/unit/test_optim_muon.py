@@ -209,6 +209,8 @@ def test_a_group_may_choose_its_rule_and_rates():
         ({"method": "newton"}, "no method"),
         ({"method": "svd", "ns_steps": 5}, "takes no steps"),
         ({"method": "svd", "ns_dtype": "bfloat16"}, "ns_dtype"),
+        ({"method": "gram", "ns_dtype": "bfloat16"}, "not for 'gram'"),
+        ({"method": "eigh", "ns_dtype": "bfloat16"}, "not for 'eigh'"),
         ({"ns_dtype": torch.int8}, "ns_dtype"),
         ({"kernel": "columns"}, "kernel"),
         ({"momentum": 1.0}, "momentum"),

@@ -147,7 +147,7 @@ def test_a_tied_transformer() -> None:
     assert found["tokens.weight"] == ("embedding", TOKENS)
     assert "head.weight" not in found
     assert found["head.bias"] == ("bias", N.RMS())
-    assert found["position"] == ("other", N.RMSToRMS())
+    assert found["position"] == ("embedding", TOKENS)
     assert found["temperature"] == ("other", N.RMS())
     assert found["norm.weight"] == ("gain", N.LInf())
     part = "trunk.layers.1."
@@ -205,7 +205,7 @@ def test_what_is_not_known_goes_by_shape() -> None:
     assert found["2.weight"] == ("other", N.Conv(1))
     found = rows(containers())
     assert found["many.0"] == ("other", N.RMSToRMS())
-    assert found["many.1"] == ("other", N.Conv(1))
+    assert found["many.1"] == ("stack", N.RMSToRMS())
     assert found["named.bias"] == ("bias", N.RMS())
     assert [N.norm_by_shape(k) for k in range(6)] == [
         N.RMS(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +54,10 @@ class View:
         lead = int(self.parts > 1)
         if lead:
             x = x.reshape(self.parts, x.shape[0] // self.parts, *x.shape[1:])
+        if self.kernel == "stack":
+            return x.mT if self.swapped else x
         x = x.transpose(lead, lead + 1) if self.swapped else x
-        if x.ndim == lead + 2 or self.kernel == "stack":
+        if x.ndim == lead + 2:
             return x
         if self.kernel == "flatten":
             return x.flatten(lead + 1)
@@ -77,6 +79,9 @@ class View:
             Shape of the weight.
         """
         lead = int(self.parts > 1)
+        if self.kernel == "stack":
+            y = y.mT if self.swapped else y
+            return y.flatten(0, 1) if lead else y
         space = like.shape[2:]
         if len(space) and self.kernel == "flatten":
             inner = like.shape[0] // self.parts if self.swapped else like.shape[1]
@@ -103,56 +108,60 @@ class View:
         return 1 / math.prod(like.shape[2:]) if self.kernel == "positions" else 1.0
 
 
-def view_of(norm: str | None, kernel: str) -> View:
+def view_of(group: Mapping[str, Any]) -> View:
     """The view that a group asks for.
 
     Parameters
     ----------
-    norm : str or None
-        The group's norm as text. `Split` and `Transpose` say how a weight is stored.
-    kernel : str
-        The group's choice for kernels.
+    group : mapping
+        Its ``norm`` as text: `Split` and `Transpose` say how a weight is stored. Its
+        ``kernel``, which the role "stack" overrules.
 
     Returns
     -------
     View
-        Plain matrices for None.
+        Plain matrices for a group without norm.
     """
+    norm = group.get("norm")
     found: Norm | None = from_spec(norm) if norm else None
     parts, swapped = 1, False
     while isinstance(found, Split | Transpose):
         parts *= found.parts if isinstance(found, Split) else 1
         swapped ^= isinstance(found, Transpose)
         found = found.base
-    return View(parts, swapped, kernel)
+    stack = group.get("role") == "stack"
+    return View(parts, swapped, "stack" if stack else group["kernel"])
 
 
-def must_view(params: Any, norm: str | None) -> None:
+def must_view(group: Mapping[str, Any]) -> None:
     """Refuse a norm that cannot say how a parameter is stored.
 
     Parameters
     ----------
-    params : sequence of Tensor
-        Parameters, or pairs of name and parameter.
-    norm : str or None
-        The norm of their group as text.
+    group : mapping
+        Its ``params``, or pairs of name and parameter; its ``norm`` as text; its
+        ``role``.
 
     Raises
     ------
     ValueError
         In the words of the norm; or if it splits or transposes other axes than
-        the first.
+        the first, save for a stack that is transposed.
     """
+    norm, stack = group.get("norm"), group.get("role") == "stack"
     if norm is None:
         return
-    must_fit(params, norm)
+    must_fit(group["params"], norm)
     found = from_spec(norm)
-    for item in params:
+    if stack and isinstance(found, Transpose) and not isinstance(found.base, Split):
+        return
+    for item in group["params"]:
         p = item[-1] if isinstance(item, tuple) else item
         if isinstance(found, Split | Transpose) and p.ndim != found.ndim:
             raise ValueError(
                 f"{norm} measures {found.ndim} axes, got shape {tuple(p.shape)}: a "
-                "stack of fused or transposed weights needs one tensor for each"
+                "stack of fused weights needs one tensor for each, one of transposed "
+                "weights the role 'stack'"
             )
 
 

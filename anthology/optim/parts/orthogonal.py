@@ -30,7 +30,7 @@ def orthogonal(points: list[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
     list of Tensor
         Shapes as given.
     """
-    view = view_of(group.get("norm"), group["kernel"])
+    view = view_of(group)
     if group["complex"]:
         points = [torch.view_as_complex(u.contiguous()) for u in points]
     alike: dict[torch.Size, list[int]] = {}
@@ -63,7 +63,7 @@ def factor(p: Tensor, group: Mapping[str, Any]) -> float:
         The factor s of the convention, over K for K kernel positions, over the
         group's ``scale``.
     """
-    view = view_of(group.get("norm"), group["kernel"])
+    view = view_of(group)
     shape = view.matrices(torch.empty_like(p, device="meta")).shape
     size = scale_factor(group["adjust_lr_fn"] or "original", shape)
     return size * view.share(p) / float(group.get("scale", 1.0))
