@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +11,24 @@ from torch import Tensor
 
 from anthology.linalg.roots import robust_eigh
 
-from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, number, one_of
+from .core.limits import (
+    at_least_zero,
+    below_one,
+    check_nesterov,
+    number,
+    one_of,
+    positive_integer,
+)
 from .core.state import State
-from .parts.alike import alone, together
+from .parts.alike import _Alike
 from .parts.kronecker import gram, multiply, nonzero
 
 BOUNDS = ("frobenius", "trace")
 
 
-class KrADagrad(BaseOptimizer):
+class KrADagrad(_Alike):
     r"""Shampoo whose inverse factors are updated by products alone.
 
     One step minimises :math:`\langle G, \Delta W\rangle + \frac{1}{2\eta}
@@ -152,8 +158,7 @@ class KrADagrad(BaseOptimizer):
         """Refuse what KrADagrad cannot use; see the class for the limits."""
         super().check(group)
         below_one("momentum value", group["momentum"])
-        if group["nesterov"] and not group["momentum"]:
-            raise ValueError("nesterov=True needs a momentum above zero")
+        check_nesterov(group)
         at_least_zero("epsilon value", group["eps"])
         beta = number("beta2", group["beta2"])
         if not 0.25 <= beta <= 1.0:
@@ -165,13 +170,10 @@ class KrADagrad(BaseOptimizer):
             raise ValueError(text)
         if group["initial"] * group["eps"] >= 1:
             raise ValueError("initial must be smaller than 1/eps, or it is damped away")
-        for name in ("refresh", "max_dim", "power"):
-            value = group[name]
-            if name == "power" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                text = f"Invalid {name}: {value!r}; it must be a positive integer"
-                raise ValueError(text)
+        positive_integer("max_dim", group["max_dim"])
+        positive_integer("refresh", group["refresh"])
+        if group["power"] is not None:
+            positive_integer("power", group["power"])
         one_of("bound", group["bound"], BOUNDS)
         one_of("vectors", group["vectors"], ("full", "none"))
 
@@ -192,27 +194,11 @@ class KrADagrad(BaseOptimizer):
         room = max(largest, 1.0) * max(grad.numel(), 1) ** 2
         return math.sqrt(torch.finfo(grad.dtype).max / room)
 
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
+    def advance(
+        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
     ) -> None:
-        """One tensor; the definition."""
-        alone(param, grad, state, step, partial(_advance, group=group))
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors: those of equal shape and age go through as one batch."""
-        together(params, grads, states, steps, partial(_advance, group=group))
+        """Tensors of equal shape and age, stacked; the definition."""
+        _advance(w, g, state, step, group)
 
 
 def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
-from .core.limits import below_one, check_betas
+from .core.limits import below_one, check_betas, check_nesterov
 from .core.state import State, fresh_state
 from .parts.averages import descend
 
@@ -98,8 +98,7 @@ class Signum(BaseOptimizer):
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
         below_one("momentum value", group["momentum"])
-        if group["nesterov"] and not group["momentum"]:
-            raise ValueError("nesterov=True needs a momentum above zero")
+        check_nesterov(group)
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for ``momentum_buffer`` where there is a momentum."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, number
+from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.state import State
 from .parts.averages import bias_correction, descend, each
 
@@ -28,12 +28,7 @@ class _RootFree(BaseOptimizer):
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
         at_least_zero("epsilon value", group["eps"])
-        terms = number("batch_size", group["batch_size"])
-        if not 1 <= terms < math.inf:
-            raise ValueError(
-                f"Invalid batch_size: {terms}; it is the number of terms that the "
-                "loss averages over (tokens if it averages over tokens), 1 for a sum"
-            )
+        check_terms(group)
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for the averaged step, ones for ``exp_avg_sq`` (S)."""

@@ -12,7 +12,14 @@ from anthology.linalg import ROOT_METHODS
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, one_of
+from .core.limits import (
+    at_least_zero,
+    below_one,
+    check_betas,
+    check_nesterov,
+    one_of,
+    positive_integer,
+)
 from .core.state import State, fresh_state
 from .parts.grafting import GRAFTING, averages_of, finish, first_moments
 from .parts.kronecker import Block, cut, precondition
@@ -161,15 +168,11 @@ class Shampoo(BaseOptimizer):
         at_least_zero("grafting epsilon", group["grafting_eps"])
         below_one("momentum value", group["momentum"])
         below_one("grafting beta", group["grafting_beta"])
-        if group["nesterov"] and not group["momentum"]:
-            raise ValueError("nesterov=True needs a momentum above zero")
-        for name in ("max_dim", "refresh", "power"):
-            value = group[name]
-            if name == "power" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                text = f"Invalid {name}: {value!r}; it must be a positive integer"
-                raise ValueError(text)
+        check_nesterov(group)
+        positive_integer("max_dim", group["max_dim"])
+        positive_integer("refresh", group["refresh"])
+        if group["power"] is not None:
+            positive_integer("power", group["power"])
         one_of("root", group["root"], ROOT_METHODS)
         one_of("vectors", group["vectors"], ("full", "diagonal"))
         one_of("grafting", group["grafting"], GRAFTING)

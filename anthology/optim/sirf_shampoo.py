@@ -12,7 +12,13 @@ from torch import Tensor
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, number, one_of
+from .core.limits import (
+    at_least_zero,
+    below_one,
+    check_terms,
+    one_of,
+    positive_integer,
+)
 from .core.state import State
 from .parts.averages import descend
 from .parts.factors import (
@@ -152,19 +158,12 @@ class SIRFShampoo(BaseOptimizer):
         below_one("momentum value", group["momentum"])
         below_one("factor_momentum value", group["factor_momentum"])
         at_least_zero("damping", group["damping"])
-        every = group["refresh"]
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"Invalid refresh: {every!r}; it must be an integer ≥ 1")
-        if every > 1 and group["capturable"]:
+        positive_integer("refresh", group["refresh"])
+        if group["refresh"] > 1 and group["capturable"]:
             raise ValueError("capturable=True needs refresh=1: a graph cannot choose")
         if group["factor_dtype"] is not None:
             one_of("factor_dtype", group["factor_dtype"], FACTOR_DTYPES)
-        terms = number("batch_size", group["batch_size"])
-        if not 1 <= terms < math.inf:
-            raise ValueError(
-                f"Invalid batch_size: {terms}; it is the number of terms that the "
-                "loss averages over (tokens if it averages over tokens), 1 for a sum"
-            )
+        check_terms(group)
         check_structures(group["structures"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

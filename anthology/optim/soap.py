@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,15 +11,21 @@ from torch import Tensor
 
 from anthology.linalg.roots import robust_eigh
 
-from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, one_of
+from .core.limits import (
+    at_least_zero,
+    below_one,
+    check_betas,
+    one_of,
+    positive_integer,
+)
 from .core.state import State
-from .parts.alike import alone, together
+from .parts.alike import _Alike
 from .parts.kronecker import gram, multiply, nonzero
 
 
-class SOAP(BaseOptimizer):
+class SOAP(_Alike):
     r"""Adam run in the eigenbasis of averaged Gram matrices.
 
     Without averages (``betas=(0, 0)``, ``relative_eps=True``, ε → 0) the first step
@@ -148,11 +153,8 @@ class SOAP(BaseOptimizer):
         at_least_zero("epsilon value", group["eps"])
         if group["gram_beta"] is not None:
             below_one("gram_beta value", group["gram_beta"])
-        for name in ("refresh", "max_dim"):
-            value = group[name]
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                text = f"Invalid {name}: {value!r}; it must be a positive integer"
-                raise ValueError(text)
+        positive_integer("refresh", group["refresh"])
+        positive_integer("max_dim", group["max_dim"])
         one_of("vectors", group["vectors"], ("full", "diagonal"))
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
@@ -168,27 +170,11 @@ class SOAP(BaseOptimizer):
         """Room for the squared length of the whole gradient."""
         return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))
 
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
+    def advance(
+        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
     ) -> None:
-        """One tensor; the definition."""
-        alone(param, grad, state, step, partial(_advance, group=group))
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors: those of equal shape and age go through as one batch."""
-        together(params, grads, states, steps, partial(_advance, group=group))
+        """Tensors of equal shape and age, stacked; the definition."""
+        _advance(w, g, state, step, group)
 
 
 def _rotated(x: Tensor, group: Mapping[str, Any]) -> list[int]:

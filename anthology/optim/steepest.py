@@ -13,7 +13,7 @@ from anthology.norms import Norm
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import below_one, number, one_of
+from .core.limits import below_one, check_nesterov, number, one_of
 from .core.state import State, fresh_state
 from .parts.averages import descend
 from .parts.points import dualize, dualize_together, must_fit, norm_for, spec
@@ -131,8 +131,7 @@ class SteepestDescent(BaseOptimizer):
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
         below_one("momentum value", group["momentum"])
-        if group["nesterov"] and not group["momentum"]:
-            raise ValueError("nesterov=True needs a momentum above zero")
+        check_nesterov(group)
         if not 0.0 < number("scale", group["scale"]) < float("inf"):
             raise ValueError(
                 f"Invalid scale: {group['scale']}; it must be positive and finite"

@@ -1,7 +1,7 @@
 """Flags, and hyper-parameters refused in the words of `torch.optim`, NaN included."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -125,3 +125,62 @@ def one_of(what: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
         options = " or ".join(repr(option) for option in allowed)
         raise ValueError(f"Invalid {what}: {value!r}; it must be {options}")
+
+
+def positive_integer(what: str, value: Any) -> None:
+    """Refuse what does not count: 0, 1.5, True.
+
+    Parameters
+    ----------
+    what : str
+        Its name in the message.
+    value : int
+        Its value.
+
+    Raises
+    ------
+    ValueError
+        ``Invalid refresh: 0; it must be a positive integer`` and the like.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"Invalid {what}: {value!r}; it must be a positive integer")
+
+
+def check_nesterov(group: Mapping[str, Any]) -> None:
+    """Refuse a look-ahead along a momentum that is not kept.
+
+    Parameters
+    ----------
+    group : mapping
+        ``nesterov`` and ``momentum``.
+
+    Raises
+    ------
+    ValueError
+        If only the first is set.
+    """
+    if group["nesterov"] and not group["momentum"]:
+        raise ValueError("nesterov=True needs a momentum above zero")
+
+
+def check_terms(group: Mapping[str, Any]) -> None:
+    """Refuse a ``batch_size`` that is no number of terms.
+
+    Parameters
+    ----------
+    group : mapping
+        ``batch_size``, at least 1.
+
+    Raises
+    ------
+    ValueError
+        Saying what it counts.
+    TypeError
+        If it is not a number.
+    """
+    terms = number("batch_size", group["batch_size"])
+    if not 1 <= terms < math.inf:
+        raise ValueError(
+            f"Invalid batch_size: {terms}; it is the number of terms that the "
+            "loss averages over (tokens if it averages over tokens), 1 for a sum"
+        )

@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.state import State
 
 Advance = Callable[[Tensor, Tensor, State, int], None]
 
 COUNTERS = ("step", "skipped")
+
+
+class _Alike(BaseOptimizer):
+    """One rule, `advance`, for a stack of tensors; a single one is a stack of one."""
+
+    def advance(
+        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
+    ) -> None:
+        """Update tensors of equal shape and age in place, and their state.
+
+        Parameters
+        ----------
+        w, g : Tensor
+            Shape (n, *shape); `g` must not be written.
+        state : dict of str to Tensor
+            Stacks of what `new_state` made, without the counters.
+        step : int
+            Steps taken, this one included.
+        group : mapping
+            Hyper-parameters.
+        """
+        raise NotImplementedError
+
+    def single(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        state: State,
+        step: Any,
+        group: Mapping[str, Any],
+    ) -> None:
+        """One tensor, as a stack of one."""
+        alone(param, grad, state, step, partial(self.advance, group=group))
+
+    def multi(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+    ) -> None:
+        """Lists of tensors: those of equal shape and age go through as one batch."""
+        together(params, grads, states, steps, partial(self.advance, group=group))
 
 
 def alone(
