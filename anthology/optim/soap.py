@@ -73,7 +73,8 @@ class SOAP(_Alike):
         Use ε·max √v of the tensor in place of ε. Default False.
     skip_first : bool
         The first gradient of a tensor only sets its bases, and the tensor stays.
-        Default True, as published; False also moves, and averages from there.
+        Default True, as published, and told in ``warmup_steps``; False also moves,
+        and averages from there.
     foreach : bool, optional
         Treat tensors of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -156,6 +157,11 @@ class SOAP(_Alike):
         positive_integer("refresh", group["refresh"])
         positive_integer("max_dim", group["max_dim"])
         one_of("vectors", group["vectors"], ("full", "diagonal"))
+
+    @property
+    def warmup_steps(self) -> int:
+        """1 where ``skip_first`` is on, which is the default; else 0."""
+        return int(any(group["skip_first"] for group in self.param_groups))
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .check import Check
 from .checks import GRADIENTS, INTERFACE, STATE, TENSORS
 from .report import Report
-from .subject import Factory, Subject
+from .subject import Factory, Subject, declared_warm_up, weight
 
 CHECKS: tuple[Check, ...] = (*GRADIENTS, *TENSORS, *INTERFACE, *STATE)
 
@@ -26,7 +26,10 @@ def contract(factory: Factory, name: str | None = None) -> Report:
     Returns
     -------
     Report
-        Prints as a table. An optimizer that cannot do what a check asks for (a
+        Prints as a table. A method that only watches a tensor's first gradients may
+        say how many in an attribute ``warmup_steps``, up to 10: the checks let as
+        many pass first, one checks that the number is true, and the report names
+        it. An optimizer that cannot do what a check asks for (a
         scalar parameter, an option it lacks) fails it; nothing is skipped.
 
     Examples
@@ -39,7 +42,14 @@ def contract(factory: Factory, name: str | None = None) -> Report:
     """
     subject = Subject(factory)
     results = tuple(check.run(subject) for check in CHECKS)
-    return Report(name or _name_of(factory), results)
+    return Report(name or _name_of(factory), results, _declared(subject))
+
+
+def _declared(subject: Subject) -> int:
+    try:
+        return declared_warm_up(subject.fresh([weight()]))
+    except Exception:  # noqa: BLE001 - the checks have reported it
+        return 0
 
 
 def _name_of(factory: Factory) -> str:

@@ -42,10 +42,13 @@ class Report:
         The optimizer.
     results : tuple of Result
         One for each check, in the order of the suite.
+    watched : int
+        How many gradients of a tensor the optimizer declares only to watch.
     """
 
     name: str
     results: tuple[Result, ...]
+    watched: int = 0
 
     @property
     def passed(self) -> list[str]:
@@ -75,7 +78,9 @@ class Report:
 
     def __str__(self) -> str:
         width = max((len(result.name) for result in self.results), default=0)
-        lines = [f"{self.name}: {self.score} checks passed"]
+        many = "gradient" if self.watched == 1 else "gradients"
+        after = f" after {self.watched} {many} watched" if self.watched else ""
+        lines = [f"{self.name}: {self.score} checks passed{after}"]
         for result in self.results:
             mark = "passed" if result.passed else "FAILED"
             lines.append(f"  {result.name:<{width}}  {mark}")

@@ -16,6 +16,8 @@ from torch import Tensor
 
 Factory = Callable[[Any], torch.optim.Optimizer]
 
+LONGEST_WARM_UP = 10
+
 
 def require(condition: bool, why: str) -> None:
     """Raise with a reason unless the condition holds.
@@ -48,8 +50,8 @@ class Subject:
     def __init__(self, factory: Factory) -> None:
         self.factory = factory
 
-    def on(self, params: Any) -> torch.optim.Optimizer:
-        """An optimizer of these parameters.
+    def fresh(self, params: Any) -> torch.optim.Optimizer:
+        """An optimizer of these parameters that has seen no gradient.
 
         Parameters
         ----------
@@ -62,6 +64,55 @@ class Subject:
             A new one.
         """
         return self.factory(params)
+
+    def on(self, params: Any) -> torch.optim.Optimizer:
+        """An optimizer of these parameters, past the warm-up that it declares.
+
+        Parameters
+        ----------
+        params : iterable
+            As `torch.optim` takes them.
+
+        Returns
+        -------
+        torch.optim.Optimizer
+            A new one, whose next gradient must move its tensor from where it stood.
+        """
+        optimizer = self.fresh(params)
+        tensors = [p for g in optimizer.param_groups for p in g["params"]]
+        starts = [p.detach().clone() for p in tensors]
+        if self.warm(optimizer):
+            with torch.no_grad():
+                for p, start in zip(tensors, starts, strict=True):
+                    p.copy_(start)
+        return optimizer
+
+    def warm(self, optimizer: torch.optim.Optimizer, *params: Tensor) -> int:
+        """Give tensors the gradients that the optimizer declares to watch only.
+
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+            Its ``warmup_steps`` says how many.
+        *params : Tensor
+            All of them by default. Equal shapes get equal gradients.
+
+        Returns
+        -------
+        int
+            That number.
+        """
+        steps = declared_warm_up(optimizer)
+        if not params:
+            params = tuple(p for g in optimizer.param_groups for p in g["params"])
+        drawn = torch.Generator().manual_seed(1)
+        for _ in range(steps):
+            for p in params:
+                p.grad = torch.randn(p.shape, dtype=p.dtype, generator=drawn)
+            optimizer.step()
+            for p in params:
+                p.grad = None
+        return steps
 
     def having(self, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
         """The same with other options: its class, called with its defaults and these.
@@ -91,6 +142,34 @@ class Subject:
             require(name in known or open_ended, f"it has no argument `{name}`")
         kept = {name: v for name, v in model.defaults.items() if name in known}
         return kind(params, **{**kept, **options})
+
+
+def declared_warm_up(optimizer: torch.optim.Optimizer) -> int:
+    """How many gradients a tensor is only watched for, by the optimizer's own word.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Its attribute ``warmup_steps``, where it has one.
+
+    Returns
+    -------
+    int
+        Zero where it says nothing.
+
+    Raises
+    ------
+    AssertionError
+        If it is not a whole number from 0 to 10: a longer one could hide anything.
+    """
+    steps = getattr(optimizer, "warmup_steps", 0)
+    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    require(
+        whole and 0 <= steps <= LONGEST_WARM_UP,
+        f"warmup_steps is {steps!r}; it must be a whole number from 0 to "
+        f"{LONGEST_WARM_UP}",
+    )
+    return int(steps)
 
 
 def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

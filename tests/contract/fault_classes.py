@@ -81,6 +81,16 @@ class Trusting(Sound):
             super().check(group)
 
 
+@fault("first move")
+class Impatient(Sound):
+    """It declares a warm-up and moves at once."""
+
+    warmup_steps = 2
+
+    def __init__(self, params: Any, lr: Any = 0.05, **options: Any) -> None:
+        super().__init__(params, lr, **{"momentum": 0.0, **options})
+
+
 @fault("hooks")
 class Deaf(Sound):
     def register_step_post_hook(self, hook: Any) -> Any:

@@ -56,7 +56,8 @@ OURS = {
     "SIRFShampoo loop": functools.partial(
         optim.SIRFShampoo, batch_size=8, foreach=False, refresh=3, structures="lower"
     ),
-    "SOAP": functools.partial(optim.SOAP, skip_first=False),
+    "SOAP": optim.SOAP,
+    "SOAP at once": functools.partial(optim.SOAP, skip_first=False),
     "KrADagrad": optim.KrADagrad,
     "KrADagrad loop": functools.partial(
         optim.KrADagrad, foreach=False, bound="trace", beta2=0.9, vectors="full"
@@ -168,6 +169,7 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "gradient kept",
         "missing gradient",
         "zero gradient",
+        "first move",
         "nan gradient",
         "infinite gradient",
         "huge gradient",
@@ -189,7 +191,7 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 39
+    assert len(names) == len(CHECKS) == 40
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 

@@ -189,6 +189,17 @@ class BaseOptimizer(torch.optim.Optimizer):
                     counts[names[index] if names else f"{number}.{index}"] = count
         return counts
 
+    @property
+    def warmup_steps(self) -> int:
+        """How many gradients of a tensor are only watched before its first move.
+
+        Returns
+        -------
+        int
+            0, but for methods that say otherwise.
+        """
+        return 0
+
     def create_state(self) -> None:
         """Make the state of every parameter now rather than at its first gradient.
 

@@ -41,8 +41,9 @@ def gradient_kept(subject: Subject) -> None:
 def missing_gradient(subject: Subject) -> None:
     """Frozen layers and unused experts crash the step or drift by decay."""
     p, unused = weight(), weight(3, 5)
-    optimizer = subject.on([p, unused])
+    optimizer = subject.fresh([p, unused])
     optimizer.step()
+    subject.warm(optimizer, p)
     feed(optimizer, (p, draw(p)))
     require(same(unused, torch.ones(3, 5)), "a parameter without gradient moved")
     require(not same(p, torch.ones(4, 3)), "the parameter with a gradient did not")
@@ -52,12 +53,27 @@ def missing_gradient(subject: Subject) -> None:
 def late_gradient(subject: Subject) -> None:
     """A layer that is unfrozen or routed to later crashes the step or never moves."""
     p, late = weight(), weight(3, 5)
-    optimizer = subject.on([p, late])
+    optimizer = subject.fresh([p, late])
     for _ in range(3):
         feed(optimizer, (p, draw(p)))
+    subject.warm(optimizer, p, late)
     feed(optimizer, (p, draw(p)), (late, draw(late)))
     require(finite([p.detach(), late.detach()]), "a parameter is not finite")
     require(not same(late, torch.ones(3, 5)), "the late parameter did not move")
+
+
+@GRADIENTS
+def first_move(subject: Subject) -> None:
+    """The first gradients are thrown away, and no schedule or log knows of it."""
+    p = weight()
+    optimizer = subject.fresh([p])
+    watched = subject.warm(optimizer)
+    require(
+        same(p, torch.ones(4, 3)),
+        f"it moved within the {watched} gradients that it declares only to watch",
+    )
+    feed(optimizer, (p, draw(p)))
+    require(not same(p, torch.ones(4, 3)), f"it did not move at gradient {watched + 1}")
 
 
 @GRADIENTS

@@ -39,7 +39,7 @@ def _resumed(
     optimizer = subject.on(params)
     _train(optimizer, params, 1)
     copies = [p.detach().clone().requires_grad_() for p in params]
-    resumed = subject.on(copies)
+    resumed = subject.fresh(copies)
     resumed.load_state_dict(_through_a_file(optimizer.state_dict()))
     return params, optimizer, copies, resumed
 
@@ -80,7 +80,7 @@ def loaded_state_is_a_copy(subject: Subject) -> None:
     optimizer = subject.on(params)
     _train(optimizer, params, 1)
     copies = [p.detach().clone().requires_grad_() for p in params]
-    second = subject.on(copies)
+    second = subject.fresh(copies)
     second.load_state_dict(optimizer.state_dict())
     kept = copy.deepcopy(dict(optimizer.state[params[0]]))
     _train(second, copies, 2)
