@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from anthology.linalg.roots import robust_eigh
 
 from .core.base import Params, hyperparameters
 from .core.card import Card
@@ -23,9 +21,11 @@ from .core.limits import (
 )
 from .core.state import State
 from .parts.alike import _Alike
-from .parts.kronecker import gram, multiply, nonzero
+from .parts.grafting import lengths
+from .parts.kronecker import dominate, gram, multiply, nonzero, positive_root
 
 BOUNDS = ("frobenius", "trace")
+VARIANTS = ("star", "mm")
 
 
 class KrADagrad(_Alike):
@@ -55,8 +55,8 @@ class KrADagrad(_Alike):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        Step size η: that of gradient descent until the factors have shrunk.
-        Default 1e-2 (the published code has 1, with the length of the gradient).
+        Step size η: that of gradient descent until the factors have shrunk, or, with
+        grafting, always. Default 1e-2 (published: 1, grafted where it runs on CPUs).
     momentum : float
         μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     nesterov : bool
@@ -75,11 +75,19 @@ class KrADagrad(_Alike):
     refresh : int
         T: roots are recomputed at steps 1, 1+T, 1+2T, … Default 1.
     power : int, optional
-        p of the exponents 1/p; None is 2k, and k gives online Newton steps.
+        p of the exponents 1/p; None is 2k, and k gives online Newton steps (for "mm"
+        2 and 1).
     max_dim : int
         Axes longer than this have no factor. Default 1024.
     vectors : str
         Tensors with one axis: "none" (default), no factor, or "full".
+    variant : str
+        "star" (default): the formulas above, KrADagrad* of the paper. "mm": its plain
+        KrADagrad. A step updates one :math:`L_i`, with G preconditioned along the
+        other axes in place of G, and the exponent is 1/2: the axes by turns, and
+        after k² steps the longest in all but k of the steps between two squares.
+    grafting : str
+        Whose length a step has: "none" (default), its own, or "sgd", the gradient's.
     foreach : bool, optional
         Treat tensors of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -100,13 +108,13 @@ class KrADagrad(_Alike):
     every t of at least one plus the largest eigenvalue of :math:`GG^\top L`, and
     both bounds are such. So L stays positive semi-definite and above the inverse of
     the sum, and undamped :math:`\langle G, u\rangle` is never below Shampoo's.
-    Eigenvalues that rounding makes negative count as zero. A scalar has no factor. A complex tensor has its pairs (real, imaginary) as
-    one more axis. A gradient whose products with L are not finite skips its tensor.
-    The published code grafts the length of the gradient on CPUs, cuts long axes into
-    blocks and decays the momentum twice with Nesterov's look-ahead; not so here.
+    Eigenvalues that rounding makes negative count as zero. A scalar has no factor.
+    A complex tensor has its pairs (real, imaginary) as one more axis. A gradient whose products with L are not finite skips its tensor.
+    The published code cuts long axes into blocks and decays the momentum twice with
+    Nesterov's look-ahead; not so here.
 
-    Source: Mei, Moreno & Walters 2023 (arXiv 2305.19416), KrADagrad*, and published
-    code (factors, bound, damping, defaults).
+    Source: Mei, Moreno & Walters 2023 (arXiv 2305.19416), KrADagrad* and KrADagrad,
+    and published code (factors, bound, damping, turns of "mm", defaults).
 
     Examples
     --------
@@ -146,6 +154,8 @@ class KrADagrad(_Alike):
         power: int | None = None,
         max_dim: int = 1024,
         vectors: str = "none",
+        variant: str = "star",
+        grafting: str = "none",
         *,
         foreach: bool | None = None,
         maximize: bool = False,
@@ -176,6 +186,8 @@ class KrADagrad(_Alike):
             positive_integer("power", group["power"])
         one_of("bound", group["bound"], BOUNDS)
         one_of("vectors", group["vectors"], ("full", "none"))
+        one_of("variant", group["variant"], VARIANTS)
+        one_of("grafting", group["grafting"], ("none", "sgd"))
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for the momentum; factors (with their roots) as multiples of I."""
@@ -191,7 +203,9 @@ class KrADagrad(_Alike):
         largest = group["initial"]
         if group["beta2"] < 1:
             largest = max(largest, 1 / group["eps"])
-        room = max(largest, 1.0) * max(grad.numel(), 1) ** 2
+        # "mm" multiplies G by the roots of the other axes first
+        times = max(grad.ndim, 1) if group["variant"] == "mm" else 1
+        room = max(largest, 1.0) ** times * max(grad.numel(), 1) ** 2
         return math.sqrt(torch.finfo(grad.dtype).max / room)
 
     def advance(
@@ -199,33 +213,6 @@ class KrADagrad(_Alike):
     ) -> None:
         """Tensors of equal shape and age, stacked; the definition."""
         _advance(w, g, state, step, group)
-
-
-def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tensor:
-    """A bound from above on (L⁻¹ + GGᵀ)⁻¹ by products alone.
-
-    Parameters
-    ----------
-    factor : Tensor
-        L, symmetric positive semi-definite, shape (..., d, d).
-    gathered : Tensor
-        GGᵀ, the same shape.
-    bound : str
-        "frobenius" or "trace", the size of GGᵀL; see `KrADagrad`.
-
-    Returns
-    -------
-    Tensor
-        L − LGGᵀL/(1 + size), symmetric, the same shape.
-    """
-    product = gathered @ factor
-    if bound == "trace":
-        size = product.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    else:
-        top = nonzero(product.abs().amax((-2, -1), keepdim=True))
-        size = torch.linalg.matrix_norm(product / top, keepdim=True) * top
-    lower = factor - factor @ (product / (1 + size))
-    return (lower + lower.mT) / 2
 
 
 def _axes(x: Tensor, group: Mapping[str, Any]) -> list[int]:
@@ -237,25 +224,41 @@ def _axes(x: Tensor, group: Mapping[str, Any]) -> list[int]:
 
 def _power(x: Tensor, group: Mapping[str, Any]) -> int:
     """p of the exponent 1/p for one tensor."""
-    return int(group["power"] or 2 * x.ndim)
+    return int(group["power"] or (2 if group["variant"] == "mm" else 2 * x.ndim))
 
 
 def _advance(
     w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
 ) -> None:
     """One step of tensors of equal shape, stacked along a first axis."""
-    u, order = g, w.ndim - 1
-    for axis in _axes(w[0], group):
-        factor, root = state[f"factor_{axis}"], state[f"root_{axis}"]
+    order, axes = w.ndim - 1, _axes(w[0], group)
+    u, others = g, list[int]()
+    if group["variant"] == "mm" and axes:
+        turn = _turn(step - 1, axes, w.shape[1:])
+        others = [axis for axis in axes if axis != turn]
+        axes = [turn]
+    for axis in others:
+        root = state[f"root_{axis}"]
+        # what autograd keeps must not be refreshed below
+        root = root.clone() if group["differentiable"] else root
+        u = multiply(u, root, axis, order)
+    seen = u.detach()
+    due = (step - 1) % group["refresh"] == 0
+    for axis in axes:
+        factor = state[f"factor_{axis}"]
         if group["beta2"] < 1:
             factor.div_(group["beta2"])
         if group["eps"]:
             factor.sub_(factor @ factor, alpha=group["eps"])
-        gathered = gram(g.detach(), axis, order)
-        factor.copy_(dominate(factor, gathered, group["bound"]))
-        if (step - 1) % group["refresh"] == 0:
-            root.copy_(_root(factor, _power(w[0], group)))
-        u = multiply(u, root, axis, order)
+        factor.copy_(dominate(factor, gram(seen, axis, order), group["bound"]))
+    for axis in axes + others * (group["refresh"] > 1) if due else []:
+        fresh = positive_root(state[f"factor_{axis}"], _power(w[0], group))
+        state[f"root_{axis}"].copy_(fresh)
+    for axis in axes:
+        u = multiply(u, state[f"root_{axis}"], axis, order)
+    if group["grafting"] == "sgd":
+        size = lengths(g) / nonzero(lengths(u))
+        u = u * size.reshape(-1, *(1,) * order)
     if group["weight_decay"]:
         u = u + w * group["weight_decay"]
     m = state["momentum_buffer"]
@@ -263,9 +266,10 @@ def _advance(
     w.sub_((u + m * group["momentum"] if group["nesterov"] else m) * group["lr"])
 
 
-def _root(factor: Tensor, power: int) -> Tensor:
-    """L^(1/p); eigenvalues that rounding made negative count as zero."""
-    top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
-    values, vectors = robust_eigh(factor / top)
-    values = values.clamp_min(0) ** (1 / power)
-    return vectors @ (values[..., None] * vectors.mT) * top ** (1 / power)
+def _turn(past: int, axes: list[int], shape: Sequence[int]) -> int:
+    """The axis whose factor "mm" updates after so many steps."""
+    k = len(axes)
+    place = past % k if past < k * k else past - math.isqrt(past) ** 2
+    if place < k:
+        return axes[place]
+    return max(axes, key=lambda axis: shape[axis])

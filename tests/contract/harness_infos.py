@@ -26,7 +26,10 @@ EXTRA: dict[str, list[dict[str, Any]]] = {
     ],
     "Scion": [{"unconstrained": True, "momentum": 0.9}, {"norm": "Spectral()"}],
     "SOAP": [{"skip_first": False, "refresh": 2, "relative_eps": True}],
-    "KrADagrad": [{"beta2": 0.9, "bound": "trace", "vectors": "full"}],
+    "KrADagrad": [
+        {"beta2": 0.9, "bound": "trace", "vectors": "full"},
+        {"lr": 0.1, "variant": "mm", "grafting": "sgd"},
+    ],
     "RootFreeAdamW": [{"bias_correction": True}],
     "RootFreeRMSProp": [{"momentum": 0.0}],
 }

@@ -59,6 +59,10 @@ OURS = {
     "SOAP": optim.SOAP,
     "SOAP at once": functools.partial(optim.SOAP, skip_first=False),
     "KrADagrad": optim.KrADagrad,
+    "KrADagrad mm": functools.partial(
+        optim.KrADagrad, variant="mm", refresh=2, vectors="full"
+    ),
+    "KrADagrad grafted": functools.partial(optim.KrADagrad, lr=1.0, grafting="sgd"),
     "KrADagrad loop": functools.partial(
         optim.KrADagrad, foreach=False, bound="trace", beta2=0.9, vectors="full"
     ),

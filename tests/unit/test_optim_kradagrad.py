@@ -18,6 +18,10 @@ OPTIONS = [
     {"refresh": 4, "power": 2, "lr": 0.05},
     {"max_dim": 3, "vectors": "full", "lr": 0.1},
     {"maximize": True, "vectors": "full", "lr": 0.1},
+    {"lr": 1.0, "grafting": "sgd", "weight_decay": 0.01},
+    {"variant": "mm"},
+    {"variant": "mm", "refresh": 3, "vectors": "full", "beta2": 0.9, "eps": 1e-3},
+    {"variant": "mm", "power": 1, "max_dim": 3, "grafting": "sgd", "bound": "trace"},
 ]
 
 
@@ -39,6 +43,17 @@ def run(steps: int, dtype: torch.dtype = torch.float64, **options) -> list[Tenso
     return [p.detach() for p in params]
 
 
+def turns(axes: list[int], shape: torch.Size, steps: int) -> list[int]:
+    """Which axis "mm" updates: k rounds, then squares of growing size, in which all
+    but the first k steps are for the longest axis."""
+    found = axes * len(axes)
+    longest = max(axes, key=lambda i: (shape[i], -i))
+    for side in range(len(axes), steps):
+        row = axes + [longest] * (2 * side + 1 - len(axes))
+        found += row
+    return found[:steps]
+
+
 def dense(
     w: Tensor,
     grads: list[Tensor],
@@ -55,31 +70,46 @@ def dense(
     max_dim: int = 1024,
     vectors: str = "none",
     maximize: bool = False,
+    variant: str = "star",
+    grafting: str = "none",
 ) -> Tensor:
     """The formulas of the docstring, letter by letter, by einsum and eigh."""
     letters = string.ascii_lowercase[: w.ndim]
     axes = [i for i in range(w.ndim) if w.shape[i] <= max_dim]
     axes = [] if w.ndim == 1 and vectors == "none" else axes
+    mm = variant == "mm"
+    power = power or (2 if mm else 2 * w.ndim)
     factors = {i: initial * torch.eye(w.shape[i], dtype=w.dtype) for i in axes}
-    roots = dict(factors)
+    roots = {i: f ** (1 / power) for i, f in factors.items()}
     m = torch.zeros_like(w)
+
+    def apply(x: Tensor, i: int) -> Tensor:
+        a = letters[i]
+        return torch.einsum(f"Z{a},{letters}->{letters.replace(a, 'Z')}", roots[i], x)
+
     for t, g in enumerate(grads):
         g = -g if maximize else g
-        u = g
+        u = seen = g
+        chosen = [turns(axes, w.shape, len(grads))[t]] if mm and axes else axes
         for i in axes:
+            if i not in chosen:
+                u = seen = apply(u, i)
+        for i in chosen:
             a = letters[i]
             other = letters.replace(a, "Z")
-            outer = torch.einsum(f"{letters},{other}->{a}Z", g, g)
+            outer = torch.einsum(f"{letters},{other}->{a}Z", seen, seen)
             old = factors[i] / beta2
             old = old - eps * old @ old
             inner = outer @ old
             size = inner.trace() if bound == "trace" else inner.square().sum().sqrt()
             factors[i] = old - old @ outer @ old / (1 + size)
-            if t % refresh == 0:
-                values, basis = torch.linalg.eigh(factors[i])
-                exponent = 1 / (power or 2 * w.ndim)
-                roots[i] = basis @ torch.diag(values**exponent) @ basis.mT
-            u = torch.einsum(f"Z{a},{letters}->{other}", roots[i], u)
+        for i in axes if t % refresh == 0 else []:
+            values, basis = torch.linalg.eigh(factors[i])
+            roots[i] = basis @ torch.diag(values ** (1 / power)) @ basis.mT
+        for i in chosen:
+            u = apply(u, i)
+        if grafting == "sgd":
+            u = u * g.norm() / u.norm()
         u = u + weight_decay * w
         m = momentum * m + u
         w = w - lr * (u + momentum * m if nesterov else m)
@@ -140,6 +170,46 @@ def test_any_scale_of_gradient_leaves_it_finite(scale, beta2):
     assert bool(p.isfinite().all())
 
 
+@pytest.mark.parametrize("variant", ["star", "mm"])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e6])
+def test_grafting_gives_the_length_of_the_gradient(variant, scale):
+    params = [torch.zeros(s, dtype=torch.float64).requires_grad_() for s in SHAPES]
+    options = {"momentum": 0.0, "nesterov": False, "variant": variant}
+    optimizer = KrADagrad(params, lr=1.0, grafting="sgd", **options)
+    for _ in range(10):
+        before = [p.detach().clone() for p in params]
+        for p in params:
+            p.grad = scale * torch.randn_like(p)
+        optimizer.step()
+        for p, old in zip(params, before, strict=True):
+            gap = (p.detach() - old).norm() / p.grad.norm() - 1
+            assert abs(float(gap)) < 1e-9
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    before = [p.detach().clone() for p in params]
+    optimizer.step()
+    assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize("refresh", [1, 2])
+def test_autograd_follows_the_plain_variant(refresh):
+    """Factors are constants: d/dlr is minus the sum of the moves."""
+
+    def after(lr: Tensor) -> Tensor:
+        start = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+        p = start.clone()
+        optimizer = KrADagrad(
+            [p], lr, variant="mm", refresh=refresh, differentiable=True
+        )
+        for _ in range(4):
+            p.grad = torch.arange(6.0, dtype=torch.float64).reshape(3, 2)
+            optimizer.step()
+        return p
+
+    lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(after, [lr])
+
+
 def test_state_has_the_size_that_the_card_says():
     p = torch.ones(6, 4).requires_grad_()
     optimizer = KrADagrad([p])
@@ -160,6 +230,8 @@ def test_state_has_the_size_that_the_card_says():
         ({"power": 1.5}, "Invalid power: 1.5"),
         ({"momentum": 0.0}, "nesterov=True needs a momentum above zero"),
         ({"vectors": "diagonal"}, "Invalid vectors: 'diagonal'"),
+        ({"variant": "pp"}, "Invalid variant: 'pp'; it must be 'star' or 'mm'"),
+        ({"grafting": "rms"}, "Invalid grafting: 'rms'"),
     ],
 )
 def test_it_says_what_is_wrong(options, words):

@@ -92,6 +92,23 @@ def _adam(
 
 def length(x: Tensor) -> Tensor:
     """The Euclidean norm of a tensor of any scale, 0-d."""
-    top = nonzero(x.detach().abs().amax())
-    out: Tensor = torch.linalg.vector_norm(x / top) * top
+    return lengths(x[None])[0]
+
+
+def lengths(x: Tensor) -> Tensor:
+    """The Euclidean norm of each tensor of a stack, of any scale.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (n, *shape).
+
+    Returns
+    -------
+    Tensor
+        Shape (n,).
+    """
+    flat = x.reshape(len(x), -1)
+    top = nonzero(flat.detach().abs().amax(1, keepdim=True))
+    out: Tensor = torch.linalg.vector_norm(flat / top, dim=1) * top[:, 0]
     return out

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg import inverse_root
+from anthology.linalg.roots import robust_eigh
 
 from .averages import bias_correction
 
@@ -186,3 +187,51 @@ def _weights(beta: float, steps: list[Any], like: Tensor) -> Tensor:
 def nonzero(x: Tensor) -> Tensor:
     """`x` with ones in place of zeros, to divide by."""
     return torch.where(x == 0, torch.ones_like(x), x)
+
+
+def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tensor:
+    """A bound from above on (L⁻¹ + GGᵀ)⁻¹ by products alone.
+
+    Parameters
+    ----------
+    factor : Tensor
+        L, symmetric positive semi-definite, shape (..., d, d).
+    gathered : Tensor
+        GGᵀ, the same shape.
+    bound : str
+        "frobenius" or "trace", the size of GGᵀL; see `KrADagrad`.
+
+    Returns
+    -------
+    Tensor
+        L − LGGᵀL/(1 + size), symmetric, the same shape.
+    """
+    product = gathered @ factor
+    if bound == "trace":
+        size = product.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    else:
+        top = nonzero(product.abs().amax((-2, -1), keepdim=True))
+        size = torch.linalg.matrix_norm(product / top, keepdim=True) * top
+    lower = factor - factor @ (product / (1 + size))
+    return (lower + lower.mT) / 2
+
+
+def positive_root(factor: Tensor, power: int) -> Tensor:
+    """L^(1/p); eigenvalues that rounding made negative count as zero.
+
+    Parameters
+    ----------
+    factor : Tensor
+        L, symmetric, shape (..., d, d).
+    power : int
+        p, at least 1.
+
+    Returns
+    -------
+    Tensor
+        The same shape.
+    """
+    top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
+    values, vectors = robust_eigh(factor / top)
+    values = values.clamp_min(0) ** (1 / power)
+    return vectors @ (values[..., None] * vectors.mT) * top ** (1 / power)
