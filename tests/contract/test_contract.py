@@ -62,7 +62,9 @@ OURS = {
     "KrADagrad mm": functools.partial(
         optim.KrADagrad, variant="mm", refresh=2, vectors="full"
     ),
-    "KrADagrad grafted": functools.partial(optim.KrADagrad, lr=1.0, grafting="sgd"),
+    "KrADagrad grafted": functools.partial(
+        optim.KrADagrad, lr=1.0, grafting="sgd", block_size=2
+    ),
     "KrADagrad loop": functools.partial(
         optim.KrADagrad, foreach=False, bound="trace", beta2=0.9, vectors="full"
     ),

@@ -126,6 +126,31 @@ def test_equal_to_a_dense_reference(claim, options, foreach):
         assert float(((ours - theirs) / (1 + theirs.abs())).abs().max()) < claim.tol
 
 
+@pytest.mark.parametrize("variant", ["star", "mm"])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_blocks_are_tensors_of_their_own(variant, foreach):
+    """Cut at 4, a 6 × 4 matrix is a 4 × 4 and a 2 × 4 one; short tensors stay."""
+    torch.manual_seed(4)
+    whole = torch.randn(6, 4, dtype=torch.float64).requires_grad_()
+    parts = [x.clone().requires_grad_() for x in whole.detach().split(4)]
+    small = [torch.ones(s, dtype=torch.float64).requires_grad_() for s in ((), (3,))]
+    options = {"variant": variant, "weight_decay": 0.1, "vectors": "full"}
+    cut = KrADagrad([whole, *small], block_size=4, foreach=foreach, **options)
+    apart = KrADagrad(parts, foreach=foreach, **options)
+    for _ in range(20):
+        whole.grad = torch.randn_like(whole)
+        for p, g in zip(parts, whole.grad.split(4), strict=True):
+            p.grad = g.clone()
+        for p in small:
+            p.grad = torch.randn_like(p)
+        cut.step()
+        apart.step()
+    assert float((torch.cat(parts) - whole).detach().abs().max()) < 1e-12
+    assert cut.state[whole]["factor_1_0"].shape == (2, 2)
+    assert cut.state[small[1]]["factor_0"].shape == (3, 3)
+    assert "factor_0" not in cut.state[small[0]]
+
+
 def test_alike_tensors_go_together_and_arrive_where_they_would_alone():
     for options in OPTIONS:
         ends = []
@@ -230,6 +255,7 @@ def test_state_has_the_size_that_the_card_says():
         ({"power": 1.5}, "Invalid power: 1.5"),
         ({"momentum": 0.0}, "nesterov=True needs a momentum above zero"),
         ({"vectors": "diagonal"}, "Invalid vectors: 'diagonal'"),
+        ({"block_size": 0}, "Invalid block_size: 0"),
         ({"variant": "pp"}, "Invalid variant: 'pp'; it must be 'star' or 'mm'"),
         ({"grafting": "rms"}, "Invalid grafting: 'rms'"),
     ],
