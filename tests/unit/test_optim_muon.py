@@ -277,3 +277,17 @@ def test_convert_lr_refuses_what_it_cannot_convert(bad):
         convert_lr(0.1, bad[0], bad[1], "original")
     with pytest.raises(ValueError, match="learning rate"):
         convert_lr(-0.1, (2, 3), "none", "original")
+
+
+@pytest.mark.parametrize("method", ["pade", "gram", "eigh", "you", "polar-express"])
+def test_every_method_of_the_docstring_is_near_the_exact_step(method):
+    torch.manual_seed(6)
+    g = torch.randn(6, 4, dtype=torch.float64)
+    steps = []
+    for chosen in (method, "svd"):
+        p = torch.zeros(6, 4, dtype=torch.float64).requires_grad_()
+        optimizer = Muon([p], 1.0, momentum=0.0, nesterov=False, method=chosen)
+        p.grad = g.clone()
+        optimizer.step()
+        steps.append(p.detach())
+    assert float((steps[0] - steps[1]).abs().max()) < 0.02
