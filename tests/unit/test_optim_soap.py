@@ -106,11 +106,19 @@ def test_the_first_gradient_only_sets_the_bases():
     assert not torch.equal(p, torch.ones_like(p))
 
 
-def test_the_published_default_misses_only_what_a_first_move_would_give():
-    """These checks of the contract ask for a move at the very first gradient."""
-    assert contract(SOAP).failed == [
+def test_the_published_default_declares_its_first_gradient():
+    """Were it silent, the demands for a first move would fail, and only they."""
+
+    class Silent(SOAP):
+        warmup_steps = 0
+
+    assert SOAP([torch.ones(2, 2)]).warmup_steps == 1
+    assert SOAP([torch.ones(2, 2)], skip_first=False).warmup_steps == 0
+    assert contract(SOAP).failed == []
+    assert contract(Silent).failed == [
         "missing gradient",
         "late gradient",
+        "first move",
         "closure",
         "hooks",
         "named parameters",
