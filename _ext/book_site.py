@@ -36,7 +36,7 @@ MATHJAX = Path("node_modules", "mathjax", "es5")
 # The combined file, and what it loads by name when a page or a reader asks.
 MATHJAX_PARTS = ("tex-chtml.js", "a11y", "input/tex", "output/chtml", "sre", "ui")
 FONTAWESOME = re.compile(
-    r'[^\n]*<!-- So that users can add custom icons -->\n|'
+    r"[^\n]*<!-- So that users can add custom icons -->\n|"
     r'[^\n]*<script src="[^"]*_static/scripts/fontawesome\.js[^"]*"></script>\n'
 )
 # What the theme and Sphinx write that a screen reader cannot read: a button

@@ -92,7 +92,12 @@ def pytest_count(layer: str, *arguments: str) -> Count:
 
 
 def style() -> Count:
-    return command_count("ruff", "check", ".") + command_count("mypy")
+    folders = ("_ext", "anthology", "benchmarks", "experiments", "tests", "tools")
+    return (
+        command_count("ruff", "check", ".")
+        + command_count("ruff", "format", "--check", *folders)
+        + command_count("mypy")
+    )
 
 
 def package() -> Count:
