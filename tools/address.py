@@ -79,6 +79,7 @@ def colab_cell(chapter: str, root: Path = ROOT) -> str:
     return f"""\
 # Colab only: fetch this book at the version of this text, and install it.
 import os
+import sys
 
 if "google.colab" in sys.modules:
     address = "{repository(root)}"

@@ -86,9 +86,7 @@ class Experts(nn.Module):
 
 def test_a_stack_of_experts_is_one_matrix_each() -> None:
     model = nn.Sequential(Experts())
-    assert metrize(model).rows[0].norm == N.Conv(1), "by shape it is a kernel"
-    stack = {"norm": N.RMSToRMS(), "role": "stack"}
-    groups = metrize(model, [(Experts, stack)])
+    groups = metrize(model)
     (row,) = groups.rows
     assert (row.role, row.norm) == ("stack", N.RMSToRMS())
     before = model[0].weight.detach().clone()
