@@ -31,6 +31,23 @@ def require_learning_rate(lr: Any) -> None:
         raise ValueError(f"Invalid learning rate: {lr} (must be positive and finite)")
 
 
+def require_number(name: str, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+
+
+def require_fraction(name: str, value: Any) -> None:
+    require_number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+
+
+def require_nonnegative(name: str, value: Any) -> None:
+    require_number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+
+
 def require_point(name: str, w: Any) -> None:
     if not isinstance(w, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(w).__name__}")
