@@ -31,10 +31,14 @@ from anthology.motion.penalties import (
     smooth_l2,
     smooth_nuclear,
 )
+from anthology.motion.probe import Probe
 from anthology.motion.ravel import ravel_model
+from anthology.motion.step_map import StepMap, step_map
 
 __all__ = [
     "Penalty",
+    "Probe",
+    "StepMap",
     "adam_braces",
     "adam_sign_change",
     "adam_terms",
@@ -58,4 +62,5 @@ __all__ = [
     "smooth_l1",
     "smooth_l2",
     "smooth_nuclear",
+    "step_map",
 ]
