@@ -1,0 +1,210 @@
+"""The figures of a probe, each a function of what a step left behind.
+
+Figures of the steps stay on the device as 0-d tensors until somebody reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from anthology.motion._fixed_batch import FixedBatch, Values, twice_differentiable
+from anthology.motion._step_rules import ends, metric, own_norm, penalty
+from anthology.optim.points import as_points
+from anthology.optim.state import state_dtype
+
+Figures = Mapping[str, Tensor | float]
+Reading = tuple[Figures, Mapping[str, Figures]]
+Moves = Mapping[Tensor, Tensor]
+
+
+class Watched(NamedTuple):
+    """A parameter with its name and its group."""
+
+    name: str
+    tensor: Tensor
+    group: Mapping[str, Any]
+
+
+def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Watched]:
+    """What the optimizer can move now; a tied weight has one name."""
+    names = {p: name for name, p in model.named_parameters()}
+    found = []
+    for number, group in enumerate(optimizer.param_groups):
+        given = group.get("param_names")
+        for index, p in enumerate(group["params"]):
+            if p.requires_grad and p.numel():
+                own = given[index] if given else f"{number}.{index}"
+                found.append(Watched(names.get(p, own), p, group))
+    return found
+
+
+class Rows:
+    """What was measured at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self._model: dict[str, Tensor | float] = {}
+        self._layers: dict[str, dict[str, Tensor | float]] = {}
+
+    def add(self, reading: Reading) -> None:
+        """Take in figures of the whole model and of its layers."""
+        whole, layers = reading
+        self._model.update(whole)
+        for name, row in layers.items():
+            self._layers.setdefault(name, {}).update(row)
+
+    def __bool__(self) -> bool:
+        return bool(self._model or self._layers)
+
+    def plain(self) -> dict[str, Any]:
+        """Everything as Python numbers; waits for the device."""
+        layers = {name: _plain(row) for name, row in self._layers.items()}
+        return {"step": self.step, **_plain(self._model), "layers": layers}
+
+    def table(self) -> str:
+        """One line for the model, one for each layer."""
+        content = self.plain()
+        layers: dict[str, dict[str, float]] = content.pop("layers")
+        first = "  ".join(f"{name} {value:.4g}" for name, value in content.items())
+        heads = list(dict.fromkeys(key for row in layers.values() for key in row))
+        lines = [["layer", *heads]]
+        for name, row in layers.items():
+            lines.append([name, *(f"{row.get(h, math.nan):.4g}" for h in heads)])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = (zip(line, widths, strict=True) for line in lines if layers)
+        text = ("  ".join(c.ljust(w) for c, w in row).rstrip() for row in rows)
+        return "\n".join([first, *text])
+
+
+def _plain(row: Figures) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items()}
+
+
+def of_steps(layers: Sequence[Watched], moves: Moves, before: Moves) -> Reading:
+    """Length of each step, and half its change relative to it."""
+    lengths: list[tuple[Tensor, Tensor]] = []
+    rows: dict[str, Figures] = {}
+    for x in layers:
+        if x.tensor not in moves:
+            continue
+        size = _length(moves[x.tensor])
+        change = torch.full_like(size, math.nan)
+        if x.tensor in before:
+            change = _length(_wide(moves[x.tensor]) - _wide(before[x.tensor]))
+        lengths.append((size, change))
+        rows[x.name] = {"size": size, "error": change / size / 2}
+    if not lengths:
+        return {}, {}
+    size, change = (_together(parts) for parts in zip(*lengths, strict=True))
+    return {"size": size, "error": change / size / 2}, rows
+
+
+def of_turn(
+    layers: Sequence[Watched], moves: Moves, old: Values, new: Values
+) -> Reading:
+    """How far the gradient of the batch turned over the step, and against it."""
+    parts: list[tuple[Tensor, ...]] = []
+    rows: dict[str, Figures] = {}
+    for x in layers:
+        # the batch does not know parameters that are not the model's
+        if x.name not in old or x.tensor not in moves:
+            continue
+        g, move = _wide(old[x.name]), _wide(moves[x.tensor])
+        turned = _wide(new[x.name]) - g
+        gain, bend = (-(g.conj() * move).sum().real, (turned.conj() * move).sum().real)
+        parts.append((_length(g), _length(turned), gain, bend))
+        rows[x.name] = _turn(*parts[-1])
+    if not parts:
+        return {}, {}
+    lengths, turns, gains, bends = zip(*parts, strict=True)
+    return _turn(_together(lengths), _together(turns), _sum(gains), _sum(bends)), rows
+
+
+def _turn(length: Tensor, turned: Tensor, gain: Tensor, bend: Tensor) -> Figures:
+    overshoot = torch.where(gain > 0, bend / gain, math.nan)
+    return {
+        "turn": turned / length / 2,
+        "gain": gain,
+        "bend": bend,
+        "overshoot": overshoot,
+    }
+
+
+def of_penalty(
+    optimizer: torch.optim.Optimizer, layers: Sequence[Watched], slope: Values
+) -> Reading:
+    """Dual norms of the gradient in the optimizer's own norms, and φ of them."""
+    duals, norms = [], []
+    rows: dict[str, Figures] = {}
+    for x in layers:
+        if x.name not in slope:
+            continue
+        g, norm = slope[x.name], own_norm(optimizer, x.tensor, x.group)
+        g = _wide(g.to_dense() if g.layout != torch.strided else g)
+        dual = norm.dual(as_points(g, norm)).sum() / float(x.group.get("scale", 1.0))
+        duals.append(dual)
+        norms.append(norm)
+        rows[x.name] = {"dual": dual}
+    return ({"penalty": penalty(optimizer, duals, norms)} if duals else {}), rows
+
+
+def sharpest(
+    batch: FixedBatch, optimizer: torch.optim.Optimizer, layers: Sequence[Watched]
+) -> dict[str, float]:
+    """Largest eigenvalue of P⁻¹H, and what it is to be compared with.
+
+    Tensors without a gradient did not move, and do not count.
+    """
+    from anthology.motion.radius import sharpness
+
+    layers = [x for x in layers if x.tensor.grad is not None]
+    if not layers:
+        return dict.fromkeys(("sharpness", "product", "limit", "stable"), math.nan)
+    metrics = {x.name: metric(optimizer, x.tensor, x.group) for x in layers}
+    rates = {x.name: float(x.group["lr"]) for x in layers}
+    top = max(rates.values(), default=0.0)
+    given = {name: m for name, m in metrics.items() if m is not None}
+    known = top > 0 and len(given) == len(layers)
+    scales: dict[str, Tensor | float] = dict.fromkeys(rates, 1.0)
+    if known:
+        for name, m in given.items():
+            scales[name] = torch.as_tensor(m * (rates[name] / top)).sqrt()
+    sign = -1.0 if any(x.group.get("maximize") for x in layers) else 1.0
+    f, zero = batch.around(scales, sign)
+    with twice_differentiable():
+        value = float(sharpness(f, zero)[0])
+    limits = [ends(optimizer, x.group) for x in layers]
+    return {
+        "sharpness": value,
+        "product": top * value if known else math.nan,
+        "limit": min(motion for motion, _ in limits),
+        "stable": min(stable for _, stable in limits),
+    }
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach().to(state_dtype(x.dtype))
+
+
+def _length(x: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(_wide(x))
+    return length
+
+
+def _together(lengths: Sequence[Tensor]) -> Tensor:
+    """The length of all of them side by side."""
+    return _length(_stack(lengths))
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return _stack(parts).sum()
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    wide = torch.float64 if any(x.dtype == torch.float64 for x in parts) else None
+    return torch.stack([x.to(parts[0].device, wide or torch.float32) for x in parts])

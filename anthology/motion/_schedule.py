@@ -1,0 +1,88 @@
+"""When a probe measures what, and what that costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Mapping
+
+FREE = ("steps", "penalty")
+ON_THE_BATCH = ("turn", "sharpness")
+ASKED_FOR = ("blocks",)
+PARTS = (*FREE, *ON_THE_BATCH, *ASKED_FOR)
+
+
+class Schedule:
+    """The steps at which each part is due.
+
+    Parameters
+    ----------
+    every : int or mapping
+        Interval of all parts, or by part, 1 where there is none.
+    parts : collection of str or None
+        What is wanted; None is what there is without asking.
+    has_loss : bool
+        Whether there is a fixed batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments of the probe are wrong.
+    """
+
+    def __init__(
+        self,
+        every: int | Mapping[str, int],
+        parts: Collection[str] | None,
+        has_loss: bool,
+    ) -> None:
+        chosen = _chosen(parts, PARTS if has_loss else FREE)
+        given = every if isinstance(every, Mapping) else dict.fromkeys(PARTS, every)
+        for part, count in given.items():
+            _must_be_known(part)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"every must be a positive integer, got {count!r}")
+        self._every = {part: given.get(part, 1) for part in chosen}
+
+    def due(self, part: str, step: int) -> bool:
+        """Whether a part is to be measured at a step, counted from 1."""
+        return part in self._every and (step - 1) % self._every[part] == 0
+
+
+class Clock:
+    """Seconds inside and outside of something that comes again and again."""
+
+    def __init__(self) -> None:
+        self._first, self._inside, self._last = math.nan, 0.0, math.nan
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+        if math.isnan(self._first):
+            self._first = self._start
+
+    def __exit__(self, *_: object) -> None:
+        self._last = time.perf_counter()
+        self._inside += self._last - self._start
+
+    @property
+    def share(self) -> float:
+        """Seconds inside per second outside, from the first to the last."""
+        outside = self._last - self._first - self._inside
+        return self._inside / outside if outside > 0 else math.nan
+
+
+def _chosen(parts: Collection[str] | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    if parts is None:
+        return tuple(part for part in allowed if part not in ASKED_FOR)
+    if isinstance(parts, str) or not isinstance(parts, Collection):
+        raise TypeError(f"parts must be a collection of names, got {parts!r}")
+    for part in parts:
+        _must_be_known(part)
+        if part not in allowed:
+            raise ValueError(f"the part {part!r} needs a loss on a fixed batch")
+    return tuple(part for part in PARTS if part in parts)
+
+
+def _must_be_known(part: str) -> None:
+    if part not in PARTS:
+        raise ValueError(f"there is no part {part!r}; there are {', '.join(PARTS)}")

@@ -1,0 +1,126 @@
+"""What can be said of an optimizer's step without taking it.
+
+Its own norm, the diagonal matrix that multiplies the gradient, the momentum, and
+what follows from them: the penalty, and where the motion and the method end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology import optim
+from anthology.norms import L2, LInf, Norm, Spectral
+from anthology.optim.points import norm_for
+
+Group = Mapping[str, Any]
+
+_PLAIN = (torch.optim.SGD, optim.SGD)
+_ADAM = (torch.optim.Adam, torch.optim.AdamW, optim.Adam, optim.AdamW)
+_ROOT_FREE = (optim.RootFreeRMSProp, optim.RootFreeAdamW)
+_EUCLIDEAN = ("SGD", "ASGD", "LBFGS")
+_ROOTED_HERE = {torch.optim.RMSprop: "square_avg", torch.optim.Adagrad: "sum"}
+
+
+def own_norm(optimizer: torch.optim.Optimizer, p: Tensor, group: Group) -> Norm:
+    """The norm in which an optimizer measures a step of one tensor.
+
+    That of the group; else that of the card of the class; for classes of torch
+    the one that their rule comes down to without averages.
+    """
+    given: Norm | str | None = group.get("norm")
+    if given is not None:
+        return norm_for(p, given)
+    card = getattr(optimizer, "card", None)
+    text = card.norm if isinstance(card, optim.Card) else ""
+    if text.startswith("any"):
+        return norm_for(p, None)
+    name = type(optimizer).__name__
+    if "spectral" in text or (not text and name == "Muon"):
+        return Spectral() if p.ndim > 1 else LInf()
+    euclidean = name in _EUCLIDEAN if not text else r"\ell_\infty" not in text
+    return L2() if euclidean else LInf()
+
+
+def is_plain(optimizer: torch.optim.Optimizer, group: Group) -> bool:
+    """Whether a step is the averaged gradient times −lr, and nothing else."""
+    if isinstance(optimizer, _PLAIN):
+        return not group.get("normalised", False)
+    if not isinstance(optimizer, optim.SteepestDescent):
+        return False
+    flat = str(group["norm"]) in ("L2()", "Frobenius()") and group["scale"] == 1
+    return flat and group.get("step") == "steepest" and group.get("across") == "l2"
+
+
+def penalty(
+    optimizer: torch.optim.Optimizer, duals: Sequence[Tensor], norms: Sequence[Norm]
+) -> Tensor:
+    """φ(∇f) of the whole model from the dual norms of its tensors.
+
+    Steps of a length in proportion to the gradient: ½‖∇f‖_*². Steps of a fixed
+    length: ‖∇f‖_*. Euclidean parts add in squares, others as they are.
+    """
+    parts = torch.stack([d.double() for d in duals])
+    flat = all(isinstance(norm, L2) for norm in norms)
+    total = parts.square().sum().sqrt() if flat else parts.sum()
+    group = optimizer.param_groups[0]
+    proportional = is_plain(optimizer, group) or group.get("step") == "steepest"
+    return total.square() / 2 if proportional else total
+
+
+def metric(
+    optimizer: torch.optim.Optimizer, p: Tensor, group: Group
+) -> Tensor | float | None:
+    """P⁻¹: what multiplies the averaged gradient of a tensor, entry by entry.
+
+    None where the step is no such product, or the averages do not exist yet.
+    """
+    if is_plain(optimizer, group):
+        return 1.0
+    state = optimizer.state.get(p, {})
+    if isinstance(optimizer, _ADAM) and "exp_avg_sq" in state:
+        v = state["max_exp_avg_sqs" if group["amsgrad"] else "exp_avg_sq"]
+        weight = 1 - group["betas"][1] ** float(state["step"])
+        return torch.reciprocal((v / max(weight, 1e-300)).sqrt() + group["eps"])
+    free = isinstance(optimizer, _ROOT_FREE) and not group.get("bias_correction")
+    if free and "exp_avg_sq" in state:
+        return torch.reciprocal(state["exp_avg_sq"] + group["eps"])
+    for kind, name in _ROOTED_HERE.items():
+        if isinstance(optimizer, kind) and name in state and not group.get("centered"):
+            return torch.reciprocal(state[name].sqrt() + group["eps"])
+    return None
+
+
+def ends(optimizer: torch.optim.Optimizer, group: Group) -> tuple[float, float]:
+    r"""ηλ at which the motion of the weights ends, and at which the method does.
+
+    On a quadratic with eigenvalue λ the step with momentum β has two multipliers z.
+    The weights alone follow a motion, whose series in η converges, as long as both
+    are real and positive; the method is stable while they are below 1. Without
+    momentum that gives 1 and 2. With heavy ball (1 − √β)² and 2(1 + β), with
+    Nesterov's form ((1 − β)/(1 + β))² and 2(1 + β)/(1 + 2β), for η that multiplies
+    a sum of gradients; an average divides both by 1 − β.
+    """
+    beta, weight = _momentum(optimizer, group)
+    if group.get("nesterov"):
+        motion = ((1 - beta) / (1 + beta)) ** 2
+        stable = 2 * (1 + beta) / (1 + 2 * beta)
+    else:
+        motion, stable = (1 - math.sqrt(beta)) ** 2, 2 * (1 + beta)
+    return (motion / weight, stable / weight) if weight > 0 else (math.inf, math.inf)
+
+
+def _momentum(optimizer: torch.optim.Optimizer, group: Group) -> tuple[float, float]:
+    """β, and the weight with which a gradient enters the average."""
+    if "betas" in group:
+        beta = float(group["betas"][0])
+        return beta, 1 - beta
+    beta = float(group.get("momentum", 0.0))
+    if isinstance(optimizer, optim.SteepestDescent):
+        return beta, 1 - beta
+    # the first gradient enters undamped, all others with this weight
+    return beta, 1 - float(group.get("dampening", 0.0)) if beta else 1.0
