@@ -32,13 +32,30 @@ from anthology.motion.penalties import (
     smooth_nuclear,
 )
 from anthology.motion.probe import Probe
+from anthology.motion.radius import Radius, radius, sharpness
 from anthology.motion.ravel import ravel_model
 from anthology.motion.step_map import StepMap, step_map
+from anthology.motion.symmetric_motion import SymmetryRun, follow_symmetry
+from anthology.motion.symmetric_pieces import Symmetry
+from anthology.motion.symmetric_weights import find_symmetries
+from anthology.motion.symmetry import (
+    effective_rate,
+    equilibrium_angle,
+    norm_equilibrium,
+    norm_rate,
+    norm_relaxation,
+    norm_step,
+    norm_velocity,
+    translation_rate,
+)
 
 __all__ = [
     "Penalty",
     "Probe",
+    "Radius",
     "StepMap",
+    "Symmetry",
+    "SymmetryRun",
     "adam_braces",
     "adam_sign_change",
     "adam_terms",
@@ -47,20 +64,32 @@ __all__ = [
     "counter_field",
     "counter_terms",
     "discretization_error",
+    "effective_rate",
     "equation_of_motion",
+    "equilibrium_angle",
+    "find_symmetries",
     "first_counter_term",
     "flow",
+    "follow_symmetry",
     "generator",
     "half_square",
     "heavy_ball_terms",
     "modified_loss",
     "motion_terms",
+    "norm_equilibrium",
+    "norm_rate",
+    "norm_relaxation",
+    "norm_step",
+    "norm_velocity",
+    "radius",
     "ravel_model",
     "reshuffled_loss",
     "second_counter_term",
+    "sharpness",
     "slow_start",
     "smooth_l1",
     "smooth_l2",
     "smooth_nuclear",
     "step_map",
+    "translation_rate",
 ]

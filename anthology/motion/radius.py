@@ -1,0 +1,241 @@
+r"""How far a step reaches on the scale of the curvature: :math:`\eta\lambda_{\max}`.
+
+On a quadratic a step multiplies the direction of curvature h by
+:math:`1 - \eta h`. It has the motion :math:`\eta^{-1}\log(1 - \eta h)` while
+:math:`\eta h < 1`, which the series of counter terms reaches while
+:math:`|\eta h| < 1`; gradient descent itself does not diverge while
+:math:`\eta h \le 2`. :func:`radius` says which of it holds at a point;
+:func:`sharpness` gives the largest eigenvalues of the Hessian.
+
+>>> import torch
+>>> from anthology.motion.radius import radius
+>>> loss = lambda w: (torch.tensor([1.0, 30.0], dtype=torch.float64) * w * w).sum()
+>>> w = torch.ones(2, dtype=torch.float64)
+>>> at = radius(loss, w, lr=0.02)                    # λ = 60
+>>> round(at.value, 6), at.motion, at.stable
+(1.2, False, True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp
+
+from anthology.motion._arguments import (
+    require_callable,
+    require_count,
+    require_learning_rate,
+    require_point,
+)
+
+__all__ = ["Radius", "radius", "sharpness"]
+
+Loss: TypeAlias = Callable[[Tensor], Tensor]
+_Product: TypeAlias = Callable[[Tensor], Tensor]
+
+# up to this size the whole Hessian costs no more than Lanczos' first round
+_DENSE = 32
+
+
+@dataclass(frozen=True)
+class Radius:
+    r"""Where a step size stands at a point.
+
+    Attributes
+    ----------
+    value : float
+        :math:`\eta\lambda_{\max}`, of the largest eigenvalue of the Hessian.
+    lowest : float
+        :math:`\eta\lambda_{\min}`, negative where the loss curves down.
+    """
+
+    value: float
+    lowest: float
+
+    @property
+    def motion(self) -> bool:
+        """Whether the linear part of the step has a real motion: value < 1."""
+        return self.value < 1
+
+    @property
+    def series(self) -> bool:
+        """Whether the counter terms of the linear part converge: both |·| < 1."""
+        return self.motion and self.lowest > -1
+
+    @property
+    def stable(self) -> bool:
+        """Whether gradient descent contracts what curves up: value < 2."""
+        return self.value < 2
+
+
+def radius(f: Loss, w: Tensor, lr: float) -> Radius:
+    r""":math:`\eta\lambda_{\max}` at a point, and what it allows.
+
+    Parameters
+    ----------
+    f : callable
+        The loss, from a tensor like ``w`` to a scalar; made of torch
+        operations and twice differentiable.
+    w : Tensor
+        The point, float32 or float64, any shape.
+    lr : float
+        The step size η of gradient descent, positive.
+
+    Returns
+    -------
+    Radius
+        The numbers are NaN, and every answer False, where the Hessian is not
+        finite; they are 0 for an empty point.
+
+    Raises
+    ------
+    ImportError, TypeError, ValueError, RuntimeError
+        As :func:`sharpness`; also if ``lr`` is not a positive finite float.
+
+    Notes
+    -----
+    The statements are exact for quadratics. Elsewhere they speak of the step
+    linearised at ``w``: at a minimum with value > 1 there is no real motion
+    near it (the derivative of a flow has a positive determinant), and with
+    value > 2 descent leaves it.
+    """
+    require_learning_rate(lr)
+    product = _hessian(f, w)
+    if w.numel() == 0:
+        return Radius(0.0, 0.0)
+    high = _largest(product, w, 1)
+    low = _largest(lambda v: -product(v), w, 1)
+    return Radius(lr * float(high[0]), -lr * float(low[0]))
+
+
+def sharpness(f: Loss, w: Tensor, count: int = 1) -> Tensor:
+    r"""The largest eigenvalues of the Hessian, without the Hessian.
+
+    Lanczos' method (ARPACK, by ``scipy.sparse.linalg.eigsh``) on products with
+    the Hessian, each a forward derivative of the gradient. Small problems
+    (up to 32 numbers) are solved densely.
+
+    Parameters
+    ----------
+    f : callable
+        The loss, from a tensor like ``w`` to a scalar; made of torch
+        operations and twice differentiable.
+    w : Tensor
+        The point, float32 or float64, any shape, of n numbers.
+    count : int
+        How many, 1 (default) to n.
+
+    Returns
+    -------
+    Tensor
+        Shape (count,), float64, decreasing, on the device of ``w``; the largest
+        in value, so that a negative one comes last. To about 8 digits relative
+        to the largest modulus in float64, 4 in float32. NaN where the Hessian
+        is not finite.
+
+    Raises
+    ------
+    ImportError
+        If scipy is not installed and the problem is too large to do without.
+    TypeError
+        If ``f`` is not callable or returns no Tensor, ``w`` is not float32 or
+        float64, or ``count`` not an int.
+    ValueError
+        If ``f`` returns no scalar, or ``count`` is not in 1 … n.
+    RuntimeError
+        If Lanczos' method did not converge.
+
+    Notes
+    -----
+    The start of the iteration is fixed, so equal calls give equal results. A
+    multiple eigenvalue is found as often as rounding lets it; the value of the
+    largest is not affected. Sharpness here is that of the Euclidean norm.
+    """
+    product = _hessian(f, w)
+    require_count("count", count, 1)
+    if count > w.numel():
+        raise ValueError(f"count must be at most {w.numel()}, the size of w")
+    return _largest(product, w, count)
+
+
+def _hessian(f: Loss, w: Tensor) -> _Product:
+    """v ↦ Hv, from and to float64 vectors."""
+    require_callable("f", f, "a loss, a function of a Tensor")
+    require_point("w", w)
+    if w.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"w must be float32 or float64, got {w.dtype}")
+    w = w.detach()
+    value = f(w)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"f must return a Tensor, got {type(value).__name__}")
+    if value.shape != ():
+        raise ValueError(f"f must return a scalar, got shape {tuple(value.shape)}")
+    gradient = grad(f)
+
+    def product(v: Tensor) -> Tensor:
+        direction = v.to(w).reshape(w.shape)
+        along: Tensor = jvp(gradient, (w,), (direction,))[1]
+        return along.detach().reshape(-1).to(v)
+
+    return product
+
+
+def _largest(product: _Product, w: Tensor, count: int) -> Tensor:
+    n = w.numel()
+    if n <= _DENSE or count >= n:
+        basis = torch.eye(n, dtype=torch.float64, device=w.device)
+        H = torch.stack([product(v) for v in basis])
+        if not H.isfinite().all():
+            return H.new_full((count,), torch.nan)
+        values: Tensor = torch.linalg.eigvalsh((H + H.mT) / 2)
+        return values.flip(0)[:count]
+    start = torch.randn(
+        n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    image = product(start.to(w.device))
+    # a random vector shows, with certainty, that H is not finite or zero
+    if not image.isfinite().all():
+        return image.new_full((count,), torch.nan)
+    if not image.any():
+        return image.new_zeros(count)
+    # ARPACK's tolerance has an absolute part, so it must see numbers near 1
+    scale = float(image.abs().max())
+    found = _lanczos(lambda v: product(v) / scale, w, count, start)
+    return scale * found.to(w.device).flip(0)
+
+
+def _lanczos(product: _Product, w: Tensor, count: int, start: Tensor) -> Tensor:
+    try:
+        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    except ImportError as error:
+        raise ImportError(
+            "sharpness uses scipy, which is not installed: pip install scipy"
+        ) from error
+
+    def matvec(v: Any) -> Any:
+        vector = torch.as_tensor(v, dtype=torch.float64, device=w.device)
+        return product(vector.reshape(-1)).cpu().numpy()
+
+    n = w.numel()
+    operator = LinearOperator((n, n), matvec=matvec, dtype="float64")
+    tolerance = 1e-9 if w.dtype == torch.float64 else 1e-5
+    try:
+        values = eigsh(
+            operator,
+            k=count,
+            which="LA",
+            v0=start.numpy(),
+            tol=tolerance,
+            return_eigenvectors=False,
+        )
+    except ArpackNoConvergence as error:
+        raise RuntimeError(
+            f"Lanczos' method found {len(error.eigenvalues)} of {count} eigenvalues; "
+            "ask for more of them, or fewer, so that the last is not in a cluster"
+        ) from error
+    return torch.as_tensor(values, dtype=torch.float64).sort().values
