@@ -1,0 +1,135 @@
+"""A symmetry of the loss: which pieces of which parameters it changes, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Symmetry"]
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A way to change parameters that leaves the loss as it is.
+
+    The rows ``start`` to ``stop`` along ``axis`` are cut into `parts` equal pieces,
+    and each piece has the symmetry on its own: a convolution in front of a batch
+    normalisation as many as it has channels, in front of a layer normalisation one.
+
+    Parameters
+    ----------
+    kind : {"scale", "translation"}
+        Multiply a piece by c > 0, or add c to all channels of a piece; c may differ
+        from one position on the other axes to the next.
+    names : tuple of str
+        The parameter, or weight and bias if they must be scaled together.
+    axis : int
+        The axis of the channels.
+    start, stop : int
+        The rows meant: a third of them for one projection of a fused ``qkv``.
+    parts : int
+        Number of pieces.
+    length : int
+        Rows of the whole parameter.
+    reason : str
+        What the layer feeds.
+    defect : float
+        What is left of the identity at the weights of the model, with the ε of its
+        normalisation layers: the largest :math:`|\\langle w, g\\rangle| /
+        \\lVert w\\rVert\\lVert g\\rVert` or :math:`|\\langle\\mathbf 1, g\\rangle| /
+        \\lVert\\mathbf 1\\rVert\\lVert g\\rVert` of the pieces.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    axis: int
+    start: int
+    stop: int
+    parts: int
+    length: int
+    reason: str = ""
+    defect: float = 0.0
+
+    def pieces(self, values: Values) -> Tensor:
+        """The pieces as rows.
+
+        Parameters
+        ----------
+        values : mapping
+            Tensors in the shapes of the parameters, by name.
+
+        Returns
+        -------
+        Tensor
+            Shape (parts, entries) for a scale, (parts, channels of a piece,
+            positions) for a translation.
+        """
+        rows = []
+        for name in self.names:
+            value = values[name]
+            value = value.movedim(self.axis if value.ndim > 1 else 0, 0)
+            rows.append(value[self.start : self.stop].reshape(self.parts, -1))
+        found = torch.cat(rows, dim=1)
+        if self.kind == "scale":
+            return found
+        channels = (self.stop - self.start) // self.parts
+        return found.reshape(self.parts, channels, -1)
+
+    def coordinate(self, values: Values) -> Tensor:
+        """What the symmetry makes predictable.
+
+        Parameters
+        ----------
+        values : mapping
+            Tensors in the shapes of the parameters, by name.
+
+        Returns
+        -------
+        Tensor
+            ‖w‖² of each piece, shape (parts,), for a scale; the sum over the
+            channels, shape (parts, positions), for a translation.
+        """
+        found = self.pieces(values)
+        return found.square().sum(1) if self.kind == "scale" else found.sum(1)
+
+    def moved(self, values: Values, amount: Tensor) -> dict[str, Tensor]:
+        """The parameters after the symmetry has acted on them.
+
+        Parameters
+        ----------
+        values : mapping
+            Tensors in the shapes of the parameters, by name.
+        amount : Tensor
+            Factors or shifts c, in the shape of :meth:`coordinate`.
+
+        Returns
+        -------
+        dict
+            New tensors for ``names``.
+        """
+        changed = {}
+        for name in self.names:
+            value = values[name].clone()
+            rows = value.movedim(self.axis if value.ndim > 1 else 0, 0)
+            rows = rows[self.start : self.stop]
+            cut = rows.reshape(self.parts, len(rows) // self.parts, -1)
+            if self.kind == "scale":
+                cut = cut * amount[:, None, None]
+            else:
+                cut = cut + amount[:, None, :]
+            rows.copy_(cut.reshape(rows.shape))
+            changed[name] = value
+        return changed
+
+    def __str__(self) -> str:
+        name = " + ".join(self.names)
+        if self.stop - self.start < self.length:
+            name += f"[{self.start}:{self.stop}]"
+        along = f" along axis {self.axis}" if self.kind == "translation" else ""
+        pieces = f", {self.parts} pieces" if self.parts > 1 else ""
+        return f"{name}: {self.kind}{along}{pieces}; {self.reason}"
