@@ -34,6 +34,13 @@ from anthology.motion.penalties import (
 from anthology.motion.probe import Probe
 from anthology.motion.radius import Radius, radius, sharpness
 from anthology.motion.ravel import ravel_model
+from anthology.motion.scale_invariance import (
+    norm_equilibrium,
+    norm_rate,
+    norm_relaxation,
+    norm_step,
+    norm_velocity,
+)
 from anthology.motion.step_map import StepMap, step_map
 from anthology.motion.symmetric_motion import SymmetryRun, follow_symmetry
 from anthology.motion.symmetric_pieces import Symmetry
@@ -41,11 +48,6 @@ from anthology.motion.symmetric_weights import find_symmetries
 from anthology.motion.symmetry import (
     effective_rate,
     equilibrium_angle,
-    norm_equilibrium,
-    norm_rate,
-    norm_relaxation,
-    norm_step,
-    norm_velocity,
     translation_rate,
 )
 
