@@ -60,9 +60,9 @@ class FixedBatch:
         Returns
         -------
         f : callable
-            z ↦ sign · loss, float64; its Hessian at 0 is scale · H · scale.
+            z ↦ sign · loss; its Hessian at 0 is scale · H · scale.
         zero : Tensor
-            Where to take it, float64.
+            Where to take it, float64 if a parameter is, else float32.
         """
         now = self._weights()
         moving = {k: now[k] for k in scales if k in now}
@@ -73,10 +73,12 @@ class FixedBatch:
             pieces = torch.split(z, sizes)
             for (name, p), piece in zip(moving.items(), pieces, strict=True):
                 values[name] = p + scales[name] * piece.reshape(p.shape).to(p.dtype)
-            return sign * self._value(values).double()
+            return sign * self._value(values).to(z.dtype)
 
-        device = next(iter(now.values())).device
-        return f, torch.zeros(sum(sizes), dtype=torch.float64, device=device)
+        first = next(iter(now.values()))
+        fine = any(p.dtype == torch.float64 for p in now.values())
+        dtype = torch.float64 if fine else torch.float32
+        return f, torch.zeros(sum(sizes), dtype=dtype, device=first.device)
 
     def _weights(self) -> Values:
         found = self._model.named_parameters()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from anthology.motion._fixed_batch import FixedBatch, Values, twice_differentiable
 from anthology.motion._step_rules import ends, metric, own_norm, penalty
+from anthology.motion.radius import sharpness
 from anthology.optim.points import as_points
 from anthology.optim.state import state_dtype
 
@@ -50,6 +51,7 @@ class Rows:
         self.step = step
         self._model: dict[str, Tensor | float] = {}
         self._layers: dict[str, dict[str, Tensor | float]] = {}
+        self.laws: Mapping[str, Figures] = {}
 
     def add(self, reading: Reading) -> None:
         """Take in figures of the whole model and of its layers."""
@@ -59,26 +61,39 @@ class Rows:
             self._layers.setdefault(name, {}).update(row)
 
     def __bool__(self) -> bool:
-        return bool(self._model or self._layers)
+        return bool(self._model or self._layers or self.laws)
 
     def plain(self) -> dict[str, Any]:
         """Everything as Python numbers; waits for the device."""
         layers = {name: _plain(row) for name, row in self._layers.items()}
-        return {"step": self.step, **_plain(self._model), "layers": layers}
+        laws = {name: _plain(row) for name, row in self.laws.items()}
+        whole = {"step": self.step, **_plain(self._model), "layers": layers}
+        return {**whole, "symmetries": laws} if laws else whole
 
     def table(self) -> str:
-        """One line for the model, one for each layer."""
+        """A line for the model, one for each layer, one for each symmetry."""
         content = self.plain()
-        layers: dict[str, dict[str, float]] = content.pop("layers")
+        tables = [("layer", content.pop("layers"))]
+        tables.append(("symmetry", content.pop("symmetries", {})))
         first = "  ".join(f"{name} {value:.4g}" for name, value in content.items())
-        heads = list(dict.fromkeys(key for row in layers.values() for key in row))
-        lines = [["layer", *heads]]
-        for name, row in layers.items():
-            lines.append([name, *(f"{row.get(h, math.nan):.4g}" for h in heads)])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        rows = (zip(line, widths, strict=True) for line in lines if layers)
-        text = ("  ".join(c.ljust(w) for c, w in row).rstrip() for row in rows)
-        return "\n".join([first, *text])
+        return "\n".join([first, *(_table(*t) for t in tables if t[1])])
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    heads = list(dict.fromkeys(key for row in rows.values() for key in row))
+    lines = [[title, *heads]]
+    for name, row in rows.items():
+        lines.append([name, *(f"{row.get(h, math.nan):.4g}" for h in heads)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    paired = (zip(line, widths, strict=True) for line in lines)
+    return "\n".join("  ".join(c.ljust(w) for c, w in row).rstrip() for row in paired)
+
+
+def at_hand(layers: Sequence[Watched]) -> tuple[Tensor, Values]:
+    """The gradients that the next step will use; there is no loss with them."""
+    grads = {x.name: x.tensor.grad for x in layers}
+    found = {k: g.detach().clone() for k, g in grads.items() if g is not None}
+    return torch.tensor(math.nan), found
 
 
 def _plain(row: Figures) -> dict[str, float]:
@@ -160,8 +175,6 @@ def sharpest(
 
     Tensors without a gradient did not move, and do not count.
     """
-    from anthology.motion.radius import sharpness
-
     layers = [x for x in layers if x.tensor.grad is not None]
     if not layers:
         return dict.fromkeys(("sharpness", "product", "limit", "stable"), math.nan)
@@ -176,8 +189,13 @@ def sharpest(
             scales[name] = torch.as_tensor(m * (rates[name] / top)).sqrt()
     sign = -1.0 if any(x.group.get("maximize") for x in layers) else 1.0
     f, zero = batch.around(scales, sign)
-    with twice_differentiable():
-        value = float(sharpness(f, zero)[0])
+    try:
+        with twice_differentiable():
+            value = float(sharpness(f, zero)[0])
+    except RuntimeError as error:
+        if not str(error).startswith("Lanczos"):
+            raise
+        value = math.nan  # training goes on, whether the eigenvalue was found or not
     limits = [ends(optimizer, x.group) for x in layers]
     return {
         "sharpness": value,

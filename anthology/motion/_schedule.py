@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Collection, Mapping
 
-FREE = ("steps", "penalty")
+FREE = ("steps", "penalty", "symmetry")
 ON_THE_BATCH = ("turn", "sharpness")
 ASKED_FOR = ("blocks",)
+_BATCH = "a loss on a fixed batch"
 PARTS = (*FREE, *ON_THE_BATCH, *ASKED_FOR)
 
 
@@ -23,6 +24,8 @@ class Schedule:
         What is wanted; None is what there is without asking.
     has_loss : bool
         Whether there is a fixed batch.
+    has_symmetries : bool
+        Whether there are symmetries.
 
     Raises
     ------
@@ -35,8 +38,12 @@ class Schedule:
         every: int | Mapping[str, int],
         parts: Collection[str] | None,
         has_loss: bool,
+        has_symmetries: bool,
     ) -> None:
-        chosen = _chosen(parts, PARTS if has_loss else FREE)
+        lacking = {"symmetry": "symmetries"} if not has_symmetries else {}
+        if not has_loss:
+            lacking |= dict.fromkeys((*ON_THE_BATCH, *ASKED_FOR), _BATCH)
+        chosen = _chosen(parts, lacking)
         given = every if isinstance(every, Mapping) else dict.fromkeys(PARTS, every)
         for part, count in given.items():
             _must_be_known(part)
@@ -71,15 +78,17 @@ class Clock:
         return self._inside / outside if outside > 0 else math.nan
 
 
-def _chosen(parts: Collection[str] | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+def _chosen(
+    parts: Collection[str] | None, lacking: Mapping[str, str]
+) -> tuple[str, ...]:
     if parts is None:
-        return tuple(part for part in allowed if part not in ASKED_FOR)
+        return tuple(p for p in PARTS if p not in lacking and p not in ASKED_FOR)
     if isinstance(parts, str) or not isinstance(parts, Collection):
         raise TypeError(f"parts must be a collection of names, got {parts!r}")
     for part in parts:
         _must_be_known(part)
-        if part not in allowed:
-            raise ValueError(f"the part {part!r} needs a loss on a fixed batch")
+        if part in lacking:
+            raise ValueError(f"the part {part!r} needs {lacking[part]}")
     return tuple(part for part in PARTS if part in parts)
 
 

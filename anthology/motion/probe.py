@@ -21,19 +21,20 @@ many steps, how far each layer is from the regime in which steps follow a motion
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from types import TracebackType
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from anthology.motion._arguments import require_callable
 from anthology.motion._fixed_batch import FixedBatch, Values
+from anthology.motion._laws import Laws, Symmetric, shrinkage
 from anthology.motion._readings import (
     Rows,
     Watched,
+    at_hand,
     of_penalty,
     of_steps,
     of_turn,
@@ -58,12 +59,15 @@ class Probe:
         A loss on a fixed batch, as a function of something to be called like the
         model: ``lambda net: cross_entropy(net(x), y)``. Without it the parts
         ``"turn"``, ``"sharpness"`` and ``"blocks"`` are not there.
+    symmetries : sequence, optional
+        What `find_symmetries(model, loss)` found. Without it there is no part
+        ``"symmetry"``.
     every : int or mapping
         Measure the first step and each `every`-th after it; a mapping gives each
         part its own number (1 where it gives none). Default 1.
     parts : collection of str, optional
-        What to measure, of the list in the notes. By default all that the other
-        arguments allow, except ``"blocks"``.
+        What to measure, of the notes' list; by default all that the other arguments
+        allow, except ``"blocks"``.
 
     Raises
     ------
@@ -101,14 +105,21 @@ class Probe:
     optimizers only ``sharpness``, λ_max of H itself, is known, and ``product`` is NaN.
     ``limit`` is where the motion of the weights ceases to exist and ``stable`` where
     the method does, for that P held fixed: 1 and 2 without momentum, less and more
-    with it. The first time that ``product`` passes ``limit``, a warning is
-    given. ``"blocks"`` is the same for each tensor alone, the others held still. Some
-    dozens of products with H (Lanczos), each about three gradients.
+    with it. The first time that ``product`` passes ``limit``, a warning is given.
+    ``"blocks"`` is the same for each tensor alone, the others held still. Some dozens
+    of products with H (Lanczos), each about three gradients.
 
     ``"penalty"``: ``dual`` is ‖∇f‖_* in the norm in which the optimizer measures its
     step (that of its group, or of its card), on the fixed batch if there is one, else
     the gradient at hand; ``penalty`` is φ(∇f), which the motion adds to the loss with
     the factor η/2 (½‖∇f‖_*², or ‖∇f‖_* for steps of a fixed length).
+
+    ``"symmetry"``: for each the length of the weights (or of their sums), ``measured``,
+    and ``predicted`` from the first step on by the laws of gradient descent,
+    :math:`\lVert w'\rVert^2 = (1-\eta\kappa)^2\lVert w\rVert^2 + \lVert\Delta w +
+    \eta\kappa w\rVert^2` and :math:`\langle 1, w'\rangle = (1-\eta\kappa)\langle 1,
+    w\rangle`. They part where a step is not along the gradient: under momentum, or in
+    a norm that does not share the symmetry.
 
     Reading `records` waits for the device, as does a measurement of ``"sharpness"``.
     The random numbers and the buffers of the fixed batch are its own; layers keep
@@ -122,18 +133,17 @@ class Probe:
         optimizer: torch.optim.Optimizer,
         loss: Callable[[Callable[..., Any]], Tensor] | None = None,
         *,
+        symmetries: Sequence[Symmetric] = (),
         every: int | Mapping[str, int] = 1,
         parts: Collection[str] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {_kind(model)}")
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(
-                f"optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}"
-            )
-        if loss is not None and not callable(loss):
-            raise TypeError(f"loss must be a function of the model, got {_kind(loss)}")
-        self._due = Schedule(every, parts, loss is not None).due
+        _require("model", model, nn.Module)
+        _require("optimizer", optimizer, torch.optim.Optimizer)
+        if loss is not None:
+            require_callable("loss", loss, "a function of the model")
+        names = [name for name, _ in model.named_parameters()]
+        self._laws = Laws(symmetries, names)
+        self._due = Schedule(every, parts, loss is not None, bool(self._laws)).due
         self._model, self._optimizer = model, optimizer
         self._batch = None if loss is None else FixedBatch(model, loss)
         self._rows: list[Rows] = []
@@ -154,10 +164,10 @@ class Probe:
         Returns
         -------
         list of dict
-            One for each step with a measurement: ``step`` (from 1), ``loss`` on the
-            fixed batch before the step, figures of the whole model, and ``layers``,
-            for each parameter by name its figures. What was not due at that step is
-            absent; what has no value is NaN.
+            One a measured step: ``step`` (from 1), ``loss`` on the fixed batch before
+            it, figures of the whole model, ``layers``, for each parameter by name
+            its figures, and ``symmetries``. What was not due is absent; what has no
+            value is NaN.
         """
         return [row.plain() for row in self._rows]
 
@@ -165,8 +175,8 @@ class Probe:
     def overhead(self) -> float:
         """Seconds inside the hooks per second outside of them; NaN before a step.
 
-        The time outside is that from the first step to the last, so let it see many
-        steps. On an accelerator only what the host waits for is seen.
+        From the first step to the last, so let it see many. On an accelerator only
+        what the host waits for is seen.
         """
         return self._clock.share
 
@@ -183,12 +193,7 @@ class Probe:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     def __str__(self) -> str:
@@ -209,12 +214,14 @@ class Probe:
         gradients = self._due("turn", step) or self._due("penalty", step)
         layers = watched(self._model, self._optimizer)
         self._before, self._slope = {}, None
-        if soon or self._due("turn", step):
-            self._before = {x.tensor: x.tensor.detach().clone() for x in layers}
+        everything = soon or self._due("turn", step)
+        for x in layers:
+            if everything or x.name in self._laws.names:
+                self._before[x.tensor] = x.tensor.detach().clone()
         if gradients and self._batch is not None:
             self._slope = self._batch.gradient()
         elif gradients and not evaluates:
-            self._slope = _at_hand(layers)
+            self._slope = at_hand(layers)
 
     def _measure(self) -> None:
         step = self._count
@@ -227,8 +234,9 @@ class Probe:
         rows = Rows(step)
         if self._due("steps", step):
             rows.add(of_steps(layers, moves, self._moves))
+        self._follow(rows, layers)
         if self._due("penalty", step):
-            slope = self._slope or _at_hand(layers)
+            slope = self._slope or at_hand(layers)
             rows.add(of_penalty(self._optimizer, layers, slope[1]))
         if self._batch is not None:
             self._on_the_batch(self._batch, rows, layers, moves)
@@ -236,6 +244,16 @@ class Probe:
         self._before, self._slope = {}, None
         if rows:
             self._rows.append(rows)
+
+    def _follow(self, rows: Rows, layers: list[Watched]) -> None:
+        """The laws hold from step to step, so they are followed at each."""
+        lawful = [x for x in layers if x.name in self._laws.names]
+        old = {x.name: self._before[x.tensor] for x in lawful}
+        new = {x.name: x.tensor.detach() for x in lawful}
+        shrink = {x.name: shrinkage(self._optimizer, x.tensor, x.group) for x in lawful}
+        self._laws.follow(old, new, shrink)
+        if self._due("symmetry", rows.step):
+            rows.laws = self._laws.readings(new)
 
     def _on_the_batch(
         self,
@@ -272,12 +290,7 @@ class Probe:
         )
 
 
-def _at_hand(layers: list[Watched]) -> tuple[Tensor, Values]:
-    """The gradients that the next step will use; there is no loss with them."""
-    grads = {x.name: x.tensor.grad for x in layers}
-    found = {k: g.detach().clone() for k, g in grads.items() if g is not None}
-    return torch.tensor(math.nan), found
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
+def _require(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        wanted = f"torch.{'nn' if kind is nn.Module else 'optim'}.{kind.__name__}"
+        raise TypeError(f"{name} must be a {wanted}, got {type(value).__name__}")

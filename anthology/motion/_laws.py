@@ -1,0 +1,106 @@
+"""Lengths and sums that a symmetry of the loss predicts, beside what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from anthology import optim
+
+Values = dict[str, Tensor]
+
+
+class Symmetric(Protocol):
+    """What is asked of a symmetry; `find_symmetries` makes them."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def coordinate(self, values: Mapping[str, Tensor]) -> Tensor:
+        """‖w‖² of each piece of a scale, the sums of a translation."""
+        ...
+
+
+class Laws:
+    """Follows the laws of gradient descent along symmetries, step by step.
+
+    Parameters
+    ----------
+    symmetries : sequence
+        As `find_symmetries` returns them.
+    names : collection of str
+        The parameters of the model.
+
+    Raises
+    ------
+    ValueError
+        If a symmetry is of a parameter that the model does not have.
+    """
+
+    def __init__(self, symmetries: Sequence[Symmetric], names: Sequence[str]) -> None:
+        self._symmetries = list(symmetries)
+        self.names = {name for s in symmetries for name in s.names}
+        if unknown := sorted(self.names - set(names)):
+            raise ValueError(f"the model has no parameter {unknown[0]!r}")
+        self._expected: list[Tensor | None] = [None] * len(self._symmetries)
+        self._factor: list[float] = [1.0] * len(self._symmetries)
+
+    def __bool__(self) -> bool:
+        return bool(self._symmetries)
+
+    def follow(self, old: Values, new: Values, shrink: Mapping[str, float]) -> None:
+        """Take in one step.
+
+        Parameters
+        ----------
+        old, new : dict
+            The weights before and after, by name; what did not move may be absent.
+        shrink : mapping
+            1 − ηκ by name.
+        """
+        for index, symmetry in enumerate(self._symmetries):
+            if any(name not in old for name in symmetry.names):
+                continue
+            factor = shrink[symmetry.names[0]]
+            square = symmetry.kind == "scale"
+            before = self._expected[index]
+            if before is None:
+                before = symmetry.coordinate(old)
+            after = before * (factor**2 if square else factor)
+            if square:
+                moved = {k: new[k] - factor * old[k] for k in symmetry.names}
+                after = after + symmetry.coordinate(moved)
+            self._expected[index] = after
+
+    def readings(self, now: Values) -> dict[str, dict[str, Tensor | float]]:
+        """Measured and predicted lengths: of the weights, or of the sums."""
+        rows: dict[str, dict[str, Tensor | float]] = {}
+        for symmetry, expected in zip(self._symmetries, self._expected, strict=True):
+            if expected is None:
+                continue
+            measured = symmetry.coordinate(now)
+            pair = [_size(x, symmetry.kind) for x in (measured, expected)]
+            rows[str(symmetry)] = {"measured": pair[0], "predicted": pair[1]}
+        return rows
+
+
+def shrinkage(
+    optimizer: torch.optim.Optimizer, p: Tensor, group: Mapping[str, Any]
+) -> float:
+    """1 − ηκ: what weight decay alone leaves of a weight in one step."""
+    if p.grad is None:
+        return 1.0
+    lr = float(group["lr"])
+    if isinstance(optimizer, optim.Scion):
+        return 1.0 if group["unconstrained"] else 1 - lr
+    return 1 - lr * float(group.get("weight_decay", 0.0))
+
+
+def _size(x: Tensor, kind: str) -> Tensor:
+    return x.sum().sqrt() if kind == "scale" else torch.linalg.vector_norm(x)
