@@ -7,12 +7,7 @@ reads the same field off the iterates, for any step; `flow` follows a field;
 """
 
 from anthology.motion.adaptive import adam_braces, adam_sign_change, adam_terms
-from anthology.motion.averages import (
-    average_factor,
-    averaged_terms,
-    heavy_ball_terms,
-    slow_start,
-)
+from anthology.motion.averages import average_factor, averaged_terms
 from anthology.motion.counter_term import (
     counter_field,
     counter_terms,
@@ -23,6 +18,7 @@ from anthology.motion.counter_term import (
 from anthology.motion.discretization import discretization_error, equation_of_motion
 from anthology.motion.flow import flow
 from anthology.motion.generator import generator
+from anthology.motion.heavy_ball import heavy_ball_terms, slow_start
 from anthology.motion.modified_loss import modified_loss, reshuffled_loss
 from anthology.motion.penalties import (
     Penalty,

@@ -28,6 +28,7 @@ from anthology.motion._arguments import (
     Field,
     evaluated,
     require_callable,
+    require_fraction,
     require_nonnegative,
     require_point,
 )
@@ -187,5 +188,7 @@ def _require(betas: Any, eps: Any) -> tuple[float, float]:
     """The factors (1+β)/(1−β) of checked arguments."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"betas must be two floats, got {betas!r}")
+    for beta in betas:
+        require_fraction("each of betas", beta)
     require_nonnegative("eps", eps)
     return average_factor(betas[0]), average_factor(betas[1])

@@ -177,6 +177,10 @@ def reshuffled_loss(losses: Sequence[Loss], lr: float) -> Loss:
 def _function(penalty: Any) -> Callable[[Tensor], Tensor]:
     if isinstance(penalty, Norm):
         return dual_norm(penalty)
+    if isinstance(penalty, type) and issubclass(penalty, Norm):
+        raise TypeError(
+            f"penalty must be a Norm, not its class: write {penalty.__name__}(...)"
+        )
     require_callable("penalty", penalty, "a Norm or a function of the gradient")
     function: Callable[[Tensor], Tensor] = penalty
     return function
