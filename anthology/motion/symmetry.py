@@ -63,6 +63,14 @@ def equilibrium_angle(lr: float, decay: float) -> float:
     ------
     TypeError, ValueError
         For arguments of the wrong kind, or ηκ ≥ 2.
+
+    Notes
+    -----
+    In each step the cosine is :math:`(1-\eta\kappa)\lVert w\rVert/\lVert
+    w'\rVert`, settled or not. So wherever the length stays between two bounds, the
+    geometric mean of the cosines is 1 − ηκ, for a loss that changes from batch to
+    batch too. On one fixed loss the weights often do not settle: about a minimum
+    they shrink until the steps of their direction become unstable.
     """
     product = positive_decay(lr, decay)
     require_below(product, 2.0, "beyond it the weights grow without bound")
