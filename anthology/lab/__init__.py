@@ -20,6 +20,7 @@ from anthology.lab.marks import (
 )
 from anthology.lab.models import Transformer, conv_net, mlp, transformer
 from anthology.lab.plots import STYLES, Style, style, use_style
+from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
 from anthology.lab.slider import Frame, SliderFigure, slider_figure
 from anthology.lab.training import (
     Run,
@@ -61,6 +62,9 @@ __all__ = [
     "mean_loss",
     "mlp",
     "pick_device",
+    "probe_curves",
+    "probe_layers",
+    "probe_symmetries",
     "problems",
     "slider_figure",
     "style",

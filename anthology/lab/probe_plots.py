@@ -1,0 +1,183 @@
+"""Figures of what a probe wrote down.
+
+>>> from anthology import lab
+>>> rows = [{"step": k, "loss": 1 / k, "layers": {"w": {"error": 0.1 * k}}}
+...         for k in range(1, 5)]
+>>> figure = lab.probe_curves(rows, ["loss"])          # one panel a figure
+>>> figure = lab.probe_layers(rows, "error")           # layers by steps, in colour
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anthology.lab.optional import optional
+from anthology.lab.plots import style
+
+__all__ = ["probe_curves", "probe_layers", "probe_symmetries"]
+
+Records = Sequence[Mapping[str, Any]]
+
+_LABELS = {
+    "loss": "loss on the batch",
+    "fall": "fall of the loss",
+    "gain": "promised fall",
+    "error": "½‖Δ²w‖/‖Δw‖",
+    "turn": "½‖change of ∇f‖/‖∇f‖",
+    "overshoot": "overshoot",
+    "product": "ηλ_max",
+    "penalty": "φ(∇f)",
+    "size": "‖Δw‖",
+    "dual": "‖∇f‖_*",
+}
+# where the motion along the step ends, and where the step leads nowhere
+_MARKS = {"overshoot": (1.0, 2.0), "error": (0.5, 1.0), "turn": (0.5, 1.0)}
+
+
+def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
+    """Figures of the whole model against the step, one panel each.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        ``probe.records``.
+    figures : sequence of str, optional
+        Their names, such as ``"loss"``, ``"overshoot"``; by default all there are
+        of loss, overshoot, error, product and penalty. The limits of ``"product"``
+        are drawn with it, and 1 and 2 with ``"overshoot"``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Panels one above the other.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing of that name.
+    """
+    wanted = ("loss", "overshoot", "error", "product", "penalty")
+    there = {key for row in records for key in row}
+    figures = [f for f in wanted if f in there] if figures is None else figures
+    figure, panels = _panels(len(_must_be(figures, there)))
+    for panel, name in zip(panels, figures, strict=True):
+        rows = [row for row in records if name in row]
+        steps = [row["step"] for row in rows]
+        panel.plot(steps, [row[name] for row in rows], **style(0))
+        if name == "product":
+            for index, limit in enumerate(("limit", "stable"), start=1):
+                values = [row.get(limit, math.nan) for row in rows]
+                panel.plot(steps, values, **style(index, linewidth=1.2), label=limit)
+            panel.set_yscale("log")
+            panel.legend()
+        for mark in _MARKS.get(name, ()):
+            panel.axhline(mark, **style(5, linewidth=1.0))
+        panel.set_ylabel(_LABELS.get(name, name))
+    panels[-1].set_xlabel("step")
+    return figure
+
+
+def probe_layers(
+    records: Records, figure: str = "error", *, most: float | None = None
+) -> Any:
+    """One figure of every layer against the step, as colours.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        ``probe.records``.
+    figure : str
+        Its name, such as ``"error"``, ``"overshoot"``, ``"dual"``.
+    most : float, optional
+        Where the colours end; by default 2 for an overshoot, else the largest
+        value. A layer without a value is left white.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Layers from top to bottom in the order of the optimizer.
+
+    Raises
+    ------
+    ValueError
+        If no layer has a figure of that name.
+    """
+    plt = optional("matplotlib.pyplot", "matplotlib")
+    rows = [row for row in records if any(figure in x for x in row["layers"].values())]
+    layers = list(dict.fromkeys(name for row in rows for name in row["layers"]))
+    _must_be([figure], {k for r in records for x in r["layers"].values() for k in x})
+    values = [
+        [row["layers"].get(name, {}).get(figure, math.nan) for row in rows]
+        for name in layers
+    ]
+    drawn, panel = plt.subplots(figsize=(6.4, 1.2 + 0.2 * len(layers)))
+    least = min(0.0, _lowest(values)) if figure != "overshoot" else 0.0
+    most = 2.0 if most is None and figure == "overshoot" else most
+    image = panel.imshow(
+        values, aspect="auto", vmin=least, vmax=most, interpolation="nearest"
+    )
+    panel.set_yticks(range(len(layers)), layers, fontsize=8)
+    shown = range(0, len(rows), max(1, len(rows) // 6))
+    panel.set_xticks(list(shown), [rows[i]["step"] for i in shown])
+    panel.set_xlabel("step")
+    panel.grid(False)
+    drawn.colorbar(image, label=_LABELS.get(figure, figure))
+    return drawn
+
+
+def probe_symmetries(records: Records) -> Any:
+    """Lengths and sums along symmetries: measured lines, predicted dashes.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        ``probe.records`` of a probe with symmetries.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel a symmetry.
+
+    Raises
+    ------
+    ValueError
+        If there is no symmetry in the records.
+    """
+    rows = [row for row in records if row.get("symmetries")]
+    if not rows:
+        raise ValueError("the records have no symmetries; give them to the probe")
+    names = list(rows[-1]["symmetries"])
+    figure, panels = _panels(len(names))
+    for panel, name in zip(panels, names, strict=True):
+        held = [row for row in rows if name in row["symmetries"]]
+        steps = [row["step"] for row in held]
+        for index, key in enumerate(("measured", "predicted")):
+            values = [row["symmetries"][name][key] for row in held]
+            panel.plot(steps, values, **style(index), label=key)
+        panel.set_title(name, fontsize=9)
+    panels[0].legend()
+    panels[-1].set_xlabel("step")
+    return figure
+
+
+def _panels(count: int) -> tuple[Any, list[Any]]:
+    plt = optional("matplotlib.pyplot", "matplotlib")
+    size = (6.4, 0.6 + 1.6 * count)
+    figure, panels = plt.subplots(count, sharex=True, figsize=size, squeeze=False)
+    return figure, list(panels[:, 0])
+
+
+def _lowest(values: Sequence[Sequence[float]]) -> float:
+    return min((x for row in values for x in row if math.isfinite(x)), default=0.0)
+
+
+def _must_be(figures: Sequence[str], there: set[str]) -> Sequence[str]:
+    unknown = [name for name in figures if name not in there]
+    if unknown or not figures:
+        raise ValueError(
+            f"the records have no {unknown[0] if unknown else 'figures'!r}; there are "
+            f"{', '.join(sorted(there)) or 'none'}"
+        )
+    return figures
