@@ -22,6 +22,15 @@ class Symmetric(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def stop(self) -> int: ...
+
+    @property
+    def parts(self) -> int: ...
+
     def coordinate(self, values: Mapping[str, Tensor]) -> Tensor:
         """‖w‖² of each piece of a scale, the sums of a translation."""
         ...
@@ -79,14 +88,28 @@ class Laws:
             self._expected[index] = after
 
     def readings(self, now: Values) -> dict[str, dict[str, Tensor | float]]:
-        """Measured and predicted lengths: of the weights, or of the sums."""
+        """Lengths of the weights, or of the sums: measured, predicted; and the drift.
+
+        The drift is in the units of the weights: the length of what they moved along
+        the symmetry beyond the law.
+        """
         rows: dict[str, dict[str, Tensor | float]] = {}
         for symmetry, expected in zip(self._symmetries, self._expected, strict=True):
             if expected is None:
                 continue
             measured = symmetry.coordinate(now)
-            pair = [_size(x, symmetry.kind) for x in (measured, expected)]
-            rows[str(symmetry)] = {"measured": pair[0], "predicted": pair[1]}
+            if symmetry.kind == "scale":
+                pair = [x.sum().sqrt() for x in (measured, expected)]
+                drift = torch.linalg.vector_norm(measured.sqrt() - expected.sqrt())
+            else:
+                pair = [torch.linalg.vector_norm(x) for x in (measured, expected)]
+                channels = (symmetry.stop - symmetry.start) // symmetry.parts
+                drift = torch.linalg.vector_norm(measured - expected) / channels**0.5
+            rows[str(symmetry)] = {
+                "measured": pair[0],
+                "predicted": pair[1],
+                "drift": drift,
+            }
         return rows
 
 
@@ -100,7 +123,3 @@ def shrinkage(
     if isinstance(optimizer, optim.Scion):
         return 1.0 if group["unconstrained"] else 1 - lr
     return 1 - lr * float(group.get("weight_decay", 0.0))
-
-
-def _size(x: Tensor, kind: str) -> Tensor:
-    return x.sum().sqrt() if kind == "scale" else torch.linalg.vector_norm(x)

@@ -119,7 +119,8 @@ class Probe:
     :math:`\lVert w'\rVert^2 = (1-\eta\kappa)^2\lVert w\rVert^2 + \lVert\Delta w +
     \eta\kappa w\rVert^2` and :math:`\langle 1, w'\rangle = (1-\eta\kappa)\langle 1,
     w\rangle`. They part where a step is not along the gradient: under momentum, or in
-    a norm that does not share the symmetry.
+    a norm that does not share the symmetry; ``drift`` is how far the weights went along
+    the symmetry beyond the law, a way on which the loss is constant.
 
     Reading `records` waits for the device, as does a measurement of ``"sharpness"``.
     The random numbers and the buffers of the fixed batch are its own; layers keep
