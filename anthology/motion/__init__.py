@@ -15,7 +15,11 @@ from anthology.motion.counter_term import (
     motion_terms,
     second_counter_term,
 )
-from anthology.motion.discretization import discretization_error, equation_of_motion
+from anthology.motion.discretization import (
+    discretization_error,
+    equation_of_motion,
+    leading_error,
+)
 from anthology.motion.flow import flow
 from anthology.motion.generator import generator
 from anthology.motion.heavy_ball import heavy_ball_terms, slow_start
@@ -72,6 +76,7 @@ __all__ = [
     "generator",
     "half_square",
     "heavy_ball_terms",
+    "leading_error",
     "modified_loss",
     "motion_terms",
     "norm_equilibrium",
