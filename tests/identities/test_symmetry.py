@@ -309,5 +309,7 @@ def test_the_epsilon_of_the_normalisation_breaks_the_law_a_little(claim, norm):
     model, loss = network(norm, eps=1e-5)
     first = find_symmetries(model, loss)[0]
     assert 1e-9 < first.defect < claim.tol / 10
+    smaller = find_symmetries(*network(norm, eps=1e-7))[0]
+    assert abs(first.defect / smaller.defect / 100 - 1) < 0.01
     run = follow_symmetry(model, loss, first, lr=0.2, decay=0.1, steps=100)
     assert 1e-10 < run.gaps()["descent"] < claim.tol

@@ -1,0 +1,321 @@
+"""Symmetries: what is found in models, what is not, and what is refused."""
+
+import doctest
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from anthology import lab
+from anthology.motion import (
+    Symmetry,
+    effective_rate,
+    equilibrium_angle,
+    find_symmetries,
+    follow_symmetry,
+    norm_equilibrium,
+    norm_rate,
+    norm_relaxation,
+    norm_step,
+    norm_velocity,
+    scale_invariance,
+    symmetric_motion,
+    symmetric_weights,
+    symmetry,
+    translation_rate,
+)
+
+F64 = torch.float64
+
+
+def data(*shape, classes=3):
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=g), torch.randint(
+        classes, shape[:1], generator=g
+    )
+
+
+def classify(*shape):
+    x, y = data(*shape)
+    return lambda net: F.cross_entropy(net(x), y)
+
+
+def sequence(*layers):
+    return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+
+
+def built(model, *shape):
+    model(data(*shape)[0])
+    return model
+
+
+def rows(found):
+    """What was found without the last layer, of which it is always the logits."""
+    return [
+        ("+".join(s.names), s.kind, s.axis, s.parts)
+        for s in found
+        if s.reason != "feeds the loss"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "expected"),
+    [
+        (
+            (nn.Linear(4, 6), nn.BatchNorm1d(6)),
+            (12, 4),
+            [("0.weight", "scale", 0, 6), ("0.bias", "translation", 0, 6)],
+        ),
+        ((nn.Linear(4, 6), nn.BatchNorm1d(6).eval()), (12, 4), []),
+        (
+            (nn.Linear(4, 6), nn.LayerNorm(6)),
+            (12, 4),
+            [
+                ("0.weight+0.bias", "scale", 0, 1),
+                ("0.weight", "translation", 0, 1),
+                ("0.bias", "translation", 0, 1),
+            ],
+        ),
+        (
+            (nn.Linear(4, 6), nn.RMSNorm(6, eps=1e-5)),
+            (12, 4),
+            [("0.weight+0.bias", "scale", 0, 1)],
+        ),
+        (
+            (nn.Linear(4, 6, bias=False), nn.ReLU(), nn.RMSNorm(6, eps=1e-5)),
+            (12, 4),
+            [("0.weight", "scale", 0, 1)],
+        ),
+        ((nn.Linear(4, 6), nn.Tanh(), nn.LayerNorm(6)), (12, 4), []),
+        (
+            (nn.Conv2d(2, 6, 3), nn.GroupNorm(3, 6)),
+            (8, 2, 5, 5),
+            [
+                ("0.weight+0.bias", "scale", 0, 3),
+                ("0.bias", "translation", 0, 3),
+            ],
+        ),
+        (
+            (nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6)),
+            (8, 2, 5, 5),
+            [("0.weight", "scale", 0, 6)],
+        ),
+        (
+            (nn.ConvTranspose2d(2, 6, 3), nn.InstanceNorm2d(6)),
+            (8, 2, 5, 5),
+            [("0.weight", "scale", 1, 6), ("0.bias", "translation", 0, 6)],
+        ),
+        ((nn.Linear(4, 6), nn.ReLU()), (12, 4), []),
+        ((nn.Linear(4, 6), nn.Dropout(0.5)), (12, 4), []),
+    ],
+    ids=str,
+)
+def test_what_feeds_a_normalisation(layers, shape, expected):
+    torch.manual_seed(0)
+    model = built(sequence(*layers), *shape)
+    assert rows(find_symmetries(model, classify(*shape))) == expected
+
+
+def test_a_loss_that_knows_the_scale_of_the_logits_has_no_translation():
+    x, _ = data(12, 4)
+    model = nn.Linear(4, 3)
+    assert find_symmetries(model, lambda net: net(x).square().mean()) == []
+
+
+def test_dead_and_unused_parameters_are_not_reported():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    model.unused = nn.Linear(3, 3)
+    with torch.no_grad():
+        model[0].bias.fill_(-1e3)
+    assert rows(find_symmetries(model, classify(12, 4))) == []
+
+
+def test_zeros_hide_no_symmetry_and_make_none():
+    """A last layer of zeros stops every gradient at the weights themselves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 6, bias=False), nn.LayerNorm(6), nn.Linear(6, 5), nn.Tanh()
+    )
+    model.append(nn.Linear(5, 3))
+    nn.init.zeros_(model[4].weight)
+    found = find_symmetries(model, classify(12, 4))
+    assert rows(found)[:2] == [
+        ("0.weight", "scale", 0, 1),
+        ("0.weight", "translation", 0, 1),
+    ]
+    assert all(math.isfinite(s.defect) for s in found)
+
+
+def test_the_biases_of_keys_and_normalised_queries():
+    torch.manual_seed(0)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.inner(x, x, x, need_weights=False)[0].mean(1))
+
+    (key,) = (
+        s
+        for s in find_symmetries(Attention(), classify(4, 5, 8))
+        if s.reason != "feeds the loss"
+    )
+    assert key.names == ("inner.in_proj_bias",)
+    assert (key.start, key.stop, key.parts) == (8, 16, 8)
+    assert str(key).startswith("inner.in_proj_bias[8:16]: translation")
+
+
+def test_the_residual_stream_of_a_transformer():
+    """Layer normalisations remove what is common to the channels of the stream."""
+    tokens = torch.randint(16, (4, 9), generator=torch.Generator().manual_seed(0))
+    model = lab.transformer(vocabulary=16, width=8, depth=1, heads=2, context=8)
+
+    def loss(net):
+        return F.cross_entropy(net(tokens[:, :-1]).mT, tokens[:, 1:])
+
+    found = {(s.names[0], s.axis) for s in find_symmetries(model, loss)}
+    writers = {("blocks.0.out.weight", 0), ("blocks.0.down.weight", 0)}
+    tables = {("token.weight", 1), ("position.weight", 1)}
+    ends = {("blocks.0.down.bias", 0), ("head.weight", 0)}
+    assert found == writers | tables | ends
+
+
+def test_reasons_and_the_group_norms_of_the_conv_net():
+    x = torch.randn(4, 1, 8, 8)
+    y = torch.randint(10, (4,))
+    found = find_symmetries(lab.conv_net(), lambda net: F.cross_entropy(net(x), y))
+    scales = {s.names[0]: s for s in found if s.kind == "scale"}
+    assert scales["0.weight"].reason == "feeds 1 (GroupNorm)"
+    assert scales["0.weight"].parts == 2
+    assert scales["3.weight"].reason == "feeds 4 (GroupNorm)"
+    assert str(scales["3.weight"]) == "3.weight: scale, 4 pieces; feeds 4 (GroupNorm)"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_is_left_alone(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).to(dtype)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    loss = classify(12, 4)
+    found = find_symmetries(model, loss)
+    follow_symmetry(model, loss, found[0], lr=0.1, decay=0.1, steps=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) and value.dtype == before[name].dtype
+    assert all(p.grad is None for p in model.parameters())
+    assert model[1].eps == 1e-5 and model.training
+    assert not model[0]._forward_hooks and not model._forward_hooks
+
+
+def test_moved_weights_have_moved_coordinates():
+    values = {"w": torch.arange(24, dtype=F64).reshape(6, 4).mT, "b": torch.ones(6)}
+    scale = Symmetry("scale", ("w", "b"), 1, 2, 6, 2, 6)
+    c = torch.tensor([2.0, 0.5], dtype=F64)
+    moved = {**values, **scale.moved(values, c)}
+    assert torch.equal(scale.coordinate(moved), c**2 * scale.coordinate(values))
+    assert torch.equal(moved["w"][:, :2], values["w"][:, :2])
+    shift = Symmetry("translation", ("w",), 1, 2, 6, 2, 6)
+    assert shift.pieces(values).shape == (2, 2, 4)
+    c = torch.arange(8, dtype=F64).reshape(2, 4)
+    moved = shift.moved(values, c)
+    gap = shift.coordinate(moved) - shift.coordinate(values)
+    assert torch.equal(gap, 2 * c)
+
+
+def test_a_run_has_its_shapes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    loss = classify(12, 4)
+    scale, shift = find_symmetries(model, loss)[:2]
+    run = follow_symmetry(model, loss, scale, lr=0.1, decay=0.0, steps=5)
+    assert run.times.tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    assert run.angles is not None and run.angles.shape == (5, 6)
+    for path in (run.measured, run.flow, run.motion, run.descent):
+        assert path.shape == (6, 6) and path.dtype == F64
+    # without decay gradient flow keeps the norm
+    assert torch.equal(run.flow[-1], run.flow[0])
+    run = follow_symmetry(model, loss, shift, lr=0.1, decay=0.3, steps=5)
+    assert run.angles is None and run.measured.shape == (6, 6, 1)
+    assert set(run.gaps()) == {"flow", "motion", "descent"}
+
+
+def test_numbers_and_tensors_alike():
+    s, G = torch.tensor([1.0, 4.0], dtype=F64), torch.tensor([2.0, 3.0], dtype=F64)
+    for law in (norm_step, norm_velocity):
+        each = [law(float(a), float(b), 0.1, 0.2) for a, b in zip(s, G, strict=True)]
+        assert law(s, G, 0.1, 0.2).tolist() == pytest.approx(each)
+    times = torch.tensor([0.0, 2.0], dtype=F64)
+    each = [norm_relaxation(1.0, 0.5, float(t), 0.1, 0.2) for t in times]
+    assert norm_relaxation(1.0, 0.5, times, 0.1, 0.2).tolist() == pytest.approx(each)
+    assert effective_rate(s, 0.1).tolist() == pytest.approx([0.1, 0.025])
+    assert effective_rate(0.0, 0.1) == math.inf
+    assert math.isnan(norm_step(math.nan, 1.0, 0.1))
+
+
+def test_small_products_keep_their_digits():
+    assert equilibrium_angle(1e-10, 1e-10) == pytest.approx(math.sqrt(2e-20))
+    assert translation_rate(1e-10, 1e-10) == pytest.approx(1e-10, rel=1e-14)
+    assert norm_rate(1e-10, 1e-10) == pytest.approx(4e-10, rel=1e-14)
+    assert equilibrium_angle(0.05, 0.1) == pytest.approx(0.100042, abs=1e-6)
+    assert equilibrium_angle(0.5, 0.5) == pytest.approx(0.722734, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: norm_step("1", 1.0, 0.1), TypeError, "square must be a number"),
+        (lambda: norm_step(1.0, 1.0, -0.1), ValueError, "Invalid learning rate"),
+        (lambda: norm_step(1.0, 1.0, 0.1, -1.0), ValueError, "decay"),
+        (lambda: norm_velocity(1.0, 1.0, 0.1, order=3), ValueError, "needs bend"),
+        (lambda: norm_velocity(1.0, 1.0, 0.1, order=4), ValueError, "at most 3"),
+        (lambda: norm_equilibrium(1.0, 0.1, 0.0), ValueError, "must be positive"),
+        (lambda: norm_equilibrium(1.0, 1.0, 2.0), ValueError, "below 2"),
+        (lambda: norm_rate(1.0, 0.3), ValueError, "oscillates"),
+        (lambda: norm_rate(1.0, 0.3, order=3), ValueError, "at most 2"),
+        (lambda: norm_relaxation(1.0, 1.0, [1], 1.0, 0.3), TypeError, "time"),
+        (lambda: equilibrium_angle(1.0, 2.0), ValueError, "below 2"),
+        (lambda: equilibrium_angle(1.0, True), TypeError, "decay must be a float"),
+        (lambda: translation_rate(1.0, 1.0), ValueError, "change of sign"),
+        (lambda: translation_rate(1.0, 0.1, order=0), ValueError, "at least 1"),
+    ],
+)
+def test_refused_numbers(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_refused_models():
+    loss = classify(12, 4)
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        find_symmetries("model", loss)
+    with pytest.raises(TypeError, match="loss must be a function"):
+        find_symmetries(nn.Linear(4, 3), 1.0)
+    with pytest.raises(ValueError, match="no parameter"):
+        find_symmetries(nn.Linear(4, 3).requires_grad_(False), loss)
+    with pytest.raises(ValueError, match="no symmetries"):
+        find_symmetries(nn.Linear(4, 3), lambda net: loss(net) * math.nan)
+    with pytest.raises(ValueError, match="scalar"):
+        find_symmetries(nn.Linear(4, 3), lambda net: net(data(12, 4)[0]))
+    weight = find_symmetries(nn.Linear(4, 3), loss)[0]
+    options = {"lr": 0.1, "decay": 0.1, "steps": 1}
+    with pytest.raises(ValueError, match="no trainable parameter weight"):
+        follow_symmetry(nn.Sequential(nn.Linear(4, 3)), loss, weight, **options)
+    with pytest.raises(TypeError, match="one of find_symmetries"):
+        follow_symmetry(nn.Linear(4, 3), loss, "weight", **options)
+    with pytest.raises(ValueError, match="steps"):
+        follow_symmetry(nn.Linear(4, 3), loss, weight, **options | {"steps": 0})
+
+
+@pytest.mark.parametrize(
+    "module", [symmetry, scale_invariance, symmetric_weights, symmetric_motion]
+)
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
