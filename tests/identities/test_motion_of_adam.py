@@ -14,16 +14,19 @@ from anthology.motion import (
     average_factor,
     averaged_terms,
     generator,
+    heavy_ball_terms,
+    ravel_model,
+    step_map,
 )
 from tests.motion_steps import (
     SIGN,
     TIME,
-    TWO_STEP,
     W0,
     adam,
     averaged,
     gradient,
     order_of,
+    quartic,
     run,
     series,
     slope,
@@ -124,19 +127,70 @@ def test_the_second_term_of_adam_is_the_braces_times_a_one_norm(claim, inside):
         )
 
 
-@pytest.mark.claim("adam-motion", "heavy-ball-motion", "nesterov-motion", tol=1e-12)
-@pytest.mark.parametrize("name", ["adam", "heavy ball", "lookahead"])
-def test_the_steps_are_those_of_torch(claim, name):
-    p = W0.clone().requires_grad_()
-    if name == "adam":
-        torchs = torch.optim.Adam([p], lr=0.01, betas=(0.8, 0.9), eps=0.3)
-        make, start = adam((0.8, 0.9), 0.3, inside=False, corrected=True)
-    else:
-        nesterov = name == "lookahead"
-        torchs = torch.optim.SGD([p], lr=0.01, momentum=0.7, nesterov=nesterov)
-        make, start = TWO_STEP[name][0](0.7)
-    for _ in range(20):
-        p.grad = gradient(p.detach())
-        torchs.step()
-    ours = run(make(0.01), start, 20)[:3]
-    assert (p.detach() - ours).norm() < claim.tol
+TORCHS = {
+    "heavy ball": (
+        lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.5),
+        lambda w: heavy_ball_terms(gradient, w, 3, 0.5),
+    ),
+    "nesterov": (
+        lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.5, nesterov=True),
+        lambda w: heavy_ball_terms(gradient, w, 3, 0.5, nesterov=True),
+    ),
+    "adam": (
+        lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.5, 0.8), eps=0.3),
+        lambda w: adam_terms(gradient, w, (0.5, 0.8), 0.3),
+    ),
+}
+
+
+@pytest.mark.claim("adam-motion", "heavy-ball-motion", "nesterov-motion", tol=0.15)
+@pytest.mark.parametrize("name", TORCHS)
+def test_the_terms_are_those_of_the_optimizers_of_torch(claim, name):
+    """Read off their steps by differences, parameters and memory together."""
+    make, terms = TORCHS[name]
+    points = []
+    for count in (160, 320):
+        p = W0.clone().requires_grad_()
+        optimizer = make([p], TIME / count)
+
+        def closure(p=p, optimizer=optimizer):
+            optimizer.zero_grad()
+            quartic(p).backward()
+
+        step = step_map(optimizer, closure)
+        state = run(step, step.start, count)
+        points.append((step, state, TIME / count, terms(step.parameters(state))))
+    for order in range(1, len(points[0][3]) + 1):
+        gaps = []
+        for step, state, lr, series_terms in points:
+            by_steps = step.parameters(generator(step, state, order, lr))
+            by_series = sum(t * lr**k for k, t in enumerate(series_terms[:order]))
+            gaps.append(float((by_steps - by_series).norm()))
+        assert abs(slope(gaps)[0] - order) < claim.tol
+
+
+@pytest.mark.claim("slow-motion-by-differences", tol=0.15, trials=3)
+def test_recursion_and_differences_agree_on_a_network(claim):
+    """A tanh network under heavy ball, once on its slow motion."""
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)
+    ).double()
+    x, y = torch.randn(8, 3).double(), torch.randn(8, 2).double()
+    f, w0 = ravel_model(net, lambda net: (net(x) - y).square().mean())
+    slope_f, beta, n = grad(f), 0.3, len(w0)
+
+    for order in range(1, claim.trials + 1):
+        gaps = []
+        for count in (40, 80):
+            lr = 0.4 / count
+
+            def step(state, lr=lr):
+                w, before = state.chunk(2)
+                return torch.cat([w + beta * (w - before) - lr * slope_f(w), w])
+
+            state = run(step, torch.cat([w0, w0]), count)
+            by_steps = generator(step, state, order, lr)[:n]
+            terms = heavy_ball_terms(slope_f, state[:n], order, beta)
+            by_series = sum(t * lr**k for k, t in enumerate(terms))
+            gaps.append(float((by_steps - by_series).norm()))
+        assert abs(slope(gaps)[0] - order) < claim.tol
