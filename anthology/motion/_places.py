@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,11 +51,22 @@ class Place:
             raise ValueError(f"the loss is {float(self.loss)} and has no symmetries")
 
     def at(self, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and gradient with these values in place of the model's."""
+        """Loss and gradient with these values in place of this place's own."""
+        with self._holding(values):
+            return self._batch.gradient()
+
+    def loss_at(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The loss alone."""
+        with self._holding(values), torch.no_grad():
+            f, zero = self._batch.around({next(iter(self.values)): 1.0})
+            return f(zero)
+
+    @contextmanager
+    def _holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
         own = {k: p.detach().clone() for k, p in self._live.items()}
         try:
             self._set({**self.values, **values})
-            return self._batch.gradient()
+            yield
         finally:
             self._set(own)
 
@@ -90,7 +102,7 @@ class Place:
         amount = _normal(like, torch.Generator().manual_seed(2))
         if symmetry.kind == "scale":
             amount = amount.tanh().exp()
-        loss, _ = self.at(symmetry.moved(self.values, amount))
+        loss = self.loss_at(symmetry.moved(self.values, amount))
         return bool((loss - self.loss).abs() <= TOLERANCE * self.loss.abs())
 
 

@@ -79,7 +79,10 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
     What is proposed: each parameter of two axes or more along its first two axes,
     each vector, a weight together with the bias of its module, every number of
     equal pieces, and the thirds of a parameter whose number of rows three divides.
-    Parameters without influence on the loss are passed over.
+    Parameters without influence on the loss are passed over. Not found are weights
+    that must be scaled together across modules, and those before a normalisation
+    that is a function with an ε written into the call. A few dozen evaluations of
+    the loss, and three gradients.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -153,6 +156,10 @@ def _families(
 def _finest(cut: Symmetry, places: list[Place]) -> Symmetry | None:
     channels = cut.stop - cut.start
     vector = places[0].values[cut.names[0]].ndim == 1
+    # what holds for pieces holds for their union, so most are settled by one look
+    coarse = _of_all(cut, places)
+    if bool((coarse > TOLERANCE).any()):
+        return None
     for parts in range(channels, 0, -1):
         alone = cut.kind == "translation" and parts == channels
         # rows free to move one by one are no symmetry but rows without influence,
@@ -160,8 +167,11 @@ def _finest(cut: Symmetry, places: list[Place]) -> Symmetry | None:
         if channels % parts or (alone and not vector):
             continue
         finer = replace(cut, parts=parts)
-        defects = torch.stack([place.defects(finer) for place in places])
-        alive = ~defects.isnan()
-        if alive.any() and bool((defects[alive] <= TOLERANCE).all()):
+        defects = _of_all(finer, places)
+        if bool((defects <= TOLERANCE).any()) and not bool((defects > TOLERANCE).any()):
             return finer
     return None
+
+
+def _of_all(cut: Symmetry, places: list[Place]) -> Tensor:
+    return torch.stack([place.defects(cut) for place in places])
