@@ -204,7 +204,7 @@ def first_counter_term(gradient: Field, w: Tensor) -> Tensor:
 def second_counter_term(gradient: Field, w: Tensor) -> Tensor:
     r""":math:`\xi_1 = \tfrac13 H^2 g + \tfrac1{12} T[g, g]`, in closed form.
 
-    T is the third derivative of the loss. Four calls of the gradient;
+    T is the third derivative of the loss. Three calls of the gradient;
     arguments, result and errors as in :func:`counter_terms`. In contrast to
     ξ₀ it is not the gradient of any function in general: that would need
     the ratio 2 : 1 between the two coefficients, and it is 4 : 1.
@@ -212,16 +212,22 @@ def second_counter_term(gradient: Field, w: Tensor) -> Tensor:
     require_callable("gradient", gradient, "a function of a Tensor")
     require_point("w", w)
     g = evaluated("gradient", gradient, w)
-    hessian_twice = _along(gradient, w, _along(gradient, w, g))
     # g is held fixed, so that only the Hessian is differentiated
-    third = _along(lambda v: _along(gradient, v, g), w, g)
+    once, third = _value_and_along(lambda v: _along(gradient, v, g), w, g)
+    hessian_twice = _along(gradient, w, once)
     return hessian_twice / 3 + third / 12
 
 
 def _along(field: Field, w: Tensor, direction: Tensor) -> Tensor:
     """Derivative of ``field`` at ``w`` along ``direction``."""
-    derivative: Tensor = jvp(field, (w,), (direction,))[1]
-    return derivative.to(w.dtype)  # see _table
+    return _value_and_along(field, w, direction)[1]
+
+
+def _value_and_along(
+    field: Field, w: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor]:
+    value, derivative = jvp(field, (w,), (direction,))[:2]
+    return value, derivative.to(w.dtype)  # see _table
 
 
 def _terms(

@@ -35,7 +35,7 @@ from anthology.motion._arguments import (
 )
 from anthology.motion.counter_term import counter_field, counter_terms
 from anthology.motion.flow import flow
-from anthology.motion.generator import velocity_from_displacements
+from anthology.motion.generator import weights
 
 __all__ = ["discretization_error", "equation_of_motion", "leading_error"]
 
@@ -81,14 +81,18 @@ def equation_of_motion(
     if method == "series":
         return lambda w: counter_field(gradient, w, order, lr)
 
+    first, *others = weights(order)
+
     def velocity(w: Tensor) -> Tensor:
-        # the gradients are the displacements: differencing them instead of
-        # the iterates saves the rounding of w and a division by η
-        displacements = []
-        for _ in range(order):
-            displacements.append(-evaluated("gradient", gradient, w))
-            w = w + lr * displacements[-1]
-        return velocity_from_displacements(displacements)
+        # the gradients are the displacements: summing them instead of the
+        # iterates saves the rounding of w and a division by η
+        g = evaluated("gradient", gradient, w)
+        total = g * -first
+        for weight in others:
+            w = torch.sub(w, g, alpha=lr)
+            g = evaluated("gradient", gradient, w)
+            total = torch.add(total, g, alpha=-weight)
+        return total
 
     return velocity
 

@@ -20,6 +20,8 @@ tensor([-1.0536], dtype=torch.float64)
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -81,24 +83,25 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
     require_float64("w", w, "forward differences cancel most of its digits")
     require_count("order", order, 1)
     require_learning_rate(lr)
-    displacements = []
-    for _ in range(order):
+    velocity = torch.zeros_like(w)
+    for weight in weights(order):
         # a copy, because a step that works in place would otherwise move the
-        # iterate it started from
+        # iterate it started from; and one of the result, because a step may
+        # return the same tensor every time
         following = evaluated("step", step, w.clone())
-        displacements.append((following - w) / lr)
+        velocity = torch.add(velocity, following - w, alpha=weight)
         w = following.clone()
-    return velocity_from_displacements(displacements)
+    return velocity / lr
 
 
-def velocity_from_displacements(displacements: list[Tensor]) -> Tensor:
-    """Σ (−1)^(n−1) Δ^(n−1) Φ / n over consecutive displacements Φ per step.
+def weights(order: int) -> list[float]:
+    r"""c of :math:`\sum_{n=1}^{N} (-1)^{n-1} \Delta^{n-1} / n = \sum_j c_j S^j`.
 
-    The same sum with one difference already taken: (w' − w)/η = Φ(w).
+    One pass over the displacements as they come, with one of them in memory,
+    instead of a table of differences; :math:`c_j = (-1)^j \sum_{n>j}
+    \binom{n-1}{j}/n`.
     """
-    differences = torch.stack(displacements)
-    velocity = differences[0]
-    for n in range(2, len(displacements) + 1):
-        differences = differences.diff(dim=0)
-        velocity = velocity + differences[0] * ((-1) ** (n - 1) / n)
-    return velocity
+    return [
+        (-1) ** j * math.fsum(math.comb(n - 1, j) / n for n in range(j + 1, order + 1))
+        for j in range(order)
+    ]
