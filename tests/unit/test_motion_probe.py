@@ -210,6 +210,20 @@ def test_weights_that_are_not_finite_or_do_not_move():
     assert math.isnan(row["turn"]) and math.isnan(row["penalty"])
 
 
+def test_the_fixed_batch_is_one_function_in_spite_of_dropout():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 1)), torch.randn(8, 5)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    parts = ["turn", "penalty"]
+    with Probe(net, optimizer, lambda f: f(x).square().mean(), parts=parts) as probe:
+        for _ in range(3):
+            net(x).square().mean().backward()
+            optimizer.step()
+    assert len({(r["loss"], r["penalty"]) for r in probe.records}) == 1
+    assert all(r["fall"] == 0 and r["turn"] == 0 for r in probe.records)
+    assert net.training
+
+
 def test_a_loss_that_is_no_scalar():
     net = Bowl([1.0])
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

@@ -186,6 +186,10 @@ def test_rates_of_groups_and_an_optimizer_without_metric():
     blocks = row["layers"]
     assert math.isclose(blocks["parts.0.w"]["product"], 0.3, rel_tol=1e-6)
     assert math.isclose(blocks["parts.1.w"]["product"], 0.4, rel_tol=1e-6)
+    groups[1]["momentum"] = 0.9
+    (row,) = descend(net, torch.optim.SGD(groups), 1, **options)
+    assert math.isclose(row["limit"], (1 - math.sqrt(0.9)) ** 2)
+    assert row["stable"] == 2 and row["layers"]["parts.1.w"]["stable"] == 3.8
     (row,) = descend(net, optim.Lion(net.parameters(), lr=0.1), 1, **options)
     assert math.isnan(row["product"])
     assert math.isclose(row["sharpness"], 3, rel_tol=1e-6)
