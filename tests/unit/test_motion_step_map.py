@@ -447,6 +447,36 @@ def test_step_hooks_are_refused(kind):
     assert step_map(optimizer, closure).count == 23
 
 
+def test_a_list_in_the_state_is_refused_and_nothing_changes():
+    optimizer, closure = built(lambda p: torch.optim.LBFGS(p))
+    before = everything(optimizer)
+    with pytest.raises(TypeError, match="must be a number or a Tensor, got list"):
+        step_map(optimizer, closure)
+    assert_same(before, everything(optimizer))
+
+
+@pytest.mark.parametrize("make", [of_torch("Adam", {}), of_ours("AdamW")])
+def test_transposed_parameters_and_a_caller_without_gradients(make):
+    stored = torch.arange(6, dtype=torch.float64).reshape(2, 3)
+    p = stored.mT.requires_grad_()
+    assert not p.is_contiguous()
+    c = torch.randn(3, 2, dtype=torch.float64)
+    optimizer = make([p])
+
+    def closure():
+        loss = ((p - c) ** 2).sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        step = step_map(optimizer, closure)
+        v = step(step.start.clone().requires_grad_())
+    assert not v.requires_grad
+    assert torch.equal(p, torch.arange(6).reshape(2, 3).mT)
+    optimizer.step(closure)
+    assert torch.equal(step.parameters(v), p.detach().reshape(-1))
+
+
 def test_empty_parameters_are_no_trouble():
     empty = nn.Parameter(torch.zeros(0, 3, dtype=torch.float64))
     w = nn.Parameter(torch.ones(2, dtype=torch.float64))
