@@ -59,17 +59,17 @@ class Radius:
 
     @property
     def motion(self) -> bool:
-        """Whether the linear part of the step has a real motion: value < 1."""
+        """Whether the linear part of the step has a real motion (value < 1)."""
         return self.value < 1
 
     @property
     def series(self) -> bool:
-        """Whether the counter terms of the linear part converge: both |·| < 1."""
+        """Whether its counter terms converge (value and lowest within ±1)."""
         return self.motion and self.lowest > -1
 
     @property
     def stable(self) -> bool:
-        """Whether gradient descent contracts what curves up: value < 2."""
+        """Whether gradient descent contracts what curves up (value < 2)."""
         return self.value < 2
 
 

@@ -149,9 +149,10 @@ class StepMap:
     """
 
     def __init__(
-        self, optimizer: Optimizer, closure: Closure, entries: list[Entry]
+        self, optimizer: Optimizer, closure: Closure, entries: list[Any]
     ) -> None:
-        self._optimizer, self._closure, self._entries = optimizer, closure, entries
+        self._optimizer, self._closure = optimizer, closure
+        self._entries: list[Entry] = entries
         self._settings = [
             (e.key.number, e.name) for e in entries if isinstance(e.key, Group)
         ]
