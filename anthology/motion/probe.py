@@ -106,8 +106,8 @@ class Probe:
     ``limit`` is where the motion of the weights ceases to exist and ``stable`` where
     the method does, for that P held fixed: 1 and 2 without momentum, less and more
     with it. The first time that ``product`` passes ``limit``, a warning is given.
-    ``"blocks"`` is the same for each tensor alone, the others held still. Some dozens
-    of products with H (Lanczos), each about three gradients.
+    ``"blocks"`` is the same for each tensor alone, the others held still. As much as a
+    hundred gradients or two (Lanczos' method): choose `every`.
 
     ``"penalty"``: ``dual`` is ‖∇f‖_* in the norm in which the optimizer measures its
     step (that of its group, or of its card), on the fixed batch if there is one, else
