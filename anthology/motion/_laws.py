@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anthology import optim
+from anthology.motion.symmetric_pieces import Symmetry
 
 Values = dict[str, Tensor]
-
-
-class Symmetric(Protocol):
-    """What is asked of a symmetry; `find_symmetries` makes them."""
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    @property
-    def start(self) -> int: ...
-
-    @property
-    def stop(self) -> int: ...
-
-    @property
-    def parts(self) -> int: ...
-
-    def coordinate(self, values: Mapping[str, Tensor]) -> Tensor:
-        """‖w‖² of each piece of a scale, the sums of a translation."""
-        ...
 
 
 class Laws:
@@ -52,7 +30,7 @@ class Laws:
         If a symmetry is of a parameter that the model does not have.
     """
 
-    def __init__(self, symmetries: Sequence[Symmetric], names: Sequence[str]) -> None:
+    def __init__(self, symmetries: Sequence[Symmetry], names: Sequence[str]) -> None:
         self._symmetries = list(symmetries)
         self.names = {name for s in symmetries for name in s.names}
         if unknown := sorted(self.names - set(names)):

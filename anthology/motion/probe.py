@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from anthology.motion._arguments import require_callable
 from anthology.motion._fixed_batch import FixedBatch, Values
-from anthology.motion._laws import Laws, Symmetric, shrinkage
+from anthology.motion._laws import Laws, shrinkage
 from anthology.motion._readings import (
     Rows,
     Watched,
@@ -42,6 +42,7 @@ from anthology.motion._readings import (
     watched,
 )
 from anthology.motion._schedule import Clock, Schedule
+from anthology.motion.symmetric_pieces import Symmetry
 
 __all__ = ["Probe"]
 
@@ -59,7 +60,7 @@ class Probe:
         A loss on a fixed batch, as a function of something to be called like the
         model: ``lambda net: cross_entropy(net(x), y)``. Without it the parts
         ``"turn"``, ``"sharpness"`` and ``"blocks"`` are not there.
-    symmetries : sequence, optional
+    symmetries : sequence of Symmetry, optional
         What `find_symmetries(model, loss)` found. Without it there is no part
         ``"symmetry"``.
     every : int or mapping
@@ -134,7 +135,7 @@ class Probe:
         optimizer: torch.optim.Optimizer,
         loss: Callable[[Callable[..., Any]], Tensor] | None = None,
         *,
-        symmetries: Sequence[Symmetric] = (),
+        symmetries: Sequence[Symmetry] = (),
         every: int | Mapping[str, int] = 1,
         parts: Collection[str] | None = None,
     ) -> None:
