@@ -27,6 +27,11 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(
             "<!-- generated: optimizers -->", generated.optimizers_page()
         )
+    if "<!-- generated: penalties -->" in source[0]:
+        app.env.note_dependency(str(ROOT / "anthology" / "lab" / "silent.py"))
+        source[0] = source[0].replace(
+            "<!-- generated: penalties -->", generated.penalties()
+        )
     if "<!-- generated: front -->" in source[0]:
         figure = f"```{{raw}} html\n{front.figure()._repr_html_()}\n```"
         source[0] = source[0].replace("<!-- generated: front -->", figure)

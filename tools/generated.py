@@ -114,3 +114,10 @@ def optimizers_page(root: Path = ROOT) -> str:
         )
     head = ["Optimizer", "One step solves", "Norm", "Averages", "Source"]
     return table(head, rows)
+
+
+def penalties() -> str:
+    """What each class silently penalises; the chapter asks the classes themselves."""
+    from anthology.lab.silent import penalty_table
+
+    return penalty_table(ask=False)

@@ -1,0 +1,270 @@
+r"""What an optimizer silently penalises, asked of its class.
+
+To second order in η a step that follows ∇φ of an averaged gradient descends
+:math:`f + \tfrac\eta2 c\,\varphi(\nabla f)` (the chapter
+chapters/motion/beyond-gradient-descent). The factor c is a property of the
+optimizer's memory alone, so it can be read off the class: give it gradients
+that change slowly, and see how late it follows.
+
+* :func:`delay`: how many steps late its sign turns, the mean age τ of the
+  gradients in its average; c = 1 + 2τ.
+* :func:`charge`: c itself, from the response to a growing gradient, for rules
+  that act entry by entry and do not forget sizes (SGD, Adam, root-free).
+* :func:`penalty_table`: both, for every class of ``anthology.optim``.
+
+>>> from anthology import optim
+>>> from anthology.lab.silent import delay
+>>> delay(lambda p: optim.Signum(p, 1.0, momentum=0.8))
+4.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology import norms, optim
+
+__all__ = ["PENALTIES", "Penalised", "answers", "charge", "delay", "penalty_table"]
+
+Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+_PROBES = 20
+
+
+@dataclass(frozen=True)
+class Penalised:
+    """One row of the table: a class, and what the theorem says of it.
+
+    Attributes
+    ----------
+    name : str
+        A class of ``anthology.optim``.
+    settings : dict
+        What differs from its defaults.
+    penalty : str
+        φ(∇f), as markdown; or why there is none.
+    formula : str
+        The factor c, as markdown; empty if there is none.
+    factor : float or None
+        Its value for these settings, at a gradient of one entry, 1.
+    way : str
+        ``"delay"`` or ``"charge"``: which measurement shows it.
+    steps : int
+        How long the memory needs to settle.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    penalty: str
+    formula: str = ""
+    factor: float | None = None
+    way: str = "delay"
+    steps: int = 400
+
+    def make(self, weights: list[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer, with η = 1 unless the class bounds it."""
+        settings = {"lr": 1e-3 if self.name == "Scion" else 1.0, **self.settings}
+        made: torch.optim.Optimizer = getattr(optim, self.name)(weights, **settings)
+        return made
+
+    def title(self) -> str:
+        """The class and what is set, as markdown."""
+        options = (f"`{k}={v}`" for k, v in self.settings.items() if k != "norm")
+        return "<br>".join([f"**{self.name}**", *options])
+
+    def measured(self) -> float | None:
+        """The factor c as the class shows it."""
+        if self.factor is None:
+            return None
+        if self.way == "charge":
+            return charge(self.make, steps=self.steps)
+        return 1 + 2 * delay(self.make, steps=self.steps)
+
+
+def answers(make: Make, gradients: Tensor) -> Tensor:
+    """The directions an optimizer takes when it is given these gradients.
+
+    Parameters
+    ----------
+    make : callable
+        A list of parameters, matrices of one entry, → an optimizer.
+    gradients : Tensor
+        Shape (steps, n): a history for each of n weights. The weights are put
+        back to zero after each step, so that decay adds nothing.
+
+    Returns
+    -------
+    Tensor
+        −Δw/η, shape (steps, n), float64.
+    """
+    weights = [torch.zeros(1, 1, dtype=torch.float64) for _ in gradients[0]]
+    optimizer, moved = make(weights), []
+    lr = float(optimizer.param_groups[0]["lr"])
+    for row in gradients:
+        for w, g in zip(weights, row, strict=True):
+            w.grad = g.view(1, 1).clone()
+        optimizer.step()
+        moved.append(torch.cat(weights).flatten() / -lr)
+        for w in weights:
+            w.zero_()
+    return torch.stack(moved)
+
+
+def delay(make: Make, steps: int = 400, longest: int = 120) -> float:
+    """How many steps after the gradient the optimizer's step changes sign.
+
+    Parameters
+    ----------
+    make : callable
+        As for :func:`answers`.
+    steps : int
+        Steps before the gradient, a ramp, changes sign.
+    longest : int
+        Steps after it; a delay that is longer is cut off there.
+
+    Returns
+    -------
+    float
+        The mean over twenty gradients that change sign at different moments
+        between two steps, so the resolution is a twentieth of a step.
+    """
+    k = torch.arange(steps + longest, dtype=torch.float64)[:, None]
+    zero = steps + (torch.arange(_PROBES, dtype=torch.float64) + 0.5) / _PROBES
+    late = (answers(make, k - zero) <= 0) & (k > zero)
+    return float(late.sum()) / _PROBES
+
+
+def charge(make: Make, g: float = 1.0, steps: int = 400) -> float:
+    """The factor c of a rule d that acts on each entry by itself.
+
+    c = (s/d)·(D + 2A) with D the response to a gradient that is larger all the
+    time, and −A that to one that has grown from step to step.
+
+    Parameters
+    ----------
+    make : callable
+        As for :func:`answers`.
+    g : float
+        The gradient, not zero.
+    steps : int
+        Steps for the memory to settle.
+
+    Returns
+    -------
+    float
+        By differences, to about 1e-6 of its size where the memory has settled.
+    """
+    h = 1e-3 / steps
+    level = torch.tensor([0.0, h, -h, 0.0, 0.0], dtype=torch.float64)
+    growth = torch.tensor([0.0, 0.0, 0.0, h, -h], dtype=torch.float64)
+    k = torch.arange(1.0 - steps, 1.0, dtype=torch.float64)[:, None]
+    base, up, down, grown, shrunk = answers(make, g * (1 + level + growth * k))[-1]
+    return float((up - down - 2 * (grown - shrunk)) / (2 * h * base))
+
+
+_SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
+_TWO = r"$\lVert\nabla_lf\rVert_2$, layer by layer"
+_ONE = r"$\lVert\nabla f\rVert_1$"
+_NUCLEAR = r"$\sum_l\sum_i\sigma_i(\nabla_lf)$"
+_DUAL = r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer"
+_SOFT = r"$\sum_i\bigl(\lvert\partial_if\rvert-\varepsilon\log(\lvert\partial_if\rvert+\varepsilon)\bigr)$"
+_LOG = r"$\tfrac1{2B}\sum_i\log(B\,\partial_if^2+\varepsilon)$"
+_AGE = r"$\frac{1+\beta}{1-\beta}$"
+_ADAM = r"$\frac{1+\beta_1}{1-\beta_1}-\frac{1+\beta_2}{1-\beta_2}\frac{\lvert g\rvert}{\lvert g\rvert+\varepsilon}$"
+_FREE = r"$\frac{1+\beta_1}{1-\beta_1}-2\,\frac{1+\beta_2}{1-\beta_2}\frac S{S+\varepsilon}$"
+_HEAVY = r"$\frac{1+\mu}{1-\mu}\bigl(1-\frac{2S}{S+\varepsilon}\bigr)-\frac{4\alpha}{1-\alpha}\frac S{S+\varepsilon}$"
+_LENGTH = "that of its norm, while its length $d$ stands still"
+_SUMS = "none that lasts: its sums never forget, so its steps fade"
+_MATRICES = "open: its averages are matrices"
+_MEMORY = {"momentum": 0.9}
+
+PENALTIES = (
+    Penalised("SteepestDescent", {"norm": norms.L2()}, _TWO, "$1$", 1.0),
+    Penalised("SteepestDescent", {"norm": norms.LInf()}, _ONE, "$1$", 1.0),
+    Penalised("SteepestDescent", {"norm": norms.Spectral()}, _NUCLEAR, "$1$", 1.0),
+    Penalised("SteepestDescent", _MEMORY, _DUAL, _AGE, 19.0),
+    Penalised("FreeSteepestDescent", {}, _LENGTH),
+    Penalised("SGD", {}, _SQUARE, "$1$", 1.0, "charge"),
+    Penalised("SGD", _MEMORY, _SQUARE, _AGE, 19.0, "charge"),
+    Penalised(
+        "SGD",
+        {**_MEMORY, "nesterov": True},
+        _SQUARE,
+        r"$1+\frac{2\beta^2}{1-\beta}$",
+        17.2,
+        "charge",
+    ),
+    Penalised("Signum", {}, _ONE, _AGE, 19.0),
+    Penalised(
+        "Lion", {}, _ONE, r"$1+\frac{2\beta_1}{1-\beta_2}$", 181.0, "delay", 2000
+    ),
+    Penalised("Adam", {}, _SOFT, _ADAM, 19 - 1999.0, "charge", 10_000),
+    Penalised("AdamW", {"betas": (0.9, 0.9)}, _SOFT, _ADAM, 0.0, "charge"),
+    Penalised("Shampoo", {}, _SUMS),
+    Penalised("SOAP", {}, _MATRICES),
+    Penalised("KrADagrad", {}, _SUMS),
+    Penalised("Muon", {}, _NUCLEAR, r"$1+\frac{2\beta^2}{1-\beta}$", 37.1),
+    Penalised("Scion", _MEMORY, _DUAL, _AGE, 19.0),
+    Penalised("Prodigy", {}, _LENGTH),
+    Penalised(
+        "RootFreeRMSProp",
+        {"batch_size": 1},
+        _LOG,
+        _HEAVY,
+        19 * (1 - 2 / 1.0001) - 396 / 1.0001,
+        "charge",
+        3000,
+    ),
+    Penalised(
+        "RootFreeAdamW",
+        {"batch_size": 1, "betas": (0.9, 0.99)},
+        _LOG,
+        _FREE,
+        19 - 398 / 1.0001,
+        "charge",
+        3000,
+    ),
+    Penalised("SIRFShampoo", {}, _MATRICES),
+)
+
+
+def penalty_table(ask: bool = True) -> str:
+    """The table as markdown: class, norm, φ(∇f), factor c and its value.
+
+    Norms are read from the cards of the classes.
+
+    Parameters
+    ----------
+    ask : bool
+        Whether each class is asked for its factor first (ten seconds).
+
+    Raises
+    ------
+    AssertionError
+        If a class does not show the factor that the formula gives it, within
+        0.1 or one part in a thousand.
+    """
+    head = [
+        "optimizer",
+        "norm of a step",
+        r"hence it penalises $\varphi(\nabla f)$",
+        r"times $c$",
+        "here",
+    ]
+    lines = [head, ["---"] * len(head)]
+    for row in PENALTIES:
+        value = "" if row.factor is None else f"${row.factor:.4g}$"
+        if ask and row.factor is not None:
+            allowed = max(0.1, abs(row.factor) / 1000) + 1e-9
+            found = row.measured()
+            assert found is not None, row
+            assert abs(found - row.factor) <= allowed, (row, found)
+        norm = getattr(optim, row.name).card.norm
+        if "norm" in row.settings:
+            norm = f"`{row.settings['norm']}`"
+        lines.append([row.title(), norm, row.penalty, row.formula, value])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

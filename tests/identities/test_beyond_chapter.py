@@ -1,0 +1,201 @@
+"""The claims that the chapter beyond gradient descent adds to those of the package."""
+
+import json
+import math
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from torch.func import grad, jvp
+
+from anthology import lab, norms, optim
+from anthology.lab import silent
+from anthology.lab.problems import two_weights
+from anthology.motion import average_factor, flow
+
+RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results"
+STORE = RESULTS / "beyond_gradient_descent.json"
+SMOOTH = [norms.L2(), norms.LInf(), norms.L1(), norms.Lp(3.0), norms.RMS()]
+SMOOTH += [norms.Frobenius(), norms.MaxAbs(), norms.Spectral(), norms.Nuclear()]
+SMOOTH += [norms.Schatten(1.5), norms.RMSToRMS(), norms.OneToRMS(), norms.RMSToInf()]
+
+
+def gaussian(*shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.claim("dualize-gradient", tol=1e-9, trials=20)
+@pytest.mark.parametrize("norm", SMOOTH, ids=repr)
+def test_the_duality_map_is_the_gradient_of_the_dual_norm(claim, norm):
+    for seed in range(claim.trials):
+        g = gaussian(*(7,) if norm.ndim == 1 else (4, 3), seed=seed)
+        assert lab.gap(grad(norm.dual)(g), norm.dualize(g)) < claim.tol
+        square = grad(lambda g: norm.dual(g) ** 2 / 2)(g)
+        assert lab.gap(square, norm.dual(g) * norm.dualize(g)) < claim.tol
+
+
+@pytest.mark.claim("dualize-gradient", tol=1e-9, trials=2)
+def test_with_two_maximisers_the_dual_norm_has_a_kink(claim):
+    """ℓ∞ where an entry is zero, spectral where a singular value is."""
+    cases = [
+        (norms.LInf(), torch.tensor([1.0, 0.0]).double()),
+        (norms.Spectral(), torch.diag(torch.tensor([1.0, 0.0]).double())),
+    ]
+    assert len(cases) == claim.trials
+    for norm, g in cases:
+        h = torch.zeros_like(g)
+        h.view(-1)[-1] = 1e-3
+        right, left = ((norm.dual(g + s * h) - norm.dual(g)) / s for s in (1, -1))
+        assert abs(right - left - 2e-3) < claim.tol
+
+
+def braces(g, tau1, tau2, eps, p):
+    return (1 + 2 * tau1) - 2 * p * (1 + 2 * tau2) * g * g / (g * g + eps)
+
+
+@pytest.mark.claim("braces-any-power", tol=0.15)
+@pytest.mark.parametrize("p", [0.25, 0.5, 1.0])
+def test_two_memories_under_any_power(claim, p):
+    """Steps with averages of known age, against the motion of the proposition."""
+    beta1, beta2, eps, time = 0.5, 0.8, 0.3, 0.5
+    first, second = beta1 / (1 - beta1), beta2 / (1 - beta2)
+    gradient, w0 = two_weights.gradient, two_weights.start()
+
+    def motion(w, lr):
+        g = gradient(w)
+        s = (g * g + eps) ** p
+        turned = jvp(gradient, (w,), (g / s,))[1]
+        return -(g + lr / 2 * braces(g, first, second, eps, p) * turned) / s
+
+    errors = []
+    for steps in (400, 800):
+        lr, w, m, v, history = time / steps, w0, 0.0, 0.0, 60
+        # a past on the motion, so that the averages are in place
+        past = flow(
+            lambda w, lr=lr: -motion(w, lr), w0, [lr * k for k in range(history)]
+        )
+        for old in past.flip(0)[:-1]:
+            g = gradient(old)
+            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        for _ in range(steps):
+            g = gradient(w)
+            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+            w = w - lr * m / (v + eps) ** p
+        errors.append((flow(lambda w, lr=lr: motion(w, lr), w0, time) - w).norm())
+    assert abs(math.log2(errors[0] / errors[1]) - 2) < claim.tol
+
+
+def sign_end(make, lr):
+    """(a, b) where a path from the book's start passes ab = 1 − 1e-3."""
+    w = two_weights.start().requires_grad_()
+    optimizer, old = make([w], lr), two_weights.start()
+    while two_weights.residual(w) < -1e-3:
+        old, w.grad = w.detach().clone(), two_weights.gradient(w.detach())
+        optimizer.step()
+    r, s = two_weights.residual(old), two_weights.residual(w.detach())
+    return old + (-1e-3 - r) / (s - r) * (w.detach() - old)
+
+
+@pytest.mark.claim("two-weights-memory", tol=1e-12, trials=4)
+def test_sign_descent_keeps_the_difference(claim):
+    for k in range(claim.trials):
+        a, b = sign_end(
+            lambda p, lr: optim.SteepestDescent(p, lr, norm=norms.LInf()), 0.1 / 2**k
+        )
+        assert abs(a - b - 1.8) < claim.tol
+
+
+@pytest.mark.claim("two-weights-memory", tol=0.05, trials=3)
+def test_memories_drive_the_two_weights_apart_or_together(claim):
+    """By −0.38 η (τ₁ − τ₂), for memories that are short against the path."""
+    pairs = [(0.9, 0.5), (0.5, 0.9), (0.0, 0.8)]
+    assert len(pairs) == claim.trials
+    for betas in pairs:
+        first, second = (b / (1 - b) for b in betas)
+        a, b = sign_end(
+            lambda p, lr, betas=betas: torch.optim.Adam(p, lr, betas, eps=1e-12), 1e-4
+        )
+        drift = math.log((a - b) / 1.8)
+        assert abs(drift / (-0.38e-4 * (first - second)) - 1) < claim.tol
+
+
+@pytest.mark.claim("penalty-table", tol=1e-3)
+def test_every_class_shows_the_factor_of_the_table(claim):
+    for row in silent.PENALTIES:
+        found = row.measured()
+        if row.factor is not None:
+            assert found == pytest.approx(row.factor, rel=claim.tol, abs=0.1), row
+
+
+def test_the_table_leaves_no_class_out():
+    carried = {n for n in optim.__all__ if hasattr(getattr(optim, n), "card")}
+    assert {row.name for row in silent.PENALTIES} == carried - {"BaseOptimizer"}
+
+
+def test_the_formulas_of_the_table_give_its_numbers():
+    numbers = {
+        (row.name, *sorted(row.settings.items())): row.factor
+        for row in silent.PENALTIES
+    }
+    muon = optim.Muon([torch.zeros(1, 1)]).param_groups[0]
+    lion = optim.Lion([torch.zeros(1)]).param_groups[0]["betas"]
+    adam = optim.Adam([torch.zeros(1)]).param_groups[0]["betas"]
+    assert numbers["Muon",] == pytest.approx(
+        average_factor(muon["momentum"], nesterov=True)
+    )
+    assert numbers["Lion",] == pytest.approx(1 + 2 * lion[0] / (1 - lion[1]))
+    assert numbers["Adam",] == pytest.approx(
+        average_factor(adam[0]) - average_factor(adam[1])
+    )
+
+
+def shifts(method, rate, key="measured"):
+    rows = json.loads(STORE.read_text())["results"]["shifts"][method]
+    return [row[rate][key] for row in rows]
+
+
+SMOOTH_METHODS = ("gradient descent", "normalised")
+
+
+@pytest.mark.claim("penalty-on-digits", tol=0.1, trials=10)
+def test_on_digits_smooth_maps_pay_what_is_predicted(claim):
+    """All of ten networks, at every rate; in the median within 10 %."""
+    for method in (m + b for m in SMOOTH_METHODS for b in ("", ", β = 0.9")):
+        for rate in range(3):
+            measured, predicted = (
+                shifts(method, rate, k) for k in ("measured", "predicted")
+            )
+            assert len(measured) == claim.trials
+            assert max(measured) < 0
+            ratio = median(m / p for m, p in zip(measured, predicted, strict=True))
+            assert abs(ratio - 1) < claim.tol, (method, rate, ratio)
+
+
+@pytest.mark.claim("penalty-on-digits-spectral", trials=10)
+def test_on_digits_muon_pays_and_spectral_descent_does_not(claim):
+    for rate in range(3):
+        assert sum(x < 0 for x in shifts("Muon", rate)) == claim.trials
+    pairs = zip(shifts("Muon", 2), shifts("Muon", 2, "predicted"), strict=True)
+    assert 0.8 < median(m / p for m, p in pairs) < 1.2
+    for rate in range(2):
+        assert sum(x > 0 for x in shifts("spectral", rate)) == claim.trials
+
+
+@pytest.mark.claim("adam-on-digits", trials=10)
+def test_on_digits_the_order_of_adams_averages(claim):
+    stored = json.loads(STORE.read_text())["results"]["adam"]
+
+    def above(a, b):
+        return sum(x > y for x, y in zip(stored[a], stored[b], strict=True))
+
+    for rewarded in ("0.5, 0.9", "0.9, 0.99"):
+        assert above(rewarded, "0, 0") == claim.trials
+        assert above(rewarded, "0.9, 0.9") == claim.trials
+    assert above("0, 0", "0.9, 0.9") == claim.trials
+    # against the prediction
+    assert above("0.5, 0.9", "0.9, 0.99") >= claim.trials - 1
+    assert min(stored["0.9, 0.5"]) > max(
+        max(stored[b]) for b in stored if b != "0.9, 0.5"
+    )
