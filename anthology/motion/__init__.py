@@ -3,7 +3,11 @@
 An optimizer's step is a map. `counter_term` expands the field whose flow is
 that map in powers of the step size, with nested derivatives; `generator`
 reads the same field off the iterates, for any step; `flow` follows a field;
-`discretization` measures how far it is from the steps.
+`discretization` measures how far it is from the steps, `radius` whether it
+exists. `heavy_ball`, `averages` and `adaptive` have the terms of steps with a
+memory, `penalties` and `modified_loss` the loss that they descend. `steps` makes a
+map of any torch optimizer, `symmetry` finds what the loss cannot see and predicts
+its motion, and `probe` holds all of it against a real training run.
 """
 
 from anthology.motion.adaptive import adam_braces, adam_sign_change, adam_terms
@@ -31,24 +35,24 @@ from anthology.motion.penalties import (
     smooth_l2,
     smooth_nuclear,
 )
-from anthology.motion.probe import Probe
+from anthology.motion.probe.probe import Probe
 from anthology.motion.radius import Radius, radius, sharpness
 from anthology.motion.ravel import ravel_model
-from anthology.motion.scale_invariance import (
+from anthology.motion.steps.step_map import StepMap, step_map
+from anthology.motion.symmetry.find import find_symmetries
+from anthology.motion.symmetry.follow import SymmetryRun, follow_symmetry
+from anthology.motion.symmetry.pieces import Symmetry
+from anthology.motion.symmetry.rates import (
+    effective_rate,
+    equilibrium_angle,
+    translation_rate,
+)
+from anthology.motion.symmetry.scale_invariance import (
     norm_equilibrium,
     norm_rate,
     norm_relaxation,
     norm_step,
     norm_velocity,
-)
-from anthology.motion.step_map import StepMap, step_map
-from anthology.motion.symmetric_motion import SymmetryRun, follow_symmetry
-from anthology.motion.symmetric_pieces import Symmetry
-from anthology.motion.symmetric_weights import find_symmetries
-from anthology.motion.symmetry import (
-    effective_rate,
-    equilibrium_angle,
-    translation_rate,
 )
 
 __all__ = [

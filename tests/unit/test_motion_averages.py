@@ -1,15 +1,11 @@
 """Averages and Adam: shapes and types, special cases, wrong arguments."""
 
-import doctest
 import math
 
 import pytest
 import torch
 from torch.func import grad
 
-import anthology.motion.adaptive
-import anthology.motion.averages
-import anthology.motion.heavy_ball
 from anthology.motion import (
     adam_braces,
     adam_sign_change,
@@ -44,20 +40,6 @@ def every_function(w, g=gradient):
         "braces": [adam_braces(w)],
         "start": [slow_start(g, w, 0.1, 0.5)],
     }
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        anthology.motion.averages,
-        anthology.motion.heavy_ball,
-        anthology.motion.adaptive,
-    ],
-)
-def test_the_examples_run(module):
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

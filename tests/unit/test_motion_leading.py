@@ -1,6 +1,5 @@
 """The error of a truncated motion, predicted without a step."""
 
-import doctest
 import importlib
 import math
 
@@ -134,9 +133,3 @@ def test_wrong_arguments_are_named(changes, error, text):
     given = {"gradient": torch.sin, "w0": W, "lr": 0.1, "steps": 2, "order": 1}
     with pytest.raises(error, match=text):
         leading_error(**(given | changes))
-
-
-def test_the_example_of_the_module_runs():
-    result = doctest.testmod(importlib.import_module("anthology.motion.discretization"))
-    assert result.attempted > 4
-    assert result.failed == 0

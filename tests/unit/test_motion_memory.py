@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from anthology.motion import flow, generator
-from anthology.motion.step_map import step_map
+from anthology.motion.steps.step_map import step_map
 
 
 def network_map(make):

@@ -1,6 +1,5 @@
 """The probe: what its figures are, when they are taken, what it refuses."""
 
-import doctest
 import json
 import math
 
@@ -253,10 +252,3 @@ def test_what_is_refused():
         with pytest.raises(error, match=text):
             Probe(*args, **options)
     assert not optimizer._optimizer_step_pre_hooks
-
-
-def test_the_example_of_the_docstring_runs():
-    import anthology.motion.probe as module
-
-    result = doctest.testmod(module)
-    assert result.attempted > 0 and result.failed == 0

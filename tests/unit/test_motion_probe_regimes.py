@@ -10,8 +10,8 @@ from torch import nn
 
 from anthology import optim
 from anthology.motion import Probe
-from anthology.motion._step_rules import ends
-from anthology.motion.symmetric_weights import find_symmetries
+from anthology.motion.probe.step_rules import ends
+from anthology.motion.symmetry.find import find_symmetries
 from anthology.norms import L2
 
 QUIET = pytest.mark.filterwarnings("ignore:at step:RuntimeWarning")

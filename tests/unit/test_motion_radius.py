@@ -1,7 +1,6 @@
 """Sharpness against the dense Hessian, and what it says about a step size."""
 
 import builtins
-import doctest
 import importlib
 
 import pytest
@@ -230,9 +229,3 @@ def test_no_convergence_is_an_error_that_says_so(monkeypatch):
     f, w = quadratic(torch.linspace(0, 1, 400))
     with pytest.raises(RuntimeError, match="Lanczos' method found"):
         sharpness(f, w, 3)
-
-
-def test_the_example_of_the_module_runs():
-    result = doctest.testmod(importlib.import_module("anthology.motion.radius"))
-    assert result.attempted > 3
-    assert result.failed == 0

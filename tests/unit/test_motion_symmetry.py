@@ -1,6 +1,5 @@
 """Symmetries: what is found in models, what is not, and what is refused."""
 
-import doctest
 import math
 
 import pytest
@@ -13,10 +12,6 @@ from anthology.motion import (
     Symmetry,
     find_symmetries,
     follow_symmetry,
-    scale_invariance,
-    symmetric_motion,
-    symmetric_weights,
-    symmetry,
 )
 
 F64 = torch.float64
@@ -258,11 +253,3 @@ def test_refused_models():
         follow_symmetry(nn.Linear(4, 3), loss, "weight", **options)
     with pytest.raises(ValueError, match="steps"):
         follow_symmetry(nn.Linear(4, 3), loss, weight, **options | {"steps": 0})
-
-
-@pytest.mark.parametrize(
-    "module", [symmetry, scale_invariance, symmetric_weights, symmetric_motion]
-)
-def test_examples(module):
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed

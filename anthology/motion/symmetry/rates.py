@@ -7,7 +7,7 @@ can be solved along a symmetry without knowing the loss.
 layer). Then :math:`\langle w, g\rangle = 0`, :math:`Hw = -g`,
 :math:`T[w, \cdot\,] = -2H`, so the length of w has an equation of its own. Gradient
 flow lets it decay to zero; the first counter term makes it grow with the steps,
-and the two balance (:mod:`anthology.motion.scale_invariance` has the length, this
+and the two balance (:mod:`anthology.motion.symmetry.scale_invariance` has the length, this
 module the angle).
 
 *Translation*, :math:`f(w + c\mathbf 1) = f(w)` (logits of a softmax). Then
@@ -32,7 +32,7 @@ import math
 from torch import Tensor
 
 from anthology.motion._arguments import require_count, require_learning_rate
-from anthology.motion._symmetry_arguments import (
+from anthology.motion.symmetry.arguments import (
     Number,
     positive_decay,
     require_below,

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from anthology.motion._arguments import require_callable
 from anthology.motion._fixed_batch import FixedBatch, Values
-from anthology.motion._laws import Laws, shrinkage
-from anthology.motion._readings import (
+from anthology.motion.probe.laws import Laws, shrinkage
+from anthology.motion.probe.readings import (
     Rows,
     Watched,
     at_hand,
@@ -41,8 +41,8 @@ from anthology.motion._readings import (
     sharpest,
     watched,
 )
-from anthology.motion._schedule import Clock, Schedule
-from anthology.motion.symmetric_pieces import Symmetry
+from anthology.motion.probe.schedule import Clock, Schedule
+from anthology.motion.symmetry.pieces import Symmetry
 
 __all__ = ["Probe"]
 

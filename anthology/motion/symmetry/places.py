@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from anthology.motion._fixed_batch import FixedBatch
-from anthology.motion.symmetric_pieces import Symmetry
+from anthology.motion.symmetry.pieces import Symmetry
 
 Loss = Callable[[Callable[..., Any]], Tensor]
 

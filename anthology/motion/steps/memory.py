@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anthology.motion._loan import copied, lent, parameters_of, same, take
+from anthology.motion.steps.loan import copied, lent, parameters_of, same, take
 
 # what an optimizer keeps: by parameter (or any other key), then by name
 State: TypeAlias = Mapping[Any, Mapping[str, Any]]

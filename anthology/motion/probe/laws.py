@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anthology import optim
-from anthology.motion.symmetric_pieces import Symmetry
+from anthology.motion.symmetry.pieces import Symmetry
 
 Values = dict[str, Tensor]
 

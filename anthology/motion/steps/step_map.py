@@ -8,7 +8,7 @@ averages, second moments and step counters along.
 
 >>> import torch
 >>> from anthology.motion import generator
->>> from anthology.motion.step_map import step_map
+>>> from anthology.motion.steps.step_map import step_map
 >>> w = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
 >>> optimizer = torch.optim.SGD([w], lr=0.02, momentum=0.5)
 >>> def closure():
@@ -41,8 +41,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anthology.motion._arguments import require_callable, require_float64
-from anthology.motion._loan import lent, parameters_of, take
-from anthology.motion._optimizer_state import (
+from anthology.motion.steps.loan import lent, parameters_of, take
+from anthology.motion.steps.memory import (
     Entry,
     Group,
     Snapshot,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anthology.motion._fixed_batch import FixedBatch, Values, twice_differentiable
-from anthology.motion._step_rules import ends, metric, own_norm, penalty
+from anthology.motion.probe.step_rules import ends, metric, own_norm, penalty
 from anthology.motion.radius import sharpness
 from anthology.optim.points import as_points
 from anthology.optim.state import state_dtype

@@ -30,15 +30,15 @@ import torch
 from torch import Tensor, nn
 
 from anthology.motion._arguments import require_callable
-from anthology.motion._consumers import consumers
-from anthology.motion._places import (
+from anthology.motion.symmetry.consumers import consumers
+from anthology.motion.symmetry.pieces import Symmetry
+from anthology.motion.symmetry.places import (
     TOLERANCE,
     Place,
     double,
     shrink_epsilons,
     widened,
 )
-from anthology.motion.symmetric_pieces import Symmetry
 
 __all__ = ["find_symmetries"]
 

@@ -3,7 +3,7 @@ r"""The length of scale-invariant weights under gradient descent with decay.
 For :math:`f(cw) = f(w)` the gradient is orthogonal to w, so steps make the weights
 longer and decay κ makes them shorter. `order` counts the terms of the motion: 1 is
 gradient flow, 2 has :math:`\xi_0`, 3 has :math:`\xi_1`; None is gradient descent
-itself. See :mod:`anthology.motion.symmetry`. Source: derived here (Miyagawa 2022
+itself. See :mod:`anthology.motion.symmetry.rates`. Source: derived here (Miyagawa 2022
 treats such layers).
 
 >>> from anthology.motion import norm_equilibrium
@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from anthology.motion._symmetry_arguments import (
+from anthology.motion.symmetry.arguments import (
     Number,
     positive_decay,
     require_below,

@@ -33,10 +33,10 @@ from anthology.motion._arguments import (
     require_learning_rate,
     require_nonnegative,
 )
-from anthology.motion._places import Place, double, widened
-from anthology.motion.scale_invariance import norm_step
-from anthology.motion.symmetric_pieces import Symmetry
-from anthology.motion.symmetry import translation_rate
+from anthology.motion.symmetry.pieces import Symmetry
+from anthology.motion.symmetry.places import Place, double, widened
+from anthology.motion.symmetry.rates import translation_rate
+from anthology.motion.symmetry.scale_invariance import norm_step
 
 __all__ = ["SymmetryRun", "follow_symmetry"]
 

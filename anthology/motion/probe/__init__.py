@@ -1,0 +1,1 @@
+"""Hooks that watch the steps of any optimizer on a real model."""
