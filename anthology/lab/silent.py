@@ -48,7 +48,7 @@ class Penalised:
     penalty : str
         φ(∇f), as markdown; or why there is none.
     formula : str
-        The factor c, as markdown; empty if there is none.
+        The factor c, as LaTeX; empty if there is none.
     factor : float or None
         Its value for these settings, at a gradient of one entry, 1.
     way : str
@@ -72,9 +72,12 @@ class Penalised:
         return made
 
     def title(self) -> str:
-        """The class and what is set, as markdown."""
-        options = (f"`{k}={v}`" for k, v in self.settings.items() if k != "norm")
-        return "<br>".join([f"**{self.name}**", *options])
+        """The class, what is set, and the norm of its card, as markdown."""
+        settings = dict(self.settings)
+        norm = settings.pop("norm", None)
+        found = getattr(optim, self.name).card.norm if norm is None else f"`{norm!r}`"
+        options = (f"`{k}={v}`" for k, v in settings.items())
+        return "<br>".join([f"**{self.name}**", *options, found])
 
     def measured(self) -> float | None:
         """The factor c as the class shows it."""
@@ -170,44 +173,45 @@ _SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
 _TWO = r"$\lVert\nabla_lf\rVert_2$, layer by layer"
 _ONE = r"$\lVert\nabla f\rVert_1$"
 _NUCLEAR = r"$\sum_l\sum_i\sigma_i(\nabla_lf)$"
+_WIDE = r"$\sum_l\sqrt{d_{out}/d_{in}}\,\sum_i\sigma_i(\nabla_lf)$"
 _DUAL = r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer"
-_SOFT = r"$\sum_i\bigl(\lvert\partial_if\rvert-\varepsilon\log(\lvert\partial_if\rvert+\varepsilon)\bigr)$"
+_SOFT = r"$\lVert\nabla f\rVert_1$, rounded at ε"
 _LOG = r"$\tfrac1{2B}\sum_i\log(B\,\partial_if^2+\varepsilon)$"
-_AGE = r"$\frac{1+\beta}{1-\beta}$"
-_ADAM = r"$\frac{1+\beta_1}{1-\beta_1}-\frac{1+\beta_2}{1-\beta_2}\frac{\lvert g\rvert}{\lvert g\rvert+\varepsilon}$"
-_FREE = r"$\frac{1+\beta_1}{1-\beta_1}-2\,\frac{1+\beta_2}{1-\beta_2}\frac S{S+\varepsilon}$"
-_HEAVY = r"$\frac{1+\mu}{1-\mu}\bigl(1-\frac{2S}{S+\varepsilon}\bigr)-\frac{4\alpha}{1-\alpha}\frac S{S+\varepsilon}$"
+_AGE = r"1+2\tau"
+_ADAM = r"(1+2\tau_1)-(1+2\tau_2)\,q"
+_FREE = r"(1+2\tau_1)-2(1+2\tau_2)\,q"
+_HEAVY = r"(1+2\tau_1)(1-2q)-4\tau_2q"
 _LENGTH = "that of its norm, while its length $d$ stands still"
 _SUMS = "none that lasts: its sums never forget, so its steps fade"
 _MATRICES = "open: its averages are matrices"
 _MEMORY = {"momentum": 0.9}
 
 PENALTIES = (
-    Penalised("SteepestDescent", {"norm": norms.L2()}, _TWO, "$1$", 1.0),
-    Penalised("SteepestDescent", {"norm": norms.LInf()}, _ONE, "$1$", 1.0),
-    Penalised("SteepestDescent", {"norm": norms.Spectral()}, _NUCLEAR, "$1$", 1.0),
-    Penalised("SteepestDescent", _MEMORY, _DUAL, _AGE, 19.0),
+    Penalised("SteepestDescent", {"norm": norms.L2()}, _TWO, "1", 1.0),
+    Penalised("SteepestDescent", {"norm": norms.LInf()}, _ONE, "1", 1.0),
+    Penalised("SteepestDescent", {"norm": norms.Spectral()}, _NUCLEAR, "1", 1.0),
+    Penalised(
+        "SteepestDescent", {"norm": norms.RMSToRMS(), **_MEMORY}, _WIDE, _AGE, 19.0
+    ),
     Penalised("FreeSteepestDescent", {}, _LENGTH),
-    Penalised("SGD", {}, _SQUARE, "$1$", 1.0, "charge"),
+    Penalised("SGD", {}, _SQUARE, "1", 1.0, "charge"),
     Penalised("SGD", _MEMORY, _SQUARE, _AGE, 19.0, "charge"),
     Penalised(
         "SGD",
         {**_MEMORY, "nesterov": True},
         _SQUARE,
-        r"$1+\frac{2\beta^2}{1-\beta}$",
+        _AGE,
         17.2,
         "charge",
     ),
     Penalised("Signum", {}, _ONE, _AGE, 19.0),
-    Penalised(
-        "Lion", {}, _ONE, r"$1+\frac{2\beta_1}{1-\beta_2}$", 181.0, "delay", 2000
-    ),
+    Penalised("Lion", {}, _ONE, _AGE, 181.0, "delay", 2000),
     Penalised("Adam", {}, _SOFT, _ADAM, 19 - 1999.0, "charge", 10_000),
     Penalised("AdamW", {"betas": (0.9, 0.9)}, _SOFT, _ADAM, 0.0, "charge"),
     Penalised("Shampoo", {}, _SUMS),
     Penalised("SOAP", {}, _MATRICES),
     Penalised("KrADagrad", {}, _SUMS),
-    Penalised("Muon", {}, _NUCLEAR, r"$1+\frac{2\beta^2}{1-\beta}$", 37.1),
+    Penalised("Muon", {}, _NUCLEAR, _AGE, 37.1),
     Penalised("Scion", _MEMORY, _DUAL, _AGE, 19.0),
     Penalised("Prodigy", {}, _LENGTH),
     Penalised(
@@ -249,22 +253,22 @@ def penalty_table(ask: bool = True) -> str:
         0.1 or one part in a thousand.
     """
     head = [
-        "optimizer",
-        "norm of a step",
-        r"hence it penalises $\varphi(\nabla f)$",
-        r"times $c$",
-        "here",
+        "optimizer, norm of its step",
+        r"penalises $\varphi(\nabla f)$, from the dual norm",
+        "times $c$",
     ]
     lines = [head, ["---"] * len(head)]
     for row in PENALTIES:
-        value = "" if row.factor is None else f"${row.factor:.4g}$"
+        factor = ""
+        if row.factor is not None:
+            value = f"{row.factor:.4g}"
+            factor = (
+                f"${value}$" if row.formula == value else f"${row.formula}={value}$"
+            )
         if ask and row.factor is not None:
             allowed = max(0.1, abs(row.factor) / 1000) + 1e-9
             found = row.measured()
             assert found is not None, row
             assert abs(found - row.factor) <= allowed, (row, found)
-        norm = getattr(optim, row.name).card.norm
-        if "norm" in row.settings:
-            norm = f"`{row.settings['norm']}`"
-        lines.append([row.title(), norm, row.penalty, row.formula, value])
+        lines.append([row.title(), row.penalty, factor])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

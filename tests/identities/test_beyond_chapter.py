@@ -159,9 +159,9 @@ def shifts(method, rate, key="measured"):
 SMOOTH_METHODS = ("gradient descent", "normalised")
 
 
-@pytest.mark.claim("penalty-on-digits", tol=0.1, trials=10)
+@pytest.mark.claim("penalty-on-digits", tol=0.05, trials=10)
 def test_on_digits_smooth_maps_pay_what_is_predicted(claim):
-    """All of ten networks, at every rate; in the median within 10 %."""
+    """All of ten networks, at every rate; in the median within 5 %."""
     for method in (m + b for m in SMOOTH_METHODS for b in ("", ", β = 0.9")):
         for rate in range(3):
             measured, predicted = (
@@ -180,7 +180,7 @@ def test_on_digits_muon_pays_and_spectral_descent_does_not(claim):
     pairs = zip(shifts("Muon", 2), shifts("Muon", 2, "predicted"), strict=True)
     assert 0.8 < median(m / p for m, p in pairs) < 1.2
     for rate in range(2):
-        assert sum(x > 0 for x in shifts("spectral", rate)) == claim.trials
+        assert sum(x > 0 for x in shifts("spectral", rate)) >= claim.trials - 1
 
 
 @pytest.mark.claim("adam-on-digits", trials=10)
