@@ -262,9 +262,9 @@ def penalty_table(ask: bool = True) -> str:
         factor = ""
         if row.factor is not None:
             value = f"{row.factor:.4g}"
-            factor = (
-                f"${value}$" if row.formula == value else f"${row.formula}={value}$"
-            )
+            factor = f"${value}$"
+            if row.formula != value:
+                factor = f"${row.formula}$<br>$={value}$"
         if ask and row.factor is not None:
             allowed = max(0.1, abs(row.factor) / 1000) + 1e-9
             found = row.measured()
