@@ -7,11 +7,12 @@ LEVEL it takes the dual norm of the gradient there, and compares with the flow
 of the same method on the loss (what tiny steps would give) and on the loss
 plus the penalty (what the theorem predicts). For Adam, whose expansion does
 not reach that far, it compares different averages. Results go to ``results/``
-(seven minutes on one CPU core); chapters/motion/beyond-gradient-descent plots
+(ten minutes on one CPU core); chapters/motion/beyond-gradient-descent plots
 them and re-runs one point.
 
-The rule for "differs", fixed before the runs: at least 9 of the 10 pairs of
-runs from the same start fall the same way (chance: 2 times in 100).
+The rule for "differs", fixed after a pilot with three of the starts: at least 9
+of the 10 pairs of runs from the same start fall the same way (chance: 2 times in
+100).
 """
 
 from __future__ import annotations
