@@ -14,9 +14,10 @@ ROOMS = {
     "optim.core": set(),
     "optim.parts": {"optim.core", "norms", "linalg"},
     "optim": {"optim.parts", "optim.core", "norms", "linalg"},
-    "motion": {"norms"},
+    "motion": {"norms", "motion.probe"},
+    "motion.probe": {"motion", "optim", "optim.parts", "optim.core", "norms"},
     "testing": set(),
-    "lab": {"optim", "norms", "linalg", "motion", "testing"},
+    "lab": {"optim", "norms", "linalg", "motion", "motion.probe", "testing"},
 }
 
 

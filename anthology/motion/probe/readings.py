@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from anthology.motion._fixed_batch import FixedBatch, Values, twice_differentiable
 from anthology.motion.probe.step_rules import ends, metric, own_norm, penalty
 from anthology.motion.radius import sharpness
-from anthology.optim.points import as_points
-from anthology.optim.state import state_dtype
+from anthology.optim.core.state import state_dtype
+from anthology.optim.parts.points import as_points
 
 Figures = Mapping[str, Tensor | float]
 Reading = tuple[Figures, Mapping[str, Figures]]
