@@ -108,10 +108,8 @@ class Structure:
         places, numbers, _, counts = self._index(x.device)
         values = x if len(counts) == len(numbers) else x[..., numbers]
         flat = x.new_zeros(*x.shape[:-1], self.dim**2)
-        out: Tensor = flat.index_copy(-1, places, values).unflatten(
-            -1, (self.dim, self.dim)
-        )
-        return out
+        filled: Tensor = flat.index_copy(-1, places, values)
+        return filled.reshape(*x.shape[:-1], self.dim, self.dim)
 
     def entries(self, matrix: Tensor) -> Tensor:
         """Pack a matrix of this structure; what lies outside it is not looked at.
