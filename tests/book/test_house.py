@@ -17,7 +17,8 @@ ROOMS = {
     "motion": {"norms", "motion.probe"},
     "motion.probe": {"motion", "optim", "optim.parts", "optim.core", "norms"},
     "testing": set(),
-    "lab": {"optim", "norms", "linalg", "motion", "motion.probe", "testing"},
+    "cost": {"optim.parts", "norms", "linalg"},
+    "lab": {"cost", "optim", "norms", "linalg", "motion", "motion.probe", "testing"},
 }
 
 

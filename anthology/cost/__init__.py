@@ -1,0 +1,7 @@
+"""What a step costs at least: bytes, operations, state and, on a device, seconds."""
+
+from .limit import Limit, limit
+from .rates import Rates, device_rates
+from .work import Subject, Work
+
+__all__ = ["Limit", "Rates", "Subject", "Work", "device_rates", "limit"]
