@@ -1,0 +1,97 @@
+"""Time of a step of every optimizer, against its peers and its limit.
+
+    python -m benchmarks [--quick] [--device cuda] [--threads 2] [--sets mlp,gpt]
+                         [--families Lion,AdamW] [--save]
+
+Every contestant of a family takes its steps in turn, round after round, so that a
+disturbance meets all of them; gradients are given and the first steps do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from anthology.cost import device_rates
+
+from .contestants import families
+from .measure import Plan, Row, run_family
+from .report import HEAD, RESULTS, line, machine, save
+from .sets import SETS
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Measure, print and, on request, save.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Default None: those of the command line.
+
+    Returns
+    -------
+    list of Row
+        Everything measured.
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=15, help="most samples of each")
+    parser.add_argument("--seconds", type=float, default=12.0, help="most a family")
+    parser.add_argument("--clock", choices=("wall", "cpu"), help="which one counts")
+    parser.add_argument("--sets", help="some of " + ",".join(SETS))
+    parser.add_argument("--families", help="names or parts of names, by commas")
+    parser.add_argument("--quick", action="store_true", help="tiny sets, few rounds")
+    parser.add_argument("--save", action="store_true", help=f"to {RESULTS.name}/")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    on_gpu = torch.device(given.device).type == "cuda"
+    rates = device_rates(given.device)
+    plan = Plan(
+        device=given.device,
+        rounds=3 if given.quick else given.rounds,
+        seconds=0.5 if given.quick else given.seconds,
+        by=given.clock or ("wall" if on_gpu or given.threads > 1 else "cpu"),
+        memory=0.6 * torch.cuda.mem_get_info()[0] if on_gpu else 8e9,
+    )
+    about = machine(given.device, given.threads)
+    print(
+        about["processor"], given.threads, "threads,", plan.by, "time,", about["date"]
+    )
+    print("GB/s", [(size, round(rate / 1e9, 1)) for size, rate in rates.ladder])
+    print("GFLOP/s", {k: round(rate / 1e9, 1) for k, rate in rates.matmul.items()})
+    rows: list[Row] = []
+    for name in _chosen(given.sets, given.quick, on_gpu):
+        print(f"\n{name}: {SETS[name].title}\n{HEAD}")
+        for family in families():
+            if family.sets and name not in family.sets:
+                continue
+            if not _wanted(family.name, given.families):
+                continue
+            print(family.name)
+            found = run_family(family, SETS[name], plan, rates)
+            print("\n".join(map(line, found)), flush=True)
+            rows += found
+            if given.save:
+                save(rows, plan, rates, about)
+    return rows
+
+
+def _chosen(asked: str | None, quick: bool, on_gpu: bool) -> list[str]:
+    """Names of the sets to run."""
+    if asked:
+        return asked.split(",")
+    if quick:
+        return ["quick"]
+    return [
+        s.name for s in SETS.values() if s.name != "quick" and s.cuda_only <= on_gpu
+    ]
+
+
+def _wanted(name: str, asked: str | None) -> bool:
+    return not asked or any(part.lower() in name.lower() for part in asked.split(","))
+
+
+if __name__ == "__main__":
+    main()

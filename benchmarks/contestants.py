@@ -1,0 +1,260 @@
+"""Who competes: this package's optimizers by path, and those of other packages.
+
+A family is one update rule, or several that do the same job, so that its members may
+be compared. Other packages are optional (``pip install -e '.[bench]'``); what is not
+installed is named in the report.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology import optim
+
+Maker = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+# How each path of this package is asked for, where the class takes the argument.
+PATHS = {
+    "foreach": {"foreach": True},
+    "loop": {"foreach": False},
+    "fused": {"fused": True},
+    "compiled": {"compiled": True},
+}
+REFRESH = 10
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One optimizer on one path.
+
+    Attributes
+    ----------
+    name : str
+        As printed.
+    package : str
+        The module it needs.
+    make : callable
+        Takes a list of parameters with gradients.
+    ours : bool
+        Whether it is this package's.
+    """
+
+    name: str
+    package: str
+    make: Maker
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """Contestants that may be compared.
+
+    Attributes
+    ----------
+    name : str
+        As printed.
+    contestants : list of Contestant
+        Ours first.
+    flat : bool
+        Whether only matrices compete, kernels flattened to out × rest, because some
+        of the contestants take nothing else.
+    cycle : int
+        Steps of one sample: the refresh of the factors, so that each has one.
+    sets : tuple of str
+        Which parameter sets it runs on; empty: all.
+    """
+
+    name: str
+    contestants: list[Contestant] = field(default_factory=list)
+    flat: bool = False
+    cycle: int = 1
+    sets: tuple[str, ...] = ()
+
+
+def ours(cls: Any, title: str = "", only: tuple[str, ...] = (), **kwargs: Any) -> Any:
+    """A class of this package, once for each path that its signature has."""
+    title = title or cls.__name__
+    taken = inspect.signature(cls).parameters
+    found = []
+    for path, how in PATHS.items():
+        if set(how) <= set(taken) and path in (only or PATHS):
+            found.append(
+                Contestant(
+                    f"{title} {path}",
+                    "anthology",
+                    partial(cls, **{**kwargs, **how}),
+                    ours=True,
+                )
+            )
+    return found
+
+
+def peer(package: str, name: str, title: str = "", **kwargs: Any) -> Contestant:
+    """A class of another package, imported when it is made."""
+
+    def make(params: list[Tensor]) -> torch.optim.Optimizer:
+        cls = getattr(importlib.import_module(package), name)
+        made: torch.optim.Optimizer = cls(params, **kwargs)
+        return made
+
+    return Contestant(f"{package} {title or name}", package, make)
+
+
+def torch_paths(name: str, fused: bool = True, **kwargs: Any) -> list[Contestant]:
+    """A class of ``torch.optim`` with foreach and, where it has that, fused."""
+    found = [peer("torch.optim", name, f"{name} foreach", foreach=True, **kwargs)]
+    if fused:
+        found.append(peer("torch.optim", name, f"{name} fused", fused=True, **kwargs))
+    return found
+
+
+class _Model(torch.nn.Module):
+    """Parameters as a model, for an optimizer that asks for one."""
+
+    def __init__(self, params: list[Tensor]) -> None:
+        super().__init__()
+        self.weights = torch.nn.ParameterList()
+        for p in params:
+            kept = torch.nn.Parameter(p.detach())
+            kept.grad = p.grad
+            self.weights.append(kept)
+
+
+def _sirfshampoo(params: list[Tensor]) -> torch.optim.Optimizer:
+    cls = importlib.import_module("sirfshampoo").SIRFShampoo
+    made: torch.optim.Optimizer = cls(_Model(params), batch_size=64, T=REFRESH)
+    return made
+
+
+def _kozistr_muon(**kwargs: Any) -> Maker:
+    def make(params: list[Tensor]) -> torch.optim.Optimizer:
+        cls = importlib.import_module("pytorch_optimizer").Muon
+        groups = [{"params": params, "use_muon": True}]
+        made: torch.optim.Optimizer = cls(groups, weight_decay=0.1, **kwargs)
+        return made
+
+    return make
+
+
+def families() -> list[Family]:
+    """All families, in the order of the report."""
+    kozistr = "pytorch_optimizer"
+    norm = "RMSToRMS(method='muon')"
+    sign: dict[str, Any] = {"norm": "LInf()", "lr": 1e-3}
+    muon: dict[str, Any] = {"ns_dtype": "bfloat16"}
+    few = ("foreach", "compiled")
+    factors = ("mlp", "quick")
+    half = [
+        *ours(optim.Muon, **muon),
+        peer("torch.optim", "Muon"),
+        *(
+            Contestant(f"{kozistr} Muon {name}", kozistr, _kozistr_muon(foreach=on))
+            for name, on in (("foreach", True), ("loop", False))
+        ),
+    ]
+    terms: dict[str, Any] = {"batch_size": 64}
+    return [
+        Family(
+            "SGD", [*ours(optim.SGD, momentum=0.9), *torch_paths("SGD", momentum=0.9)]
+        ),
+        Family(
+            "Signum",
+            [*ours(optim.Signum), peer(kozistr, "SignSGD", "SignSGD", foreach=True)],
+        ),
+        Family(
+            "Lion",
+            [
+                *ours(optim.Lion, weight_decay=0.1),
+                peer(kozistr, "Lion", "Lion foreach", foreach=True, weight_decay=0.1),
+                peer("lion_pytorch", "Lion", weight_decay=0.1),
+            ],
+        ),
+        Family("Adam", [*ours(optim.Adam), *torch_paths("Adam")]),
+        Family("AdamW", [*ours(optim.AdamW), *torch_paths("AdamW")]),
+        Family(
+            "root-free (peer: AdamW)",
+            [
+                *ours(optim.RootFreeRMSProp, **terms),
+                *ours(optim.RootFreeAdamW, **terms),
+                *torch_paths("AdamW"),
+            ],
+        ),
+        Family(
+            "Prodigy",
+            [
+                *ours(optim.Prodigy),
+                peer(kozistr, "Prodigy", "Prodigy foreach", foreach=True),
+                peer("prodigyopt", "Prodigy"),
+            ],
+        ),
+        Family("SteepestDescent L∞", ours(optim.SteepestDescent, momentum=0.9, **sign)),
+        Family(
+            "FreeSteepestDescent L∞", ours(optim.FreeSteepestDescent, norm="LInf()")
+        ),
+        Family(
+            "Scion",
+            [
+                *ours(optim.Scion, only=few, momentum=0.9, norm=norm),
+                peer(kozistr, "SCION", foreach=True),
+            ],
+            flat=True,
+            sets=("mlp", "small", "quick"),
+        ),
+        Family("Muon bfloat16", half, flat=True),
+        Family(
+            "Muon float32",
+            [
+                *ours(optim.Muon, "Muon muon", few),
+                *ours(optim.Muon, "Muon gram", few, method="gram"),
+                *ours(optim.Muon, "Muon eigh", ("foreach",), method="eigh"),
+            ],
+            flat=True,
+        ),
+        Family(
+            "Shampoo",
+            [
+                *ours(optim.Shampoo, refresh=REFRESH, eps=1e-6, betas=(0.9, 0.99)),
+                peer(
+                    kozistr,
+                    "ScalableShampoo",
+                    start_preconditioning_step=1,
+                    preconditioning_compute_steps=REFRESH,
+                    block_size=1024,
+                ),
+            ],
+            cycle=REFRESH,
+            sets=factors,
+        ),
+        Family(
+            "SOAP",
+            [
+                *ours(optim.SOAP, refresh=REFRESH),
+                peer(kozistr, "SOAP", precondition_frequency=REFRESH),
+            ],
+            cycle=REFRESH,
+            sets=factors,
+        ),
+        Family(
+            "KrADagrad",
+            ours(optim.KrADagrad, only=few, refresh=REFRESH),
+            cycle=REFRESH,
+            sets=factors,
+        ),
+        Family(
+            "SIRFShampoo",
+            [
+                *ours(optim.SIRFShampoo, refresh=REFRESH, structures="dense", **terms),
+                Contestant("sirfshampoo SIRFShampoo", "sirfshampoo", _sirfshampoo),
+            ],
+            cycle=REFRESH,
+            sets=factors,
+        ),
+    ]

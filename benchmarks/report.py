@@ -1,0 +1,130 @@
+"""The table on the screen, and the results as JSON."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anthology.cost import Rates
+
+from .measure import Plan, Row
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = (
+    "torch",
+    "triton",
+    "pytorch_optimizer",
+    "prodigyopt",
+    "sirfshampoo",
+    "lion-pytorch",
+)
+HEAD = (
+    f"{'contestant':34} {'ms':>9} {'/peer':>6} {'limit':>8} {'reached':>7} "
+    f"{'state':>6} {'peak':>8} {'clean':>6}"
+)
+
+
+def line(row: Row) -> str:
+    """One row of the table.
+
+    Parameters
+    ----------
+    row : Row
+        Milliseconds a step, time over the best peer's, the limit in milliseconds, the
+        share of it reached, state in bytes a number, peak of temporaries in MB, clean
+        samples of all; ~ marks medians that noisy samples enter.
+    """
+    if row.summary is None:
+        return f"  {row.name:32} {row.absent}"
+    s, mark = row.summary, "~" if row.summary.noisy else " "
+    ratio = f"{row.ratio:6.2f}" if row.ratio else " " * 6
+    bound = f"{1e3 * row.limit.seconds:8.2f}" if row.limit else " " * 8
+    share = f"{row.reached:7.0%}" if row.reached else " " * 7
+    state, peak = row.state_bytes / max(row.numbers, 1), row.peak_bytes / 1e6
+    return (
+        f"{'*' if row.ours else ' '} {row.name:32} {1e3 * s.seconds:8.2f}{mark} {ratio} "
+        f"{bound} {share} {state:6.1f} {peak:8.2f} {s.clean:>3}/{s.samples}"
+    )
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """What the results belong to: kind, date and versions, nothing that names it."""
+    on_gpu = torch.device(device).type == "cuda"
+    kind = torch.cuda.get_device_name(device) if on_gpu else f"cpu-{threads}-threads"
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "kind": kind.replace(" ", "-"),
+        "processor": kind if on_gpu else _processor(),
+        "threads": threads,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    """The model of the processor, as Linux names it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    names = [x.split(":")[1].strip() for x in text.splitlines() if "model name" in x]
+    return names[0] if names else platform.machine()
+
+
+def save(
+    rows: list[Row],
+    plan: Plan,
+    rates: Rates,
+    about: dict[str, Any],
+    folder: Path = RESULTS,
+) -> Path:
+    """Write the results.
+
+    Parameters
+    ----------
+    rows, plan, rates, about
+        What was measured, how, the rates the limits are from, and on what.
+    folder : Path
+        Where; the name is that of the machine's kind and the date.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    content = {
+        "machine": about,
+        "clock": plan.by,
+        "rates": {
+            "bandwidth": [list(pair) for pair in rates.ladder],
+            "matmul": dict(rates.matmul),
+        },
+        "results": [row.plain() for row in rows],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{about['kind']}-{about['date']}.json"
+    text = json.dumps(_rounded(content), indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers with four digits: the others are noise."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(x) for x in value]
+    return value
