@@ -1,9 +1,10 @@
 """Run every layer of the tests and say what ran.
 
-Layers: style (ruff, mypy) · package (unit, identity and contract tests) ·
-chapters (every cell of every notebook, compared with its stored output) · book
-(the strict build, the notebooks' rules, and the built site). A layer in which
-nothing ran counts as failed. ``python tools/layers.py chapters`` runs one.
+Layers: style (ruff, mypy) · package (unit, identity and contract tests, and those
+of several processes) · chapters (every cell of every notebook, compared with its
+stored output) · book (the strict build, the notebooks' rules, and the built site).
+A layer in which nothing ran counts as failed. ``python tools/layers.py chapters``
+runs one.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def style() -> Count:
 
 def package() -> Count:
     folders = ("tests/unit", "tests/identities", "tests/contract")
-    return pytest_count("package", *folders, *WORKERS)
+    alone = pytest_count("package", *folders, *WORKERS)
+    # these start processes of their own
+    return alone + pytest_count("distributed", "tests/distributed")
 
 
 def chapters() -> Count:

@@ -14,7 +14,7 @@ from anthology.norms import Norm
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .parts.distance import _DistanceEstimate, counted, factor, gathered, top_rate
+from .parts.distance import _DistanceEstimate, counted, factor, top_rate
 from .parts.points import spec
 from .steepest import SteepestDescent
 
@@ -171,11 +171,9 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
                     moves = self._dualize(batch, s)
                 products.append(counted(batch, r))
                 lengths.append(counted(batch, self._duals(batch, s, moves)))
-            joint = gathered(lengths)
-            euclidean = scope[0].group["across"] == "l2"
-            below = torch.linalg.vector_norm(joint) if euclidean else joint.sum()
-            self.grow(scope, d, gathered(products).sum(), below)
-            factors = self._factors([duals for _, duals in plans])
+            order = 2 if scope[0].group["across"] == "l2" else 1
+            self.grow(scope, d, *self.jointly(products, lengths, order))
+            factors = self._factors(scope, [duals for _, duals in plans])
             for batch, (moves, _), sizes in zip(scope, plans, factors, strict=True):
                 length = batch.group["lr"] * factor(d, batch)
                 batch.group = {**batch.group, "lr": length}

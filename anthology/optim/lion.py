@@ -70,6 +70,8 @@ class Signum(BaseOptimizer):
     tensor([-0.5000,  0.0000,  0.5000])
     """
 
+    elementwise = True
+
     card = Card(
         problem=r"$\min_{\Delta w} \langle m, \Delta w\rangle$ over "
         r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
@@ -205,6 +207,8 @@ class Lion(BaseOptimizer):
     >>> w.detach()  # the first entry outweighs a small gradient against it
     tensor([-1.,  0.])
     """
+
+    elementwise = True
 
     card = Card(
         problem=r"$\min_{\Delta w} \langle u, \Delta w\rangle$ over "

@@ -215,6 +215,10 @@ class Muon(BaseOptimizer):
     def __str__(self) -> str:
         return in_words(self.param_groups, factor)
 
+    def needs_whole(self, group: Mapping[str, Any]) -> bool:
+        """Matrices are needed whole; AdamW works entry by entry."""
+        return bool(group["rule"] == MUON)
+
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for ``momentum_buffer``, or AdamW's two averages."""
         if group["rule"] == ADAMW:

@@ -21,7 +21,6 @@ from .parts.distance import (
     add_scaled,
     counted,
     factor,
-    gathered,
     mapped,
     top_rate,
 )
@@ -166,6 +165,10 @@ class Prodigy(_DistanceEstimate):
         at_least_zero("epsilon value", group["eps"])
         check_betas(group["betas"])
 
+    def needs_whole(self, group: Mapping[str, Any]) -> bool:
+        """Only to take every p-th number of a tensor."""
+        return bool(group["slice_p"] > 1)
+
     def remembers(self, group: Mapping[str, Any]) -> float:
         """β₃, which is √β₂ unless it is given."""
         beta3 = group["beta3"]
@@ -192,7 +195,7 @@ class Prodigy(_DistanceEstimate):
                 r, length = self._observe(batch, factor(d, batch), factor(top, batch))
                 products.append(counted(batch, r))
                 lengths.append(counted(batch, length))
-            new = self.grow(scope, d, gathered(products).sum(), gathered(lengths).sum())
+            new = self.grow(scope, d, *self.jointly(products, lengths))
             for batch in scope:
                 _move(batch, factor(d, batch), factor(new, batch))
         for batch in batches:

@@ -23,6 +23,7 @@ from .parts.averages import bias_correction, descend, each
 class _RootFree(BaseOptimizer):
     """What both share: S starts at one and gathers B·g²."""
 
+    elementwise = True
     _buffer: ClassVar[str]
 
     def check(self, group: Mapping[str, Any]) -> None:

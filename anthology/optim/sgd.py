@@ -84,6 +84,8 @@ class SGD(BaseOptimizer):
     tensor([-0.3000,  0.4000])
     """
 
+    elementwise = True
+
     card = Card(
         problem=r"$\min_{\Delta w}\langle m,\Delta w\rangle + "
         r"\tfrac{1}{2\eta}\lVert\Delta w\rVert_2^2$, or over "
@@ -198,10 +200,38 @@ class SGD(BaseOptimizer):
                 flags = zip(batch.finite, found, strict=True)
                 found = [torch.where(flag, x, 0.0) for flag, x in flags]
             moves.append(found)
-        for batch, unit in zip(joint, _unit(moves), strict=True):
+        for batch, unit in zip(joint, self._unit(joint, moves), strict=True):
             if unit:
                 descend(batch.params, unit, batch.group["lr"])
             batch.close(self)
+
+    def _unit(
+        self, batches: list[Batch], parts: list[list[Tensor]]
+    ) -> list[list[Tensor]]:
+        """All tensors over their common Euclidean norm, at any scale; 0 stays 0."""
+        pairs = zip(batches, parts, strict=True)
+        held = [(batch.counts, part) for batch, part in pairs if part]
+        if not held:
+            return parts
+        home = held[0][1][0].device
+        floor = max(torch.finfo(part[0].dtype).tiny for _, part in held)
+
+        def gathered(lists: list[list[Tensor]], order: float) -> Tensor:
+            norms = [torch.zeros((), device=home, dtype=lists[0][0].dtype)]
+            for (counts, _), part in zip(held, lists, strict=True):
+                some = [x for x in part if x.numel() and counts]
+                norms += torch._foreach_norm(some, order) if some else []
+            norms = [n.to(home, non_blocking=True) for n in norms]
+            own: Tensor = torch.linalg.vector_norm(torch.stack(norms), order)
+            return self.norm_over_all(own, order)
+
+        def over(lists: list[list[Tensor]], size: Tensor) -> list[list[Tensor]]:
+            return [list(torch._foreach_div(x, size.to(x[0].device))) for x in lists]
+
+        own = [part for _, part in held]
+        scaled = over(own, gathered(own, math.inf).detach().clamp_min(floor))
+        rest = iter(over(scaled, gathered(scaled, 2.0).clamp_min(0.5)))
+        return [next(rest) if part else part for part in parts]
 
 
 def _direction(
@@ -247,27 +277,6 @@ def _directions(
     return (
         list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
     )
-
-
-def _unit(parts: list[list[Tensor]]) -> list[list[Tensor]]:
-    """All tensors over their common Euclidean norm, at any scale; zero stays zero."""
-    held = [part for part in parts if part]
-    if not held:
-        return parts
-    home, floor = held[0][0].device, max(torch.finfo(x[0].dtype).tiny for x in held)
-
-    def gathered(lists: list[list[Tensor]], order: float) -> Tensor:
-        norms = [n for part in lists for n in torch._foreach_norm(part, order)]
-        norms = [n.to(home, non_blocking=True) for n in norms]
-        out: Tensor = torch.linalg.vector_norm(torch.stack(norms), order)
-        return out
-
-    def over(lists: list[list[Tensor]], size: Tensor) -> list[list[Tensor]]:
-        return [list(torch._foreach_div(x, size.to(x[0].device))) for x in lists]
-
-    scaled = over(held, gathered(held, math.inf).detach().clamp_min(floor))
-    rest = iter(over(scaled, gathered(scaled, 2.0).clamp_min(0.5)))
-    return [next(rest) if part else part for part in parts]
 
 
 def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -200,10 +200,15 @@ class SteepestDescent(BaseOptimizer):
             for batch in part:
                 batch.open(self)
                 plans.append(self._plan(batch))
-            factors = self._factors([duals for _, duals in plans])
+            factors = self._factors(part, [duals for _, duals in plans])
             for batch, (moves, _), sizes in zip(part, plans, factors, strict=True):
                 self._move(batch, moves, sizes)
                 batch.close(self)
+
+    @property
+    def couples(self) -> bool:
+        """Whether one length holds for all tensors."""
+        return _coupled(self.param_groups[0])
 
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
@@ -234,19 +239,24 @@ class SteepestDescent(BaseOptimizer):
             duals = [torch.where(flag, d, 0.0) for flag, d in flags]
         return duals
 
-    def _factors(self, duals: list[list[Tensor]]) -> list[list[Tensor]]:
+    def _factors(
+        self, batches: list[Batch], duals: list[list[Tensor]]
+    ) -> list[list[Tensor]]:
         """What multiplies the unit steps where their length depends on the gradient."""
         rule = self.param_groups[0]
-        everything = [d for row in duals for d in row]
+        counted = zip(batches, duals, strict=True)
+        everything = [d if b.counts else d * 0 for b, row in counted for d in row]
         if not everything or not _coupled(rule):
             return duals
         home = everything[0].device
         stack = torch.stack([d.to(home, non_blocking=True) for d in everything])
         if rule["step"] == "steepest":
-            total = stack.sum()
+            total = self.over_all(stack.sum()).sum()
             return [[total.to(d.device) for d in row] for row in duals]
-        top = stack.max().clamp_min(torch.finfo(stack.dtype).tiny)
-        length = torch.linalg.vector_norm(stack / top).clamp_min(0.5)
+        top = self.over_all(stack.max()).max()
+        top = top.clamp_min(torch.finfo(stack.dtype).tiny)
+        length = self.norm_over_all(torch.linalg.vector_norm(stack / top), 2)
+        length = length.clamp_min(0.5)
         return [[d / top.to(d.device) / length.to(d.device) for d in r] for r in duals]
 
     def _move(self, batch: Batch, moves: list[Tensor], sizes: list[Any]) -> None:

@@ -19,7 +19,9 @@ from .batch import Batch
 from .card import Card
 from .gather import gather
 from .limits import FLAGS, at_least_zero
-from .state import State, fresh_state, restored_state
+from .resume import Resumed
+from .spread import is_sharded
+from .state import State, fresh_state
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -41,7 +43,7 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in others}
 
 
-class BaseOptimizer(torch.optim.Optimizer):
+class BaseOptimizer(Resumed):
     """A `torch.optim.Optimizer` that needs only an update rule.
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
@@ -205,9 +207,12 @@ class BaseOptimizer(torch.optim.Optimizer):
 
         For sharded training, where every process must hold the same entries.
         """
+        if (shards := self.spread(self.param_groups)) is not None:
+            shards.create_state()
         for group in self.param_groups:
             for p in group["params"]:
-                self.state_of(p, group)
+                if not is_sharded(p):
+                    self.state_of(p, group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
@@ -226,6 +231,9 @@ class BaseOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if (shards := self.spread(self.param_groups)) is not None:
+            shards.step()
+            return loss
         differentiable = any(g["differentiable"] for g in self.param_groups)
         with torch.set_grad_enabled(differentiable):
             self.apply(gather(self))
@@ -284,45 +292,3 @@ class BaseOptimizer(torch.optim.Optimizer):
             self.check({**self.defaults, **param_group})
             param_group = dict(param_group)
         super().add_param_group(param_group)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, default in self.defaults.items():
-                group.setdefault(name, default)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint; the state keeps its own dtype.
-
-        `torch.optim` casts state to the dtype of the parameter, which would round
-        the float32 averages of bfloat16 parameters at every resume. Here each entry
-        returns to the dtype that a fresh state would have, as a copy.
-
-        Parameters
-        ----------
-        state_dict : dict
-            What `state_dict` returned.
-        """
-        final: dict[str, Any] = {}
-
-        def remember(_: Any, loaded: dict[str, Any]) -> None:
-            final.update(loaded)
-
-        def recast(_: Any) -> None:
-            for group, saved in zip(
-                self.param_groups, final["param_groups"], strict=True
-            ):
-                for p, key in zip(group["params"], saved["params"], strict=True):
-                    if final["state"].get(key):
-                        fresh = fresh_state(p, group, self.new_state)
-                        self.state[p] = restored_state(final["state"][key], fresh)
-
-        hooks = (
-            self.register_load_state_dict_pre_hook(remember),
-            self.register_load_state_dict_post_hook(recast, prepend=True),
-        )
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()

@@ -16,7 +16,7 @@ and the old values are selected afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -60,6 +60,12 @@ class Batch:
     finite : list of Tensor or None
         Where the flags could not be read: 0-d booleans, False for the tensors whose
         update will be undone. None where such tensors have been taken out.
+    agreed : list of Tensor or None
+        The flags where several processes have found them together, as 0-d booleans.
+    counts : bool
+        False where another process holds the same and adds it to joint sums.
+    before, after : callable or None
+        What is to be done first in `open` and last in `close`.
     """
 
     def __init__(self, group: dict[str, Any], tensors: list[Tensor]) -> None:
@@ -70,6 +76,10 @@ class Batch:
         self.states: list[State] = []
         self.steps: list[Any] = []
         self.finite: list[Tensor] | None = None
+        self.agreed: list[Tensor] | None = None
+        self.counts = True
+        self.before: Callable[[], None] | None = None
+        self.after: Callable[[], None] | None = None
         self._kept: list[State] = []
         self._saved: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -98,6 +108,8 @@ class Batch:
         optimizer : BaseOptimizer
             Gives the state of each tensor and the largest gradient it can take.
         """
+        if self.before is not None:
+            self.before()
         group, differentiable = self.group, self.group["differentiable"]
         wide = state_dtype(self.tensors[0].dtype)
         gradients = [p.grad for p in self.tensors if p.grad is not None]
@@ -105,9 +117,10 @@ class Batch:
         self._kept = [optimizer.state_of(p, group) for p in self.tensors]
         limits = [optimizer.gradient_limit(g, group) for g in self.grads]
         if differentiable or reads_flags_for_free(self.tensors[0].device):
-            self._take_out(_readable_flags(self.grads, limits))
+            agreed = self.agreed and torch.stack(self.agreed).tolist()
+            self._take_out(agreed or _readable_flags(self.grads, limits))
         else:
-            self.finite = _device_flags(self.grads, limits)
+            self.finite = self.agreed or _device_flags(self.grads, limits)
         if differentiable:
             self._kept = [{k: v.clone() for k, v in s.items()} for s in self._kept]
         if self._kept:
@@ -139,6 +152,8 @@ class Batch:
         if self.group["differentiable"]:
             for p, state in zip(self.tensors, self._kept, strict=True):
                 optimizer.state[p].update(state)
+        if self.after is not None:
+            self.after()
 
     def _take_out(self, keep: list[bool]) -> None:
         if all(keep):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,29 +37,61 @@ def gather(optimizer: torch.optim.Optimizer) -> list[Batch]:
         If a gradient of any group is sparse.
     """
     groups = optimizer.param_groups
-    chosen = [_with_gradient(group, type(optimizer).__name__) for group in groups]
+    chosen = [_with_gradient(optimizer, group) for group in groups]
+    shards = getattr(optimizer, "_shards", None)
+    label = None if shards is None else shards.label
     batches = []
     for group, tensors in zip(groups, chosen, strict=True):
-        for part in split(tensors):
+        for part in split(tensors, label):
             lr = resolve_lr(group["lr"], part[0].device)
             batches.append(Batch({**group, "lr": lr}, part))
     return batches
 
 
-def _with_gradient(group: Mapping[str, Any], name: str) -> list[Tensor]:
-    tensors = [p for p in group["params"] if p.grad is not None]
+def shown(optimizer: Any, p: Tensor) -> Tensor | None:
+    """What a rule sees of a parameter in this step.
+
+    Parameters
+    ----------
+    optimizer : BaseOptimizer
+        Whose step it is.
+    p : Tensor
+        One of its parameters.
+
+    Returns
+    -------
+    Tensor or None
+        The parameter; for a DTensor its shard, or the whole of it on the process that
+        computes it and None on the others.
+    """
+    shards = getattr(optimizer, "_shards", None)
+    found: Tensor | None = p if shards is None else shards.shown(p)
+    return found
+
+
+def _with_gradient(optimizer: Any, group: Mapping[str, Any]) -> list[Tensor]:
+    tensors = [p for p in group["params"] if p.numel()]
+    if getattr(optimizer, "_shards", None) is not None:
+        seen = [shown(optimizer, p) for p in tensors]
+        tensors = [p for p in seen if p is not None]
+    tensors = [p for p in tensors if p.grad is not None]
     if any(p.grad.layout != torch.strided for p in tensors):
+        name = type(optimizer).__name__
         raise RuntimeError(f"{name} does not support sparse gradients")
-    return [p for p in tensors if p.numel()]
+    return tensors
 
 
-def split(tensors: list[Tensor]) -> list[list[Tensor]]:
+def split(
+    tensors: list[Tensor], label: Callable[[Tensor], Any] | None = None
+) -> list[list[Tensor]]:
     """Split a list by device, dtype and total size, keeping its order.
 
     Parameters
     ----------
     tensors : list of Tensor
         The tensors of one group.
+    label : callable, optional
+        What beside device and dtype must not be mixed.
 
     Returns
     -------
@@ -70,15 +102,15 @@ def split(tensors: list[Tensor]) -> list[list[Tensor]]:
     parts: dict[Any, list[list[Tensor]]] = {}
     sizes: dict[Any, int] = {}
     for p in tensors:
-        kind = (p.device, p.dtype)
+        key = (p.device, p.dtype, label and label(p))
         limit = CPU_BATCH if p.is_cpu else DEVICE_BATCH
-        lists = parts.setdefault(kind, [])
+        lists = parts.setdefault(key, [])
         size = p.numel()
-        if not lists or sizes[kind] + size > limit:
+        if not lists or sizes[key] + size > limit:
             lists.append([])
-            sizes[kind] = 0
+            sizes[key] = 0
         lists[-1].append(p)
-        sizes[kind] += size
+        sizes[key] += size
     return [part for lists in parts.values() for part in lists]
 
 

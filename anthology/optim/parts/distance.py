@@ -33,6 +33,8 @@ class _DistanceEstimate(BaseOptimizer):
     ``per_group`` among its hyper-parameters.
     """
 
+    partial = ("numerator",)
+
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse an estimate that could not start or grow."""
         super().check(group)
@@ -130,6 +132,40 @@ class _DistanceEstimate(BaseOptimizer):
         values = [state.get(name, state["d"]) for state in kept]
         return torch.stack([v.to(home, non_blocking=True) for v in values]).max()
 
+    @property
+    def couples(self) -> bool:
+        """Always: d is one number."""
+        return True
+
+    def quiet_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """d, which every process knows."""
+        names = ["d", *["d_max"] * (group["growth_rate"] < math.inf)]
+        return {name: param.new_tensor(group["d0"]) for name in names}
+
+    def jointly(
+        self, products: list[list[Tensor]], lengths: list[list[Tensor]], order: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """r and ‖s‖_* of all tensors of a scope, wherever they lie.
+
+        Parameters
+        ----------
+        products, lengths : list of list of Tensor
+            0-d, of each tensor, by batch.
+        order : int
+            1 adds the lengths, 2 takes the root of the sum of their squares.
+
+        Returns
+        -------
+        tuple of Tensor
+            0-d.
+        """
+        own = gathered(lengths)
+        length = own.sum() if order == 1 else torch.linalg.vector_norm(own)
+        every = self.over_all(torch.stack([gathered(products).sum(), length]))
+        if len(every) == 1:
+            return every[0, 0], every[0, 1]
+        return every[:, 0].sum(), torch.linalg.vector_norm(every[:, 1], order)
+
     def grow(self, scope: list[Batch], d: Tensor, top: Tensor, below: Tensor) -> Tensor:
         """d after a step: never smaller, and never from a sum that is not finite.
 
@@ -163,6 +199,8 @@ class _DistanceEstimate(BaseOptimizer):
                         x.copy_(same)
                 elif kept:
                     torch._foreach_copy_(kept, [same] * len(kept))
+            for state in self.quiet_states(rule):
+                state[name].copy_(value) if name in state else None
         return new
 
     def remember(
@@ -237,6 +275,8 @@ def factor(value: Any, batch: Batch) -> Any:
 
 def counted(batch: Batch, values: list[Tensor]) -> list[Tensor]:
     """0-d values, zero for tensors that sit this step out or do not move at all."""
+    if not batch.counts:
+        return [torch.zeros_like(value) for value in values]
     if batch.finite is not None:
         pairs = zip(batch.finite, values, strict=True)
         values = [torch.where(flag, value, 0.0) for flag, value in pairs]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anthology.optim.core.batch import Batch, StateKeeper
-from anthology.optim.core.gather import resolve_lr, split
+from anthology.optim.core.gather import resolve_lr, shown, split
 from anthology.optim.core.state import State
 
 Pair = tuple[Tensor, Tensor]
@@ -177,8 +177,11 @@ def pair_batches(optimizer: torch.optim.Optimizer) -> list[Batch]:
             continue
         params = group["params"]
         matrices: dict[Tensor, Pair] = {}
-        for w, b in zip(params[::2], params[1::2], strict=True):
-            if w.grad is None or b.grad is None or not b.numel():
+        for pair in zip(params[::2], params[1::2], strict=True):
+            w, b = (shown(optimizer, p) for p in pair)
+            if w is None or b is None or w.grad is None or b.grad is None:
+                continue
+            if not b.numel():
                 continue
             matrix = as_matrix(w, b)
             matrix = matrix if group["differentiable"] else matrix.detach()

@@ -118,7 +118,8 @@ def must_fit(params: Any, given: str | None) -> None:
         # torch.optim takes integer parameters, which never get a gradient
         if isinstance(p, Tensor) and (p.is_floating_point() or p.is_complex()):
             norm = norm_for(p, given)
-            norm.dual(as_points(torch.empty_like(p, device="meta"), norm))
+            like = torch.empty(tuple(p.shape), dtype=p.dtype, device="meta")
+            norm.dual(as_points(like, norm))
 
 
 def _from_spec(text: str) -> Norm:

@@ -1,0 +1,186 @@
+"""Whole matrices on their way to the process that computes them, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .place import Place, flat, volume
+from .state import real
+
+# Numbers that travel to one process together. While it computes one round the next is
+# on its way.
+ROUND = 2**24
+
+
+@dataclass(eq=False)
+class Seen:
+    """A DTensor parameter during one step, as this process sees it.
+
+    Attributes
+    ----------
+    p : DTensor
+        The parameter.
+    group : dict
+        Its parameter group.
+    place : Place
+        The processes that share it.
+    owner : int or None
+        Which of them computes it whole; None where each works on its shard.
+    local : Tensor
+        The shard of this process, sharing its memory.
+    grad : Tensor or None
+        The gradient's shard.
+    stand : Tensor or None
+        What the rule sees: the shard, the whole tensor, or nothing.
+    finite : Tensor or None
+        0-d, whether the whole gradient is finite.
+    """
+
+    p: Any
+    group: dict[str, Any]
+    place: Place
+    owner: int | None
+    local: Tensor
+    grad: Tensor | None = None
+    stand: Tensor | None = None
+    finite: Tensor | None = None
+
+    @property
+    def mine(self) -> bool:
+        """Whether this process computes the whole tensor."""
+        return self.owner == self.place.rank
+
+    def box(self, rank: int) -> tuple[slice, ...]:
+        """The part of the whole tensor that a process holds."""
+        return self.place.box(self.p.shape, self.p.placements, rank)
+
+    def sends(self, rank: int) -> bool:
+        """Whether a process is the one that sends its piece."""
+        return self.place.counts(self.p.placements, rank)
+
+    def numbers(self, rank: int) -> int:
+        """How many real numbers that part has."""
+        return volume(self.box(rank), self.local)
+
+    def await_whole(self) -> None:
+        """Make room on the owner for the whole tensor and its gradient."""
+        if self.mine:
+            self.stand = self.local.new_empty(tuple(self.p.shape))
+            self.stand.grad = torch.empty_like(self.stand)
+
+
+class Round:
+    """Some tensors of one mesh and dtype that travel together.
+
+    Parameters
+    ----------
+    items : list of Seen
+        At least one, with owners.
+    grads : bool
+        Whether the gradients travel too. Default True.
+    """
+
+    def __init__(self, items: list[Seen], grads: bool = True) -> None:
+        self.items, self.grads = items, grads
+        self.place = items[0].place
+        self.like = real(items[0].local)
+        self.open = {item.stand for item in items if item.mine}
+        self._came: tuple[Tensor, Any] | None = None
+        self._back: tuple[Tensor, Any] | None = None
+
+    def fetch(self) -> None:
+        """Send every shard to the owner of its tensor; does not wait."""
+        rows: list[list[Tensor]] = [[] for _ in self.place.ranks]
+        sizes = [0] * self.place.size
+        for item in self.items:
+            owner = item.owner or 0
+            if item.sends(self.place.rank):
+                rows[owner] += [flat(x) for x in self._parts(item)]
+            if item.mine:
+                for rank in filter(item.sends, range(self.place.size)):
+                    sizes[rank] += item.numbers(rank) * (1 + self.grads)
+        self._came = self.place.exchange(rows, sizes, self.like)
+
+    def _parts(self, item: Seen) -> list[Tensor]:
+        if not self.grads:
+            return [item.local]
+        grad = torch.zeros_like(item.local) if item.grad is None else item.grad
+        return [item.local, grad.to(item.local.dtype)]
+
+    def arrive(self) -> None:
+        """Wait for the shards and put them together; the second call does nothing."""
+        if self._came is None:
+            return
+        (numbers, work), self._came = self._came, None
+        work.wait()
+        start = 0
+        for rank in range(self.place.size):
+            for item in self.items:
+                if item.stand is None or not item.sends(rank):
+                    continue
+                whole = [item.stand, item.stand.grad][: 1 + self.grads]
+                for x in whole:
+                    stop = start + item.numbers(rank)
+                    part = real(x)[item.box(rank)]  # type: ignore[arg-type]
+                    part.copy_(numbers[start:stop].view(part.shape))
+                    start = stop
+
+    def give_back(self) -> None:
+        """Send every process its part of the new tensors; does not wait."""
+        rows: list[list[Tensor]] = [[] for _ in self.place.ranks]
+        sizes = [0] * self.place.size
+        for item in self.items:
+            sizes[item.owner or 0] += item.numbers(self.place.rank)
+            if item.stand is not None:
+                for rank, row in enumerate(rows):
+                    row.append(real(item.stand)[item.box(rank)].reshape(-1))
+        self._back = self.place.exchange(rows, sizes, self.like)
+
+    def settle(self) -> None:
+        """Wait for the new shards and write them."""
+        if self._back is None:
+            return
+        numbers, work = self._back
+        work.wait()
+        start = 0
+        for rank in range(self.place.size):
+            for item in self.items:
+                if item.owner == rank:
+                    stop = start + item.numbers(self.place.rank)
+                    part = real(item.local)
+                    part.copy_(numbers[start:stop].view(part.shape))
+                    start = stop
+
+
+def rounds_of(items: list[Seen], grads: bool = True) -> list[Round]:
+    """Split tensors into rounds in which every owner has about as much to get.
+
+    Parameters
+    ----------
+    items : list of Seen
+        With owners; the same on all processes of their mesh.
+    grads : bool
+        Whether the gradients travel too. Default True.
+
+    Returns
+    -------
+    list of Round
+        The tensors of one owner in their order, no more than `ROUND` numbers of them
+        in one round save for a single tensor; of one mesh, device and dtype.
+    """
+    parts: dict[Any, list[Seen]] = {}
+    got: dict[Any, list[int]] = {}
+    for item in items:
+        kind = (item.place, item.local.device, item.local.dtype)
+        turn = got.setdefault((*kind, item.owner), [0, 0])  # which round, how full
+        size = item.p.numel()
+        if turn[1] and turn[1] + size > ROUND:
+            turn[:] = [turn[0] + 1, 0]
+        turn[1] += size
+        parts.setdefault((turn[0], *kind), []).append(item)
+    turns = sorted(parts, key=lambda key: int(key[0]))
+    return [Round(parts[key], grads) for key in turns]

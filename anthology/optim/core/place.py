@@ -1,0 +1,138 @@
+"""A device mesh: which process holds which piece of a tensor, and their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import Replicate, Shard
+
+from .state import real
+
+Box = tuple[slice, ...]
+
+
+class Place:
+    """The processes of one mesh, in the order of their group.
+
+    Parameters
+    ----------
+    mesh : DeviceMesh
+        Of one axis or several.
+
+    Attributes
+    ----------
+    rank, size : int
+        Of this process in the group, and of the group.
+    """
+
+    def __init__(self, mesh: Any) -> None:
+        self.mesh = mesh
+        self.group = _group_of(mesh)
+        self.ranks = dist.get_process_group_ranks(self.group)
+        self.rank, self.size = dist.get_rank(self.group), len(self.ranks)
+        grid = mesh.mesh
+        where = [(grid == rank).nonzero()[0].tolist() for rank in self.ranks]
+        self._coordinates: list[list[int]] = where
+        self.loads = [0.0] * self.size
+
+    def box(self, shape: Sequence[int], placements: Any, rank: int) -> Box:
+        """The part of a tensor that a process holds.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Of the whole tensor.
+        placements : sequence of Placement
+            Shard or Replicate, one an axis of the mesh.
+        rank : int
+            Number in the group.
+
+        Returns
+        -------
+        tuple of slice
+            One an axis of the tensor; empty slices where it holds nothing.
+
+        Raises
+        ------
+        NotImplementedError
+            For any other placement.
+        """
+        box = [(0, n) for n in shape]
+        steps = zip(self.mesh.shape, self._coordinates[rank], placements, strict=True)
+        for size, index, placement in steps:
+            if type(placement) not in (Shard, Replicate):
+                raise NotImplementedError(
+                    f"a whole matrix cannot be put together from {placement}: shard "
+                    "each axis of a tensor over one axis of the mesh only"
+                )
+            if isinstance(placement, Shard):
+                first, last = box[placement.dim]
+                part = -(-(last - first) // size)
+                first = min(first + part * index, last)
+                box[placement.dim] = (first, min(first + part, last))
+        return tuple(slice(*ends) for ends in box)
+
+    def counts(self, placements: Any, rank: int) -> bool:
+        """Whether a process is the first of those that hold the same piece."""
+        pairs = zip(self._coordinates[rank], placements, strict=True)
+        return not any(index and not p.is_shard() for index, p in pairs)
+
+    def everyone(self, x: Tensor) -> Tensor:
+        """A small tensor of every process, stacked along a new first axis."""
+        out = x.new_empty(self.size * x.numel())
+        dist.all_gather_into_tensor(out, x.contiguous().reshape(-1), group=self.group)
+        return out.reshape(self.size, *x.shape)
+
+    def exchange(
+        self, rows: list[list[Tensor]], sizes: list[int], like: Tensor
+    ) -> tuple[Tensor, Any]:
+        """Send lists of tensors, one list to each process, without waiting.
+
+        Parameters
+        ----------
+        rows : list of list of Tensor
+            Flat and real; what each process is to get.
+        sizes : list of int
+            How many numbers come from each.
+        like : Tensor
+            Gives dtype and device of the message.
+
+        Returns
+        -------
+        tuple of Tensor and Work
+            What has come once the second has been waited for, in order, flat.
+        """
+        counts = [sum(x.numel() for x in row) for row in rows]
+        out = torch.cat([like.new_empty(0), *(x for row in rows for x in row)])
+        came = like.new_empty(sum(sizes))
+        work = dist.all_to_all_single(
+            came, out, sizes, counts, group=self.group, async_op=True
+        )
+        return came, work
+
+
+def flat(x: Tensor) -> Tensor:
+    """A real or complex tensor as one row of real numbers."""
+    return real(x).reshape(-1)
+
+
+def volume(box: Box, like: Tensor) -> int:
+    """How many real numbers a box holds."""
+    total = 2 if like.is_complex() else 1
+    for side in box:
+        total *= side.stop - side.start
+    return total
+
+
+def _group_of(mesh: Any) -> Any:
+    """A process group of all processes of a mesh."""
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    ranks = sorted(mesh.mesh.flatten().tolist())
+    if ranks == list(range(dist.get_world_size())):
+        return dist.group.WORLD
+    return dist.new_group(ranks, use_local_synchronization=True)

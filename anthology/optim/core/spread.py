@@ -1,0 +1,112 @@
+"""What an optimizer says about itself when its parameters lie on many processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .state import State
+
+
+class Spread:
+    """One process by default; `core.sharded` asks this of a rule for DTensors."""
+
+    elementwise: ClassVar[bool] = False
+    """Whether the rule works entry by entry, so that shards do as well as wholes."""
+
+    partial: ClassVar[tuple[str, ...]] = ()
+    """Entries of the state that are sums over a tensor, and so over its shards."""
+
+    state: Any
+    _shards: Any = None
+    _scanned: Any = None
+
+    def needs_whole(self, group: Mapping[str, Any]) -> bool:
+        """Whether the rule must see the tensors of a group whole.
+
+        Parameters
+        ----------
+        group : mapping
+            A parameter group.
+
+        Returns
+        -------
+        bool
+            True unless the class is `elementwise`.
+        """
+        return not self.elementwise
+
+    @property
+    def couples(self) -> bool:
+        """Whether the step of one tensor depends on other tensors."""
+        return False
+
+    def units(self, group: Mapping[str, Any]) -> list[list[Tensor]]:
+        """The parameters of a group, those together that one process must compute."""
+        return [[p] for p in group["params"]]
+
+    def quiet_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """What every process keeps of a tensor that another one computes."""
+        return {}
+
+    def over_all(self, x: Tensor) -> Tensor:
+        """A small tensor of every process that takes part in this step.
+
+        Parameters
+        ----------
+        x : Tensor
+            Of equal shape everywhere.
+
+        Returns
+        -------
+        Tensor
+            Shape (processes, *shape); (1, *shape) if no parameter is a DTensor.
+        """
+        if self._shards is None:
+            return x[None]
+        every: Tensor = self._shards.everyone(x)
+        return every
+
+    def norm_over_all(self, x: Tensor, order: float) -> Tensor:
+        """The norm of all processes' lengths; `x` itself where there is one process."""
+        every = self.over_all(x)
+        return x if len(every) == 1 else torch.linalg.vector_norm(every, order)
+
+    def quiet_states(self, group: Mapping[str, Any]) -> list[State]:
+        """What is kept here of tensors that another process computes in this step.
+
+        Parameters
+        ----------
+        group : mapping
+            With ``per_group`` only those of this group, otherwise all.
+
+        Returns
+        -------
+        list of dict
+            To be written in place.
+        """
+        return [] if self._shards is None else self._shards.quiet_states(group)
+
+    def spread(self, groups: Iterable[Mapping[str, Any]]) -> Any:
+        """The layer for DTensors, made when the first is met; None without any."""
+        lists = [group["params"] for group in groups]
+        scanned = [(id(params), len(params)) for params in lists]
+        if scanned != self._scanned:  # looked through once, not in every step
+            self._scanned = scanned
+            if any(is_sharded(p) for params in lists for p in params):
+                from .sharded import Shards
+
+                self._shards = self._shards or Shards(self)
+        return self._shards
+
+
+def is_sharded(p: Tensor) -> bool:
+    """Whether a tensor is a DTensor; does not import what makes them."""
+    if type(p) in (Tensor, torch.nn.Parameter):
+        return False
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(p, module.DTensor)
