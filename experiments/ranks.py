@@ -1,0 +1,130 @@
+"""Whole matrices on 8 to 1024 processes, on paper: balance, bytes and time of a step.
+
+Muon's matrices in three published transformers are given to processes with the same
+function that the optimizers use (``anthology.optim.core.assign``), and the numbers
+that travel are counted as the optimizers send them. Embeddings, heads and gains are
+left out: AdamW moves them, shard by shard, in either case.
+
+Time of a step, for the busiest process: its operations over the rate of matrix
+products, and its messages over the rate of the network, each way at the same time.
+If they overlap completely the step takes the longer of the two, if not at all their
+sum. AdamW on the same parameters reads and writes 28 bytes for each that a process
+holds. Nothing here is measured: the rates are arguments, and latency, the other
+traffic of sharded training and the memory that products read count as nothing.
+
+    python experiments/ranks.py
+    python experiments/ranks.py --products 4e14 --network 25e9 --no-save
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from anthology.optim.core.assign import assign, matrix_cost, traffic
+
+RESULTS = Path(__file__).parent / "results" / "ranks.json"
+RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+# Width, layers, width of keys and values, width between the two layers of the
+# perceptron: from the configurations published with the weights.
+MODELS = {
+    "Llama 3.2 1B": (2048, 16, 512, 8192),
+    "Llama 3 8B": (4096, 32, 1024, 14336),
+    "Llama 3 70B": (8192, 80, 1024, 28672),
+}
+
+Shape = tuple[int, int]
+
+
+def matrices(model: str) -> list[Shape]:
+    """The shapes (d_out, d_in) of all matrices between embedding and head."""
+    width, layers, keys, inner = MODELS[model]
+    attention = [(width, width), (keys, width), (keys, width), (width, width)]
+    perceptron = [(inner, width), (inner, width), (width, inner)]
+    return (attention + perceptron) * layers
+
+
+def step(shapes: list[Shape], ranks: int, rates: dict[str, float]) -> dict[str, Any]:
+    """One row of the table."""
+    costs = [matrix_cost(shape) for shape in shapes]
+    owners = assign(costs, ranks)
+    loads = [0.0] * ranks
+    for cost, owner in zip(costs, owners, strict=True):
+        loads[owner] += cost
+    mean = sum(costs) / ranks
+    messages = traffic(shapes, owners, ranks)
+    heaviest = max(max(pair) for pair in messages) * rates["bytes"]
+    numbers = sum(rows * columns for rows, columns in shapes)
+    compute = max(loads) / rates["products"]
+    wire = heaviest / rates["network"]
+    adamw = 28.0 * numbers / ranks / rates["memory"]
+    return {
+        "ranks": ranks,
+        "with work": sum(load > 0 for load in loads),
+        "balance": max(loads) / mean,
+        "best balance": max(mean, *costs) / mean,
+        "bytes of busiest": heaviest,
+        "bytes of mean": sum(s for s, _ in messages) * rates["bytes"] / ranks,
+        "compute seconds": compute,
+        "network seconds": wire,
+        "step seconds": [max(compute, wire), compute + wire],
+        "adamw seconds": adamw,
+        "everywhere seconds": sum(costs) / rates["products"],
+    }
+
+
+def table(rates: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+    """All rows by model."""
+    return {
+        model: [step(matrices(model), ranks, rates) for ranks in RANKS]
+        for model in MODELS
+    }
+
+
+def show(rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the table: milliseconds and megabytes."""
+    head = (
+        "ranks  with work  balance (best)  MB busiest  MB mean  products ms  "
+        "network ms  step ms        AdamW ms  all everywhere ms"
+    )
+    for model, lines in rows.items():
+        print(f"\n{model}, {len(matrices(model))} matrices\n{head}")
+        for r in lines:
+            low, high = (1e3 * x for x in r["step seconds"])
+            print(
+                f"{r['ranks']:5}  {r['with work']:9}  "
+                f"{r['balance']:6.2f} ({r['best balance']:5.2f})  "
+                f"{r['bytes of busiest'] / 1e6:10.1f}  "
+                f"{r['bytes of mean'] / 1e6:7.1f}  "
+                f"{1e3 * r['compute seconds']:11.2f}  "
+                f"{1e3 * r['network seconds']:10.2f}  "
+                f"{low:6.1f}-{high:<7.1f}  {1e3 * r['adamw seconds']:7.3f}  "
+                f"{1e3 * r['everywhere seconds']:17.1f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--products", type=float, default=8e14, help="operations a second, bfloat16")
+    add("--memory", type=float, default=3e12, help="bytes a second within a device")
+    add("--network", type=float, default=5e10, help="bytes a second a device, each way")
+    add("--bytes", type=float, default=4, help="bytes of a number that travels")
+    add("--no-save", action="store_true", help="print only")
+    arguments = vars(parser.parse_args())
+    save = not arguments.pop("no_save")
+    rows = table(arguments)
+    show(rows)
+    if save:
+        stored = {"rates": arguments, "rows": rows}
+        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
