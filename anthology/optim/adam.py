@@ -13,7 +13,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.state import State
-from .parts.averages import bias_correction, each
+from .parts.averages import bias_correction, corrected_rate, corrected_root, each
 
 
 class Adam(BaseOptimizer):
@@ -53,8 +53,9 @@ class Adam(BaseOptimizer):
         Keep step counters in tensors on every device (on CUDA they always are).
     differentiable : bool
         Let autograd follow the step. Default False.
-    fused : bool, optional
-        Use the fused kernel of PyTorch. Default None: do not.
+    fused : bool or "compile", optional
+        One pass over the memory: True takes the fused kernel of PyTorch, "compile"
+        compiles the step once. Default None: do not.
 
     Raises
     ------
@@ -92,6 +93,8 @@ class Adam(BaseOptimizer):
     )
     elementwise = True
     decoupled = False
+    entrywise = True
+    has_torch_kernel = True
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class Adam(BaseOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        fused: bool | None = None,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
@@ -115,10 +118,6 @@ class Adam(BaseOptimizer):
         super().check(group)
         at_least_zero("epsilon value", group["eps"])
         check_betas(group["betas"])
-        if group.get("fused") and group["differentiable"]:
-            raise RuntimeError("`fused` does not support `differentiable`")
-        if group.get("fused") and group["foreach"]:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, its maximum."""
@@ -152,9 +151,9 @@ class Adam(BaseOptimizer):
             top = state["max_exp_avg_sq"]
             v = torch.maximum(top.clone() if group["differentiable"] else top, v)
             top.copy_(v)
-        root = bias_correction(beta2, step, param.dtype) ** 0.5
+        root = corrected_root(beta2, step, param.dtype)
         denominator = (v.sqrt() / root).add_(group["eps"])
-        size = lr / bias_correction(beta1, step, param.dtype)
+        size = corrected_rate(lr, beta1, step, param.dtype)
         if isinstance(size, Tensor):
             param.addcdiv_(m * -size, denominator)
         else:
@@ -255,7 +254,7 @@ class AdamW(Adam):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
-        fused: bool | None = None,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(
             params,

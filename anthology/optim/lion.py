@@ -44,6 +44,8 @@ class Signum(BaseOptimizer):
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
         As for `Adam`. The sign has no slope: autograd sees lr and the decay only.
+    fused : bool or "compile", optional
+        Compile the step, once, to one pass over the memory. Default None: do not.
 
     Raises
     ------
@@ -81,6 +83,8 @@ class Signum(BaseOptimizer):
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
 
+    entrywise = True
+
     def __init__(
         self,
         params: Params,
@@ -93,6 +97,7 @@ class Signum(BaseOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
@@ -183,6 +188,8 @@ class Lion(BaseOptimizer):
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
         As for `Signum`.
+    fused : bool or "compile", optional
+        As for `Signum`.
 
     Raises
     ------
@@ -219,6 +226,8 @@ class Lion(BaseOptimizer):
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
 
+    entrywise = True
+
     def __init__(
         self,
         params: Params,
@@ -230,6 +239,7 @@ class Lion(BaseOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 

@@ -17,7 +17,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.state import State
-from .parts.averages import bias_correction, descend, each
+from .parts.averages import bias_correction, corrected_rate, descend, each
 
 
 class _RootFree(BaseOptimizer):
@@ -25,6 +25,7 @@ class _RootFree(BaseOptimizer):
 
     elementwise = True
     _buffer: ClassVar[str]
+    entrywise = True
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
@@ -70,8 +71,8 @@ class RootFreeRMSProp(_RootFree):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required: a wrong value
         would rescale S silently. `count_batch_size` keeps it right where it varies.
-    foreach, maximize, capturable, differentiable
-        As for `Adam`.
+    foreach, maximize, capturable, differentiable, fused
+        As for `Signum`.
 
     Raises
     ------
@@ -118,6 +119,7 @@ class RootFreeRMSProp(_RootFree):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
@@ -192,8 +194,8 @@ class RootFreeAdamW(_RootFree):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
-    foreach, maximize, capturable, differentiable
-        As for `Adam`.
+    foreach, maximize, capturable, differentiable, fused
+        As for `Signum`.
 
     Raises
     ------
@@ -239,6 +241,7 @@ class RootFreeAdamW(_RootFree):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
@@ -264,7 +267,7 @@ class RootFreeAdamW(_RootFree):
         s.mul_(beta2).addcmul_(grad, grad, value=(1 - beta2) * group["batch_size"])
         if group["bias_correction"]:
             s = s / bias_correction(beta2, step, param.dtype)
-            lr = lr / bias_correction(beta1, step, param.dtype)
+            lr = corrected_rate(lr, beta1, step, param.dtype)
         param.addcdiv_(m * lr, s + group["eps"], value=-1.0)
 
     def multi(

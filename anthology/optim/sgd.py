@@ -55,6 +55,8 @@ class SGD(BaseOptimizer):
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
         As for `Adam`. Default False.
+    fused : bool or "compile", optional
+        Compile the step, once, to one pass over the memory. Default None: do not.
 
     Raises
     ------
@@ -96,6 +98,8 @@ class SGD(BaseOptimizer):
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
 
+    entrywise = True
+
     def __init__(
         self,
         params: Params,
@@ -110,6 +114,7 @@ class SGD(BaseOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
@@ -123,6 +128,11 @@ class SGD(BaseOptimizer):
             )
         if group["nesterov"] and (not group["momentum"] or group["dampening"]):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        if group["normalised"] and group["fused"]:
+            raise ValueError(
+                "normalised=True measures all tensors before any moves, so it has no "
+                "fused form; leave fused=None"
+            )
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for ``momentum_buffer`` and, with dampening, ``started``."""

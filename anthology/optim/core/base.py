@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from . import dispatch
 from .batch import Batch
 from .card import Card
 from .gather import gather
@@ -64,6 +65,10 @@ class BaseOptimizer(Resumed):
     """
 
     card: ClassVar[Card]
+    # Whether the rule treats every entry alike and alone, so that tensors may be laid
+    # flat and the step be fused; and whether `multi` knows PyTorch's fused kernel.
+    entrywise: ClassVar[bool] = False
+    has_torch_kernel: ClassVar[bool] = False
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}
@@ -93,6 +98,7 @@ class BaseOptimizer(Resumed):
                 "foreach=True and differentiable=True cannot be combined; "
                 "leave foreach=None to differentiate through the step"
             )
+        dispatch.check_fused(type(self), group)
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """The initial state of one parameter.
@@ -247,13 +253,7 @@ class BaseOptimizer(Resumed):
         batches : list of Batch
             Every tensor with a gradient, each in one batch, not yet opened.
         """
-        for batch in batches:
-            batch.open(self)
-            rule = type(self).multi if batch.foreach else BaseOptimizer.multi
-            if batch.params:
-                lists = (batch.params, batch.grads, batch.states, batch.steps)
-                rule(self, *lists, batch.group)
-            batch.close(self)
+        dispatch.apply(self, batches)
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """The state of a parameter, made at the first call.

@@ -12,6 +12,19 @@ State = dict[str, Tensor]
 NewState = Callable[[Tensor, Mapping[str, Any]], State]
 
 
+class Counted:
+    """A step count that comes with what the rules compute of it.
+
+    Parameters
+    ----------
+    rates : dict of float to Tensor
+        For each β three numbers: 1 − βᵗ, its root, and η/(1 − βᵗ).
+    """
+
+    def __init__(self, rates: Mapping[float, Tensor]) -> None:
+        self.rates = rates
+
+
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which state is kept and rules compute: at least float32.
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.optim.core.state import Counted
+
 
 def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
     """1 − βᵗ, the weight that an average started at zero has gathered.
@@ -17,7 +19,7 @@ def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
     ----------
     beta : float
         β in [0, 1).
-    step : float or Tensor
+    step : float, Tensor or Counted
         t. For a tensor, expm1 keeps the digits that 1 − βᵗ would lose in float32.
     dtype : torch.dtype
         Dtype of the result for a tensor.
@@ -27,10 +29,50 @@ def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
     float or Tensor
         Like `step`.
     """
+    if isinstance(step, Counted):
+        return step.rates[beta][0]
     if not isinstance(step, Tensor):
         return 1 - beta**step
     log = math.log(beta) if beta > 0 else -math.inf
     return -torch.expm1(step.to(dtype) * log)
+
+
+def corrected_root(beta: float, step: Any, dtype: torch.dtype) -> Any:
+    """The root of 1 − βᵗ.
+
+    Parameters
+    ----------
+    beta, step, dtype
+        As for `bias_correction`.
+
+    Returns
+    -------
+    float or Tensor
+        Like `step`.
+    """
+    if isinstance(step, Counted):
+        return step.rates[beta][1]
+    return bias_correction(beta, step, dtype) ** 0.5
+
+
+def corrected_rate(lr: Any, beta: float, step: Any, dtype: torch.dtype) -> Any:
+    """η/(1 − βᵗ).
+
+    Parameters
+    ----------
+    lr : float or Tensor
+        η, that of the group.
+    beta, step, dtype
+        As for `bias_correction`.
+
+    Returns
+    -------
+    float or Tensor
+        A tensor if η or `step` is one.
+    """
+    if isinstance(step, Counted):
+        return step.rates[beta][2]
+    return lr / bias_correction(beta, step, dtype)
 
 
 def each(steps: list[Any], compute: Callable[[Any], Any]) -> list[Any]:

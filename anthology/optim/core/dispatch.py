@@ -1,0 +1,142 @@
+"""The one place that chooses how a batch is computed.
+
+A loop over the rule for one tensor is the definition. The same with list operations
+(``foreach``) is the default. ``fused`` asks for one pass over the memory: True takes
+what makes one here, ``"compile"`` takes `torch.compile`. All are equal up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .compiled import Passes
+from .compiling import missing_compiler
+
+WAYS = (None, False, True, "compile")
+
+
+def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
+    """Refuse a ``fused`` that this rule does not have, or that cannot be combined.
+
+    Parameters
+    ----------
+    rule : type
+        The class of the optimizer.
+    group : mapping
+        The defaults, or a group completed by the defaults.
+
+    Raises
+    ------
+    ValueError
+        If the value is none of `WAYS`, or the rule couples entries or tensors.
+    RuntimeError
+        If `foreach` or `differentiable` is asked for at the same time.
+    """
+    way = group.get("fused")
+    if not any(way is known for known in WAYS) and way != "compile":
+        raise ValueError(
+            f"Invalid fused: {way!r}; it must be None, True, False or 'compile'"
+        )
+    if not way:
+        return
+    if not rule.entrywise:
+        raise ValueError(
+            f"{rule.__name__} does not work entry by entry, so it has no fused form; "
+            "leave fused=None"
+        )
+    if group["differentiable"]:
+        raise RuntimeError("`fused` does not support `differentiable`")
+    if group["foreach"]:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def way_of(optimizer: Any, batch: Batch) -> str:
+    """How a batch is computed.
+
+    Parameters
+    ----------
+    optimizer : BaseOptimizer
+        Its class says whether it has list operations, or a fused kernel of PyTorch.
+    batch : Batch
+        Its group holds the flags.
+
+    Returns
+    -------
+    str
+        ``"loop"``, ``"foreach"``, ``"torch"`` for a fused kernel of PyTorch, or
+        ``"compile"``.
+
+    Raises
+    ------
+    RuntimeError
+        If ``fused="compile"``, or ``fused=True`` where only compiling makes one pass,
+        and there is no compiler. Nothing has changed then.
+    """
+    fused = batch.group.get("fused")
+    if not fused or not all(map(_plain, batch.tensors)):
+        return "foreach" if batch.foreach else "loop"
+    if fused is True and optimizer.has_torch_kernel:
+        return "torch"
+    lacking = missing_compiler(batch.tensors[0].device)
+    if lacking:
+        raise RuntimeError(
+            f"fused={fused!r} compiles the step, which needs {lacking}, and there is "
+            "none here; install it, or leave fused=None"
+        )
+    return "compile"
+
+
+def apply(optimizer: Any, batches: list[Batch]) -> None:
+    """Run a rule over all batches.
+
+    Parameters
+    ----------
+    optimizer : BaseOptimizer
+        Whose rule it is.
+    batches : list of Batch
+        Not yet opened.
+    """
+    ways = [way_of(optimizer, batch) for batch in batches]
+    passes: dict[Any, Passes] = {}
+    for batch, way in zip(batches, ways, strict=True):
+        if way == "compile" and not _joint(batch):
+            mine = id(batch.group["params"]), batch.tensors[0].device
+            if mine not in passes:
+                passes[mine] = Passes(optimizer, batch.group)
+            batch.tensors = passes[mine].run(batch.tensors)
+            if not batch.tensors:
+                continue
+        batch.open(optimizer)
+        if batch.params:
+            rule = type(optimizer).multi if way != "loop" else _loop
+            lists = (batch.params, batch.grads, batch.states, batch.steps)
+            rule(optimizer, *lists, batch.group)
+        batch.close(optimizer)
+    for some in passes.values():
+        some.finish()
+
+
+def _plain(p: Tensor) -> bool:
+    return type(p) in (Tensor, torch.nn.Parameter)
+
+
+def _joint(batch: Batch) -> bool:
+    """Whether other processes have a say in which of its tensors are skipped."""
+    return getattr(batch, "agreed", None) is not None
+
+
+def _loop(
+    optimizer: Any,
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[Any],
+    steps: list[Any],
+    group: Mapping[str, Any],
+) -> None:
+    for args in zip(params, grads, states, steps, strict=True):
+        optimizer.single(*args, group)
