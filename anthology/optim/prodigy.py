@@ -16,13 +16,19 @@ from .core.limits import at_least_zero, check_betas
 from .core.state import State
 from .parts.averages import bias_correction, each
 from .parts.distance import (
-    Rate,
     _DistanceEstimate,
-    add_scaled,
     counted,
     factor,
-    mapped,
     top_rate,
+)
+from .parts.passes import (
+    Rate,
+    add_scaled,
+    divided_by_root,
+    mapped,
+    on_cpu,
+    one_norms,
+    scale,
 )
 
 
@@ -210,17 +216,21 @@ class Prodigy(_DistanceEstimate):
         v = [state["exp_avg_sq"] for state in batch.states]
         if beta1:
             m = [state["exp_avg"] for state in batch.states]
-            torch._foreach_mul_(m, beta1)
+            scale(m, beta1)
             add_scaled(m, batch.grads, d * (1 - beta1))
-        torch._foreach_mul_(v, beta2)
-        scaled = torch._foreach_mul(batch.grads, d)
-        torch._foreach_addcmul_(v, scaled, scaled, 1 - beta2)
+        scale(v, beta2)
+        if isinstance(d, float) and 1e-15 < d < 1e15:  # whose square can be trusted
+            grads = batch.grads
+            torch._foreach_addcmul_(v, grads, grads, (1 - beta2) * d * d)
+        else:
+            scaled = torch._foreach_mul(batch.grads, d)
+            torch._foreach_addcmul_(v, scaled, scaled, 1 - beta2)
         # over d0, which keeps r and s far from underflow while d is small
         unit = (group["lr"] > 0) * d / group["d0"]
         rate = mapped(_rate(batch, d * top), lambda size: unit * size)
         of_grads = unit * d if group["safeguard_warmup"] else rate
         r, s = self.remember(batch, rate, of_grads)
-        return r, list(torch._foreach_norm(s, 1))
+        return r, one_norms(s) if on_cpu(batch) else list(torch._foreach_norm(s, 1))
 
 
 def _rate(batch: Batch, size: Any) -> Rate:
@@ -241,15 +251,20 @@ def _move(batch: Batch, d: Any, new: Any) -> None:
     group, params = batch.group, batch.params
     rate = _rate(batch, d * group["lr"])
     if decay := group["weight_decay"]:
-        torch._foreach_mul_(params, mapped(rate, lambda size: 1 - decay * size))
+        scale(params, mapped(rate, lambda size: 1 - decay * size))
     if group["betas"][0]:
         m = [state["exp_avg"] for state in batch.states]
     else:
         m = list(torch._foreach_mul(batch.grads, d))
-    below = list(torch._foreach_sqrt([state["exp_avg_sq"] for state in batch.states]))
+    v = [state["exp_avg_sq"] for state in batch.states]
     least, tiny = group["eps"] * new, torch.finfo(params[0].dtype).tiny
     # at least the smallest number, so that 0/0 cannot arise whatever ε is
     least = least.clamp_min(tiny) if isinstance(least, Tensor) else max(least, tiny)
+    sizes = rate if isinstance(rate, list) else [rate]
+    if on_cpu(batch) and not any(isinstance(x, Tensor) for x in (least, *sizes)):
+        divided_by_root(params, m, v, rate, least)
+        return
+    below = list(torch._foreach_sqrt(v))
     if group["differentiable"]:  # autograd needs the roots as they are
         below = list(torch._foreach_add(below, least))
     else:

@@ -10,7 +10,7 @@ were taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
@@ -22,8 +22,8 @@ from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
 from anthology.optim.core.state import State, fresh_state, real
-
-Rate = Any  # float, 0-d Tensor, or a list of either, one a tensor
+from anthology.optim.parts import passes
+from anthology.optim.parts.passes import Rate
 
 
 class _DistanceEstimate(BaseOptimizer):
@@ -130,7 +130,7 @@ class _DistanceEstimate(BaseOptimizer):
         groups = [rule] if rule["per_group"] else self.param_groups
         kept = [self.state[p] for g in groups for p in g["params"] if self.state.get(p)]
         values = [state.get(name, state["d"]) for state in kept]
-        return torch.stack([v.to(home, non_blocking=True) for v in values]).max()
+        return gathered([values], home).max()
 
     @property
     def couples(self) -> bool:
@@ -225,15 +225,20 @@ class _DistanceEstimate(BaseOptimizer):
         params = [thinned(p, every) for p in batch.params]
         if batch.group["differentiable"]:  # list operations save what is overwritten
             params = [p.clone() for p in params]
-        gone = torch._foreach_sub([state["p0"] for state in batch.states], params)
-        products = [x.sum() for x in torch._foreach_mul(gone, grads)]
+        start = [state["p0"] for state in batch.states]
+        if passes.on_cpu(batch):
+            products = passes.inner_of_differences(start, params, grads)
+        else:
+            gone = torch._foreach_sub(start, params)
+            products = [x.sum() for x in torch._foreach_mul(gone, grads)]
         if not beta:
             return products, grads
         r = [state["numerator"] for state in batch.states]
         s = [state["s"] for state in batch.states]
-        for kept, new, weight in ((r, products, of_products), (s, grads, of_grads)):
-            torch._foreach_mul_(kept, beta)
-            add_scaled(kept, new, weight)
+        passes.scale(s, beta)
+        passes.add_scaled(s, grads, of_grads)
+        passes.scale(r, beta)
+        passes.add_scaled(r, products, of_products)
         return r, s
 
 
@@ -286,20 +291,10 @@ def counted(batch: Batch, values: list[Tensor]) -> list[Tensor]:
     return values if lr > 0 else [torch.zeros_like(value) for value in values]
 
 
-def gathered(rows: list[list[Tensor]]) -> Tensor:
+def gathered(rows: list[list[Tensor]], home: torch.device | None = None) -> Tensor:
     """0-d tensors of several batches as one vector, on the device of the first."""
-    home = rows[0][0].device
-    return torch.stack([x.to(home, non_blocking=True) for row in rows for x in row])
-
-
-def mapped(rate: Rate, compute: Callable[[Any], Any]) -> Rate:
-    """A function of a rate, or of each in a list."""
-    return [compute(r) for r in rate] if isinstance(rate, list) else compute(rate)
-
-
-def add_scaled(xs: list[Tensor], ys: list[Tensor], rate: Rate) -> None:
-    """x ← x + rate·y for lists, without a copy where the rate is a plain number."""
-    if isinstance(rate, Tensor | list):
-        torch._foreach_add_(xs, torch._foreach_mul(ys, rate))
-    else:
-        torch._foreach_add_(xs, ys, alpha=rate)
+    home = home or rows[0][0].device
+    every = [x for row in rows for x in row]
+    if any(x.device != home for x in every):
+        every = [x.to(home, non_blocking=True) for x in every]
+    return torch.stack(every)
