@@ -85,3 +85,20 @@ def test_every_layout_takes_the_same_steps(name: str, processes: Processes) -> N
 @pytest.mark.parametrize("name", ["Muon", "Prodigy", "FreeSteepestDescent"])
 def test_two_processes_do_as_four(name: str, processes: Processes) -> None:
     processes(check_layouts, name, 1e-12, size=2)
+
+
+def check_device_path(name: str) -> None:
+    """As where reading a number waits for the device: flags are not read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("batch", "agree"):
+            where = f"anthology.optim.core.{module}.reads_flags_for_free"
+            patch.setattr(where, lambda device: False)
+        check_layouts(name, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AdamW", "Muon", "SGD normalised", "Prodigy", "FreeSteepestDescent memory"],
+)
+def test_flags_that_stay_on_the_device(name: str, processes: Processes) -> None:
+    processes(check_device_path, name, size=2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from .place import Place, flat, volume
 from .state import real
@@ -31,7 +32,9 @@ class Seen:
     owner : int or None
         Which of them computes it whole; None where each works on its shard.
     local : Tensor
-        The shard of this process, sharing its memory.
+        The shard of this process, sharing its memory where `placements` are its own.
+    placements : sequence of Placement
+        How the whole is put together; copies where its shards are no plain boxes.
     grad : Tensor or None
         The gradient's shard.
     stand : Tensor or None
@@ -45,6 +48,7 @@ class Seen:
     place: Place
     owner: int | None
     local: Tensor
+    placements: Any
     grad: Tensor | None = None
     stand: Tensor | None = None
     finite: Tensor | None = None
@@ -56,11 +60,11 @@ class Seen:
 
     def box(self, rank: int) -> tuple[slice, ...]:
         """The part of the whole tensor that a process holds."""
-        return self.place.box(self.p.shape, self.p.placements, rank)
+        return self.place.box(self.p.shape, self.placements, rank)
 
     def sends(self, rank: int) -> bool:
         """Whether a process is the one that sends its piece."""
-        return self.place.counts(self.p.placements, rank)
+        return self.place.counts(self.placements, rank)
 
     def numbers(self, rank: int) -> int:
         """How many real numbers that part has."""
@@ -71,6 +75,30 @@ class Seen:
         if self.mine:
             self.stand = self.local.new_empty(tuple(self.p.shape))
             self.stand.grad = torch.empty_like(self.stand)
+
+
+def seen(p: Any, group: dict[str, Any], place: Place, owner: int | None) -> Seen:
+    """A DTensor as this process sees it; see `Seen`.
+
+    Shards that are no boxes of the whole (those of FSDP2 over tensor parallelism) are
+    put together by PyTorch on every process, if the rule needs the whole.
+    """
+    placements = p.placements
+    shown = p.detach()
+    if owner is not None and any(type(x) not in (Shard, Replicate) for x in placements):
+        placements = (Replicate(),) * place.mesh.ndim
+        shown = shown.redistribute(place.mesh, placements)
+    return Seen(p, group, place, owner, shown.to_local().detach(), placements)
+
+
+def restore(item: Seen) -> None:
+    """Write the shard of a tensor that was put together by PyTorch."""
+    if item.placements != item.p.placements:
+        whole = DTensor.from_local(
+            item.local, item.p.device_mesh, item.placements, run_check=False
+        )
+        part = whole.redistribute(item.p.device_mesh, item.p.placements)
+        item.p.detach().to_local().copy_(part.to_local())
 
 
 class Round:

@@ -79,7 +79,7 @@ class Place:
     def counts(self, placements: Any, rank: int) -> bool:
         """Whether a process is the first of those that hold the same piece."""
         pairs = zip(self._coordinates[rank], placements, strict=True)
-        return not any(index and not p.is_shard() for index, p in pairs)
+        return not any(index and p.is_replicate() for index, p in pairs)
 
     def everyone(self, x: Tensor) -> Tensor:
         """A small tensor of every process, stacked along a new first axis."""

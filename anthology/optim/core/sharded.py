@@ -8,6 +8,8 @@ once, while other matrices are being computed. State lives where the rule runs.
 Whether a tensor has a gradient, and whether all of it is finite, is agreed on first:
 a shard without a gradient counts as zero if another has one, and a NaN anywhere skips
 the tensor everywhere. Numbers that couple tensors are exchanged by `Shards.everyone`.
+Tensors on different meshes are different tensors: a layer that tensor parallelism
+leaves out has copies, each of which would count where tensors are coupled.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from .assign import assign, matrix_cost
 from .batch import Batch
 from .checkpoint import packed, unpacked
 from .gather import gather, resolve_lr
-from .journey import Round, Seen, rounds_of
+from .journey import Round, Seen, restore, rounds_of, seen
 from .place import Place
 from .state import State, fresh_state, state_dtype
 
@@ -64,7 +66,8 @@ class Shards:
     def _counts(self, item: Seen | None) -> bool:
         """Whether sums over all tensors take a tensor from this process."""
         if item is None:  # a plain tensor, of which every process has a copy
-            return next(iter(self._places.values())).rank == 0
+            places = list(self._places.values())
+            return (places[0].rank if len(places) == 1 else dist.get_rank()) == 0
         return item.owner is not None or item.sends(item.place.rank)
 
     def everyone(self, x: Tensor) -> Tensor:
@@ -101,9 +104,9 @@ class Shards:
         items = self._agreed(list(self._look()))
         self._rounds = self._start(items, grads=True)
         try:
-            for group in optimizer.param_groups:
-                if group.get("joined"):  # read before their batches are opened
-                    self._wait(group)
+            for part in self._rounds:
+                if any(item.group.get("joined") for item in part.items):
+                    part.arrive()  # read before their batches are opened
             batches = gather(optimizer)
             for batch in batches:
                 self._attend(batch)
@@ -113,12 +116,14 @@ class Shards:
                 self._count(item)
             for part in self._rounds:
                 part.settle()
+            for item in items:
+                restore(item)
         finally:
             self._forget()
 
     @torch.no_grad()
     def create_state(self) -> None:
-        """Make the state of every DTensor parameter now."""
+        """Make the state of every DTensor parameter now; all processes take part."""
         try:
             for part in self._start(list(self._look()), grads=False):
                 part.arrive()
@@ -133,10 +138,10 @@ class Shards:
         for group in self.optimizer.param_groups:
             whole = self.optimizer.needs_whole(group)
             for p in group["params"]:
-                if isinstance(p, DTensor) and p.numel() and self.place(p):
+                place = self.place(p) if isinstance(p, DTensor) and p.numel() else None
+                if place is not None:
                     owner = self._owners[p] if whole else None
-                    local = p.detach().to_local().detach()  # type: ignore[attr-defined]
-                    yield Seen(p, group, self.place(p), owner, local)  # type: ignore[arg-type]
+                    yield seen(p, group, place, owner)
 
     def place(self, p: Any) -> Place | None:
         """The processes that share a DTensor; None if this one is not among them."""
@@ -182,8 +187,8 @@ class Shards:
             by_place.setdefault(item.place, []).append(item)
             grad = item.p.grad
             if grad is not None:
-                if grad.placements != item.p.placements:
-                    grad = grad.redistribute(item.p.device_mesh, item.p.placements)
+                if grad.placements != item.placements:
+                    grad = grad.redistribute(item.p.device_mesh, item.placements)
                 item.grad = grad.detach().to_local().to(item.local.dtype)
         there: set[Seen] = set()
         for place, some in by_place.items():
@@ -220,11 +225,11 @@ class Shards:
 
     def _attend(self, batch: Batch) -> None:
         """Tell a batch what was agreed, when to wait and when it is done."""
-        seen = [self._seen.get(p) for p in batch.tensors]
-        batch.counts = self._counts(seen[0])
-        if seen[0] is None:
+        items = [self._seen.get(p) for p in batch.tensors]
+        batch.counts = self._counts(items[0])
+        if items[0] is None:
             return
-        batch.agreed = [x.finite for x in seen if x and x.finite is not None]
+        batch.agreed = [x.finite for x in items if x and x.finite is not None]
         tensors = set(batch.tensors)
         parts = [part for part in self._rounds if tensors & part.open]
 
@@ -238,11 +243,6 @@ class Shards:
             self._send()
 
         batch.before, batch.after = arrive, leave
-
-    def _wait(self, group: dict[str, Any]) -> None:
-        for part in self._rounds:
-            if any(item.group is group for item in part.items):
-                part.arrive()
 
     def _send(self, everything: bool = False) -> None:
         """Send back, in order, the rounds of which nothing is left to compute here."""
