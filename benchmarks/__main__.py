@@ -1,7 +1,7 @@
 """Time of a step of every optimizer, against its peers and its limit.
 
     python -m benchmarks [--quick] [--device cuda] [--threads 2] [--sets mlp,gpt]
-                         [--families Lion,AdamW] [--save]
+                         [--families Lion,AdamW] [--paths foreach,compiled] [--save]
 
 Every contestant of a family takes its steps in turn, round after round, so that a
 disturbance meets all of them; gradients are given and the first steps do not count.
@@ -15,7 +15,7 @@ import torch
 
 from anthology.cost import device_rates
 
-from .contestants import families
+from .contestants import PATHS, families
 from .measure import Plan, Row, run_family
 from .report import HEAD, RESULTS, line, machine, save
 from .sets import SETS
@@ -42,7 +42,10 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--clock", choices=("wall", "cpu"), help="which one counts")
     parser.add_argument("--sets", help="some of " + ",".join(SETS))
     parser.add_argument("--families", help="names or parts of names, by commas")
-    parser.add_argument("--quick", action="store_true", help="tiny sets, few rounds")
+    parser.add_argument("--paths", help="of ours, some of " + ",".join(PATHS))
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny set, few rounds, nothing compiled"
+    )
     parser.add_argument("--save", action="store_true", help=f"to {RESULTS.name}/")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
@@ -53,6 +56,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         rounds=3 if given.quick else given.rounds,
         seconds=0.5 if given.quick else given.seconds,
         by=given.clock or ("wall" if on_gpu or given.threads > 1 else "cpu"),
+        paths=_paths(given.paths, given.quick),
         memory=0.6 * torch.cuda.mem_get_info()[0] if on_gpu else 8e9,
     )
     about = machine(given.device, given.threads)
@@ -76,6 +80,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             if given.save:
                 save(rows, plan, rates, about)
     return rows
+
+
+def _paths(asked: str | None, quick: bool) -> tuple[str, ...]:
+    """Paths of this package to measure; none for all."""
+    if asked:
+        return tuple(asked.split(","))
+    return tuple(path for path in PATHS if path != "compiled") if quick else ()
 
 
 def _chosen(asked: str | None, quick: bool, on_gpu: bool) -> list[str]:

@@ -21,12 +21,12 @@ from anthology import optim
 
 Maker = Callable[[list[Tensor]], torch.optim.Optimizer]
 
-# How each path of this package is asked for, where the class takes the argument.
-PATHS = {
+# How each path of this package is asked for, where the class has it.
+PATHS: dict[str, dict[str, Any]] = {
     "foreach": {"foreach": True},
     "loop": {"foreach": False},
     "fused": {"fused": True},
-    "compiled": {"compiled": True},
+    "compiled": {"fused": "compile"},
 }
 REFRESH = 10
 
@@ -79,22 +79,19 @@ class Family:
     sets: tuple[str, ...] = ()
 
 
-def ours(cls: Any, title: str = "", only: tuple[str, ...] = (), **kwargs: Any) -> Any:
+def ours(
+    cls: Any, title: str = "", only: tuple[str, ...] = (), **kwargs: Any
+) -> list[Contestant]:
     """A class of this package, once for each path that its signature has."""
     title = title or cls.__name__
-    taken = inspect.signature(cls).parameters
-    found = []
-    for path, how in PATHS.items():
-        if set(how) <= set(taken) and path in (only or PATHS):
-            found.append(
-                Contestant(
-                    f"{title} {path}",
-                    "anthology",
-                    partial(cls, **{**kwargs, **how}),
-                    ours=True,
-                )
-            )
-    return found
+    taken = set(inspect.signature(cls).parameters)
+    if not cls.has_torch_kernel:  # without one fused=True compiles
+        only = tuple(path for path in only or PATHS if path != "fused")
+    return [
+        Contestant(f"{title} {path}", "anthology", partial(cls, **kwargs, **how), True)
+        for path, how in PATHS.items()
+        if set(how) <= taken and path in (only or PATHS)
+    ]
 
 
 def peer(package: str, name: str, title: str = "", **kwargs: Any) -> Contestant:
