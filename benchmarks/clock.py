@@ -3,7 +3,7 @@
 Linux counts for every thread how long it was ready to run and had to wait for a
 processor. A sample in which the threads of this process waited longer than 2 % of it
 is noisy: somebody else ran. Medians are taken over the clean samples, or, marked so,
-over all where fewer than three are clean. On a CUDA device events on its own stream
+over the three that waited least where fewer than three are clean. On a CUDA device events on its own stream
 are the clock, which other programs on the host do not disturb.
 """
 
@@ -51,12 +51,12 @@ class Summary:
 
     @property
     def noisy(self) -> bool:
-        """Whether the medians had to be taken over spoiled samples too."""
+        """Whether the medians had to be taken over spoiled samples."""
         return self.clean < min(NEEDED, self.samples)
 
 
 def summarise(samples: Sequence[Sample], by: str = "wall") -> Summary:
-    """Medians of the clean samples, or of all if there are too few.
+    """Medians of the clean samples, or of the least spoiled if there are too few.
 
     Parameters
     ----------
@@ -71,7 +71,8 @@ def summarise(samples: Sequence[Sample], by: str = "wall") -> Summary:
         Of one step.
     """
     clean = [s for s in samples if s.clean]
-    used = clean if len(clean) >= min(NEEDED, len(samples)) else samples
+    least = sorted(samples, key=lambda s: s.waited / max(s.wall, 1e-9))[:NEEDED]
+    used = clean if len(clean) >= len(least) else least
     wall = statistics.median(s.wall for s in used)
     cpu = statistics.median(s.cpu for s in used)
     chosen = {"wall": wall, "cpu": cpu}[by]

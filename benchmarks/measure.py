@@ -12,7 +12,7 @@ import torch
 
 from anthology.cost import Limit, Rates, limit
 
-from .clock import Sample, Stopwatch, Summary, summarise
+from .clock import NEEDED, Sample, Stopwatch, Summary, summarise
 from .contestants import Contestant, Family
 from .memory import allocated
 from .sets import ParameterSet, Shape, fill
@@ -31,7 +31,7 @@ class Plan:
     device : str
         "cpu" or a CUDA device.
     rounds : int
-        The most samples of each contestant.
+        Samples of each contestant; up to four times as many if they are noisy.
     seconds : float
         After how many seconds a family has had enough, if it has three rounds.
     by : str
@@ -213,11 +213,17 @@ def _warm(
 
 
 def _rounds(running: list[_Running], plan: Plan, clock: Clock) -> list[list[Sample]]:
-    """One sample of each in turn, until the rounds or the seconds are over."""
+    """One sample of each in turn, until there are enough or the seconds are over.
+
+    Four times the rounds are taken where clean samples are still lacking.
+    """
     samples: list[list[Sample]] = [[] for _ in running]
-    end = time.monotonic() + plan.seconds
-    for number in range(plan.rounds):
-        if number >= min(3, plan.rounds) and time.monotonic() > end:
+    end, needed = time.monotonic() + plan.seconds, min(NEEDED, plan.rounds)
+    for number in range(4 * plan.rounds):
+        lacking = any(sum(s.clean for s in taken) < needed for taken in samples)
+        if number >= plan.rounds and not lacking:
+            break
+        if number >= needed and time.monotonic() > end:
             break
         for r, taken in zip(running, samples, strict=True):
 

@@ -88,7 +88,8 @@ def test_spoiled_samples_do_not_count_where_three_are_clean():
     found = summarise(few)
     assert (found.seconds, found.clean, found.samples) == (2.0, 3, 5)
     assert not found.noisy
-    noisy = summarise([clean(1.0), spoiled(4.0), spoiled(6.0)])
+    worse = Sample(9.0, 1.0, 8.0)
+    noisy = summarise([worse, clean(1.0), worse, spoiled(4.0), spoiled(6.0)])
     assert (noisy.seconds, noisy.noisy) == (4.0, True)
     assert summarise([spoiled(4.0)], by="cpu").seconds == 2.0
     assert Sample(1.0, 1.0, 0.02).clean and not Sample(1.0, 1.0, 0.021).clean
