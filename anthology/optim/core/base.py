@@ -20,7 +20,7 @@ from .batch import Batch
 from .card import Card
 from .gather import gather
 from .limits import FLAGS, at_least_zero
-from .resume import Resumed
+from .resume import _Resumed
 from .spread import is_sharded
 from .state import State, fresh_state
 
@@ -44,7 +44,7 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in others}
 
 
-class BaseOptimizer(Resumed):
+class BaseOptimizer(_Resumed):
     """A `torch.optim.Optimizer` that needs only an update rule.
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter

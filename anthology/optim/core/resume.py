@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .spread import Spread, is_sharded
+from .spread import _Spread, is_sharded
 from .state import State, fresh_state, restored_state
 
 
-class Resumed(Spread, torch.optim.Optimizer):
+class _Resumed(_Spread, torch.optim.Optimizer):
     """How the shared base saves and loads its state."""
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:

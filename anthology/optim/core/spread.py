@@ -12,7 +12,7 @@ from torch import Tensor
 from .state import State
 
 
-class Spread:
+class _Spread:
     """One process by default; `core.sharded` asks this of a rule for DTensors."""
 
     elementwise: ClassVar[bool] = False
