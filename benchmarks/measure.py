@@ -185,8 +185,9 @@ def _start(
         except (RuntimeError, TypeError, ValueError) as error:
             absent.append((c, f"{type(error).__name__}: {str(error).splitlines()[0]}"))
             continue
-        once = clock(found.cycle)
-        found.runs = max(1, min(50, int(LEAST / max(once.wall, 1e-9)) + 1))
+        if cycle == 1:
+            once = clock(found.cycle)
+            found.runs = max(1, min(50, int(LEAST / max(once.wall, 1e-9)) + 1))
         running.append(found)
     return running, absent
 
@@ -194,12 +195,12 @@ def _start(
 def _warm(
     c: Contestant, params: list[torch.Tensor], cycle: int, device: str
 ) -> _Running:
-    c.make(params).step()  # compiles, and fills what is kept for good
+    if cycle == 1:
+        c.make(params).step()  # compiles, and fills what is kept for good
 
     def begin() -> torch.optim.Optimizer:
         made = c.make(params)
-        for _ in range(cycle + 1):
-            made.step()
+        made.step()
         return made
 
     optimizer, state, _ = allocated(begin, device)

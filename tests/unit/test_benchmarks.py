@@ -59,9 +59,7 @@ def test_the_contestants_take_turns_and_the_ratio_is_that_of_the_medians():
         return made
 
     family = two(noted("mine", SGD), noted("theirs", torch.optim.SGD), cycle=2)
-    first = [clean(1.0), clean(1.0)]
-    rounds = [clean(x) for x in (3.0, 8.0, 1.0, 4.0, 2.0, 4.0)]
-    clock = FalseClock(*first, *rounds)
+    clock = FalseClock(*[clean(x) for x in (3.0, 8.0, 1.0, 4.0, 2.0, 4.0)])
     mine, theirs = run_family(family, TINY, Plan(rounds=3), RATES, clock)
     assert not clock.samples
     assert taken[-12:] == ["mine", "mine", "theirs", "theirs"] * 3
