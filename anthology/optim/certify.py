@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from anthology.norms import Norm
 
+from .core.spread import whole, whole_state
 from .core.state import state_dtype
 from .parts.points import as_points, must_fit, norm_for, spec
 
@@ -138,7 +139,8 @@ def certificates(
     -----
     A measured step keeps copies of weights and gradients while it runs, and takes one
     dual norm and two norms a tensor, for spectral norms that is three sets of singular
-    values: on large models choose `every`. Weight decay is part of Δw. The gradient
+    values: on large models choose `every`. DTensors are measured whole, on every
+    process; each must have a gradient on all of them or on none. Weight decay is part of Δw. The gradient
     is the one before the step, or, for a step with a closure, the last one computed.
 
     Examples
@@ -170,9 +172,9 @@ def certificates(
             evaluates = len(args) > 1 or kwargs.get("closure") is not None
             for _name, p, _group in _parameters(optimizer):
                 if evaluates:
-                    before[p] = (p.detach().clone(), None)
+                    before[p] = (whole(p), None)
                 elif p.grad is not None:
-                    before[p] = (p.detach().clone(), p.grad.detach().clone())
+                    before[p] = (whole(p), whole(p.grad))
 
     @torch.no_grad()
     def measure(*_: Any) -> None:
@@ -184,8 +186,9 @@ def certificates(
             if g is None:
                 continue
             norm = norm_for(p, _wanted(name, group, norms))
-            u = _average(p, optimizer.state.get(p, {}), group)
-            row = _figures(old, p.detach(), g.detach(), u, norm, group)
+            u = _average(p, whole_state(optimizer, p, group), group)
+            g = g.detach() if kept is not None else whole(g)
+            row = _figures(old, whole(p), g, u, norm, group)
             result._rows.append((count, name, repr(norm), row))
 
     hooks = (

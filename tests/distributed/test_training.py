@@ -145,3 +145,22 @@ def test_distributed_checkpoint(
 ) -> None:
     processes(save_model, name, str(tmp_path))
     processes(resume_model, name, str(tmp_path), size=2)
+
+
+def check_certificates() -> None:
+    """What a step was, measured on whole tensors: the same as on one process."""
+    for name in ("Muon", "AdamW", "SteepestDescent"):
+        reference, (net, optimizer) = model(), sharded(name)
+        alone = MAKERS[name](reference)
+        with optim.certificates(alone) as expected:
+            train(reference, alone, slice(None), steps=2)
+        with optim.certificates(optimizer) as found:
+            train(net, optimizer, share(), steps=2)
+        assert len(found.records) == len(expected.records) == 12
+        for a, b in zip(found.records, expected.records, strict=True):
+            assert a[:3] == b[:3]
+            assert a[3:] == pytest.approx(b[3:], rel=1e-10, nan_ok=True)
+
+
+def test_certificates_of_sharded_steps(processes: Processes) -> None:
+    processes(check_certificates, size=2)

@@ -53,10 +53,9 @@ def packed(shards: Any, saved: dict[str, Any]) -> dict[str, Any]:
         if place is None:
             state.pop(number, None)
         elif optimizer.needs_whole(group):
-            kept, home = state.get(number, {}), p.to_local().device
-            state[number] = _given(place, shards.owner(p), kept, home)
+            state[number] = told(shards, p, group, state.get(number, {}))
         elif number in state:
-            entries = {k: _wrapped(p, x) for k, x in state[number].items()}
+            entries = told(shards, p, group, state[number])
             for name in set(optimizer.partial).intersection(entries):
                 x = entries[name]
                 own = x if place.counts(p.placements, place.rank) else x * 0
@@ -65,6 +64,32 @@ def packed(shards: Any, saved: dict[str, Any]) -> dict[str, Any]:
         if not state.get(number, True):
             del state[number]
     return {**saved, "state": state}
+
+
+def told(
+    shards: Any, p: Any, group: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Entries of the state of a DTensor parameter, as DTensors.
+
+    Parameters
+    ----------
+    shards : Shards
+        The layer.
+    p : DTensor
+        The parameter, of a mesh of which this process is one.
+    group : mapping
+        Its group.
+    state : mapping of str to Tensor
+        What this process keeps of them; of whole tensors the owner's count.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The same names on every process.
+    """
+    if not shards.optimizer.needs_whole(group):
+        return {name: _wrapped(p, x) for name, x in state.items()}
+    return _given(shards.place(p), shards.owner(p), state, p.to_local().device)
 
 
 def _wrapped(p: Any, x: Tensor) -> Tensor:

@@ -182,6 +182,8 @@ class Round:
                     part = real(item.local)
                     part.copy_(numbers[start:stop].view(part.shape))
                     start = stop
+        for item in self.items:
+            restore(item)
 
 
 def rounds_of(items: list[Seen], grads: bool = True) -> list[Round]:

@@ -25,9 +25,9 @@ from torch.distributed.tensor import DTensor
 from .agree import agree
 from .assign import assign, matrix_cost
 from .batch import Batch
-from .checkpoint import packed, unpacked
+from .checkpoint import packed, told, unpacked
 from .gather import gather, resolve_lr
-from .journey import Round, Seen, restore, rounds_of, seen
+from .journey import Round, Seen, rounds_of, seen
 from .place import Place
 from .state import State, fresh_state, state_dtype
 
@@ -75,9 +75,9 @@ class Shards:
         wide, places = x.double(), list(self._places.values())
         if len(places) == 1:
             return places[0].everyone(wide).to(x.dtype)
-        out = wide.new_empty(dist.get_world_size() * x.numel())
-        dist.all_gather_into_tensor(out, wide.reshape(-1))
-        return out.reshape(-1, *x.shape).to(x.dtype)
+        out = wide.new_empty(dist.get_world_size(), *x.shape)
+        dist.all_gather_into_tensor(out.view(-1), wide.reshape(-1))
+        return out.to(x.dtype)
 
     def quiet_states(self, group: Mapping[str, Any]) -> list[State]:
         """What is kept here of tensors that another process computes in this step."""
@@ -92,6 +92,10 @@ class Shards:
     def unpacked(self, p: Any, group: dict[str, Any], saved: Any) -> State:
         """The local state of a DTensor from one; see `checkpoint.unpacked`."""
         return unpacked(self, p, group, saved)
+
+    def told(self, p: Any, group: Mapping[str, Any], kept: State) -> State:
+        """Entries of a state as DTensors; see `checkpoint.told`."""
+        return told(self, p, group, kept)
 
     # The step
 
@@ -116,8 +120,6 @@ class Shards:
                 self._count(item)
             for part in self._rounds:
                 part.settle()
-            for item in items:
-                restore(item)
         finally:
             self._forget()
 
@@ -286,12 +288,10 @@ class Shards:
         return state
 
     def _count(self, item: Seen) -> None:
-        state, finite = self._quiet(item), item.finite
-        if finite is None:
-            return
-        taken = finite.to(state["step"].dtype)
-        state["step"] += taken
-        state["skipped"] += 1.0 - taken
+        if item.finite is not None:
+            state, taken = self._quiet(item), item.finite.float()
+            state["step"] += taken
+            state["skipped"] += 1.0 - taken
 
     def _forget(self) -> None:
         for stand in self._seen:

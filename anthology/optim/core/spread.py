@@ -110,3 +110,52 @@ def is_sharded(p: Tensor) -> bool:
         return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(p, module.DTensor)
+
+
+def whole(x: Tensor) -> Tensor:
+    """A copy of a tensor without its history; of a DTensor all of it.
+
+    Parameters
+    ----------
+    x : Tensor
+        If it is a DTensor, every process of its mesh must call this.
+
+    Returns
+    -------
+    Tensor
+        Plain.
+    """
+    found: Any = x.detach()
+    found = found.full_tensor() if is_sharded(x) else found
+    copied: Tensor = found.clone()
+    return copied
+
+
+def whole_state(
+    optimizer: torch.optim.Optimizer, p: Tensor, group: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The averages of a parameter, put together if it is a DTensor.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Any one.
+    p : Tensor
+        If it is a DTensor, every process of its mesh must call this.
+    group : mapping
+        Its group.
+
+    Returns
+    -------
+    mapping of str to Tensor
+        At least ``momentum_buffer`` and ``exp_avg`` if they are kept.
+    """
+    state: Mapping[str, Any] = optimizer.state.get(p, {})
+    if not is_sharded(p):
+        return state
+    names = ("momentum_buffer", "exp_avg")
+    kept = {name: x for name, x in state.items() if name in names}
+    shards = getattr(optimizer, "_shards", None)
+    if shards is not None:
+        kept = shards.told(p, group, kept)
+    return {name: whole(x) for name, x in kept.items()}
