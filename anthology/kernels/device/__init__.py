@@ -1,0 +1,1 @@
+"""The kernels themselves. Importing a file of this folder imports Triton."""
