@@ -40,6 +40,13 @@ RULES: dict[str, Make] = {
     "Scion": lambda p: optim.Scion(p, 0.1, momentum=0.5),
     "Prodigy": lambda p: optim.Prodigy(p, d0=1e-2, weight_decay=0.1, eps=1e-3),
     "Prodigy sliced": lambda p: optim.Prodigy(p, d0=1e-2, slice_p=2, eps=1e-3),
+    "Prodigy per group": lambda p: optim.Prodigy(
+        [{"params": p[:3]}, {"params": p[3:], "slice_p": 2}],
+        d0=1e-2,
+        eps=1e-3,
+        per_group=True,
+        growth_rate=1.5,
+    ),
     "RootFreeRMSProp": lambda p: optim.RootFreeRMSProp(p, 0.1, batch_size=8),
     "RootFreeAdamW": lambda p: optim.RootFreeAdamW(
         p, 0.1, batch_size=8, bias_correction=True

@@ -74,7 +74,7 @@ def check_layouts(name: str, tol: float) -> None:
         assert distance(params, expected) <= tol, layout
         assert sharded.skipped == optimizer.skipped, layout
         if hasattr(optimizer, "d"):
-            assert abs(sharded.d - optimizer.d) <= tol * optimizer.d
+            assert sharded.d_of_groups == pytest.approx(optimizer.d_of_groups, tol)
 
 
 @pytest.mark.parametrize("name", RULES)
