@@ -21,6 +21,7 @@ from .card import Card
 from .gather import gather
 from .limits import FLAGS, at_least_zero
 from .resume import _Resumed
+from .rounding import check_rounding
 from .spread import is_sharded
 from .state import State, fresh_state
 
@@ -49,6 +50,11 @@ class BaseOptimizer(_Resumed):
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
     nor its state changes, weight decay included, and `skipped` counts it.
+
+    A group with bfloat16 parameters may say how they are rounded after each step:
+    ``{"params": ..., "rounding": "stochastic"}`` at random, unbiased, or
+    ``"compensated"``, with what was rounded off kept in a second bfloat16; other
+    dtypes are not affected, and ``"nearest"`` is the default.
 
     Parameters
     ----------
@@ -99,6 +105,7 @@ class BaseOptimizer(_Resumed):
                 "leave foreach=None to differentiate through the step"
             )
         dispatch.check_fused(type(self), group)
+        check_rounding(group)
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """The initial state of one parameter.

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .rounding import RESIDUAL, opened, rounding_of, written
 from .state import State, real, state_dtype
 
 
@@ -81,6 +82,7 @@ class Batch:
         self.before: Callable[[], None] | None = None
         self.after: Callable[[], None] | None = None
         self._kept: list[State] = []
+        self._how = "nearest"
         self._saved: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
@@ -130,7 +132,11 @@ class Batch:
         self.states = self._kept
         if self.is_complex:
             self.states = [{k: real(v) for k, v in s.items()} for s in self._kept]
-        same = [p if p.dtype == wide else p.to(wide) for p in self.tensors]
+        self._how = rounding_of(self.tensors[0], group) if self.tensors else "nearest"
+        pairs = zip(self.tensors, self._kept, strict=True)
+        same = [opened(p, state, wide, self._how) for p, state in pairs]
+        if self._how == "compensated":  # the rule need not know
+            self.states = [_without(s, RESIDUAL) for s in self._kept]
         self.params = [real(p.clone() if differentiable else p) for p in same]
         if self.finite is not None:
             self._set_aside(self.finite)
@@ -146,8 +152,11 @@ class Batch:
         for flag, new, old in self._saved:
             torch.where(flag, new, old, out=new)
         self._saved = []
-        for p, new in zip(self.tensors, self.params, strict=True):
-            if self.group["differentiable"] or new.dtype.itemsize > real_itemsize(p):
+        for i, (p, new) in enumerate(zip(self.tensors, self.params, strict=True)):
+            if self._how != "nearest":
+                fine = self.finite[i] if self.finite else None
+                written(p, new, self._kept[i], self._how, fine)
+            elif self.group["differentiable"] or new.dtype.itemsize > real_itemsize(p):
                 real(p).copy_(new)
         if self.group["differentiable"]:
             for p, state in zip(self.tensors, self._kept, strict=True):
@@ -190,6 +199,10 @@ class Batch:
 def real_itemsize(x: Tensor) -> int:
     """Bytes of one real number of a tensor."""
     return x.dtype.itemsize // (2 if x.is_complex() else 1)
+
+
+def _without(state: State, name: str) -> State:
+    return {key: value for key, value in state.items() if key != name}
 
 
 def _where(keep: list[bool], values: list[Any]) -> list[Any]:

@@ -188,7 +188,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 # What changes from step to step, or does not change what is computed.
-VARYING = ("lr", "foreach", "fused", "capturable")
+VARYING = ("lr", "foreach", "fused", "capturable", "rounding")
 
 
 def _plain(value: Any) -> Any:

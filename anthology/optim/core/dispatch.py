@@ -16,6 +16,7 @@ from torch import Tensor
 from .batch import Batch
 from .compiled import Passes
 from .compiling import missing_compiler
+from .rounding import rounding_of
 
 WAYS = (None, False, True, "compile")
 
@@ -80,6 +81,8 @@ def way_of(optimizer: Any, batch: Batch) -> str:
     fused = batch.group.get("fused")
     if not fused or not all(map(_plain, batch.tensors)):
         return "foreach" if batch.foreach else "loop"
+    if rounding_of(batch.tensors[0], batch.group) != "nearest":
+        return "foreach"  # the passes round to the nearest
     if fused is True and optimizer.has_torch_kernel:
         return "torch"
     lacking = missing_compiler(batch.tensors[0].device)

@@ -13,6 +13,7 @@ FLAGS: dict[str, Any] = {
     "maximize": False,
     "capturable": False,
     "differentiable": False,
+    "rounding": "nearest",
 }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .rounding import RESIDUAL, rounding_of
+
 State = dict[str, Tensor]
 NewState = Callable[[Tensor, Mapping[str, Any]], State]
 
@@ -73,8 +75,9 @@ def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> Sta
     Returns
     -------
     dict of str to Tensor
-        Those entries, complex for a complex parameter, and two counters of the
-        steps taken (``step``) and not taken (``skipped``), all on its device.
+        Those entries, complex for a complex parameter, two counters of the steps
+        taken (``step``) and not taken (``skipped``), and where the rounding of a
+        bfloat16 is compensated its ``residual``; all on its device.
     """
     with torch.no_grad():
         model = real(torch.empty_like(p, dtype=state_dtype(p.dtype)))
@@ -84,6 +87,8 @@ def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> Sta
                 name: torch.view_as_complex(x) if _alike(x, model) else x
                 for name, x in made.items()
             }
+    if rounding_of(p, group) == "compensated":
+        made = {**made, RESIDUAL: torch.zeros_like(p, requires_grad=False)}
     counter = torch.zeros((), dtype=torch.float32, device=p.device)
     return {"step": counter, "skipped": counter.clone(), **made}
 

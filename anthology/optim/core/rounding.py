@@ -1,0 +1,147 @@
+"""How the result of a step becomes a bfloat16 parameter.
+
+Rules compute in float32. A bfloat16 has eight significant bits, so a step below 1/512
+of a weight is rounded away, every time. Rounding up or down at random, in proportion
+to the distances, keeps such steps on average. Or what was rounded off is kept in a
+second bfloat16, and added again before the next step: 16 bits, for 2 bytes a number.
+
+Source: Gupta et al. 2015 (arXiv 1502.02551), section 3 (stochastic rounding); Kahan
+1965 and Zamirai et al. 2020 (arXiv 2010.06192), Algorithm 1 (compensation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROUNDINGS = ("nearest", "stochastic", "compensated")
+RESIDUAL = "residual"
+
+
+def check_rounding(group: Mapping[str, Any]) -> None:
+    """Refuse a rounding that is not known, or that autograd cannot follow.
+
+    Parameters
+    ----------
+    group : mapping
+        Its ``rounding``; none means ``"nearest"``.
+
+    Raises
+    ------
+    ValueError
+        Saying what would be right.
+    """
+    how = group.get("rounding", "nearest")
+    if how not in ROUNDINGS:
+        options = " or ".join(map(repr, ROUNDINGS))
+        raise ValueError(f"Invalid rounding: {how!r}; it must be {options}")
+    if how != "nearest" and group["differentiable"]:
+        raise ValueError(
+            f"rounding={how!r} has no derivative; differentiable=True needs 'nearest'"
+        )
+
+
+def rounding_of(p: Tensor, group: Mapping[str, Any]) -> str:
+    """How this parameter is rounded: it matters for bfloat16 only.
+
+    Parameters
+    ----------
+    p : Tensor
+        The parameter.
+    group : mapping
+        Its group.
+
+    Returns
+    -------
+    str
+        One of `ROUNDINGS`.
+    """
+    chosen: str = group.get("rounding", "nearest")
+    return chosen if p.dtype == torch.bfloat16 else "nearest"
+
+
+def stochastic(x: Tensor) -> Tensor:
+    """Round to one of the two nearest bfloat16, on average to x itself.
+
+    Parameters
+    ----------
+    x : Tensor
+        float32, any shape.
+
+    Returns
+    -------
+    Tensor
+        bfloat16. What is representable, infinite or NaN stays as it is. The numbers
+        drawn come from PyTorch's generator of the device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.optim.core.rounding import stochastic
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.full((10_000,), 1 + 2.0**-9)  # a quarter of the way to 1 + 2**-7
+    >>> ups = (stochastic(x) > 1).float().mean()
+    >>> bool(abs(ups - 0.25) < 0.02)
+    True
+    """
+    noise = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device)
+    # a float32 cut after 16 bits is a bfloat16; what is added carries into it with
+    # the probability that is to be
+    bits = (x.view(torch.int32) + noise) & -(2**16)
+    return torch.where(x.isfinite(), bits.view(torch.float32), x).bfloat16()
+
+
+def opened(p: Tensor, state: dict[str, Tensor], wide: torch.dtype, how: str) -> Tensor:
+    """The parameter as the rule is to see it.
+
+    Parameters
+    ----------
+    p : Tensor
+        The parameter.
+    state : dict of str to Tensor
+        Receives a residual of zeros where one is kept and there is none yet.
+    wide : torch.dtype
+        In which the rule computes.
+    how : str
+        From `rounding_of`.
+
+    Returns
+    -------
+    Tensor
+        `p` itself where its dtype is `wide`, else a copy.
+    """
+    if how != "compensated":
+        return p if p.dtype == wide else p.to(wide)
+    if RESIDUAL not in state:
+        state[RESIDUAL] = torch.zeros_like(p)
+    return p.to(wide) + state[RESIDUAL]
+
+
+def written(
+    p: Tensor, new: Tensor, state: dict[str, Tensor], how: str, flag: Tensor | None
+) -> None:
+    """Round a result into its parameter.
+
+    Parameters
+    ----------
+    p : Tensor
+        Written, bfloat16.
+    new : Tensor
+        float32.
+    state : dict of str to Tensor
+        Its residual is written where one is kept.
+    how : str
+        ``"stochastic"`` or ``"compensated"``.
+    flag : Tensor or None
+        0-d; where it is False nothing is changed.
+    """
+    near = stochastic(new) if how == "stochastic" else new.to(p.dtype)
+    if how == "compensated":
+        rest = torch.where(near.isfinite(), new - near.to(new.dtype), 0.0)
+        kept = state[RESIDUAL]
+        rest = rest.to(kept.dtype)
+        kept.copy_(rest if flag is None else torch.where(flag, rest, kept))
+    p.copy_(near if flag is None else torch.where(flag, near, p))
