@@ -53,9 +53,10 @@ class Adam(BaseOptimizer):
         Keep step counters in tensors on every device (on CUDA they always are).
     differentiable : bool
         Let autograd follow the step. Default False.
-    fused : bool or "compile", optional
+    fused : bool or str, optional
         One pass over the memory: True takes the fused kernel of PyTorch, "compile"
-        compiles the step once. Default None: do not.
+        compiles the step once, "triton" takes the kernels of this package (`AdamW`
+        on CUDA). Default None: do not.
 
     Raises
     ------

@@ -44,8 +44,9 @@ class Signum(BaseOptimizer):
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
         As for `Adam`. The sign has no slope: autograd sees lr and the decay only.
-    fused : bool or "compile", optional
-        Compile the step, once, to one pass over the memory. Default None: do not.
+    fused : bool or str, optional
+        One pass over the memory: True or "compile" compiles the step, once; "triton"
+        takes the kernels of this package on CUDA. Default None: do not.
 
     Raises
     ------
@@ -188,7 +189,7 @@ class Lion(BaseOptimizer):
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
         As for `Signum`.
-    fused : bool or "compile", optional
+    fused : bool or str, optional
         As for `Signum`.
 
     Raises

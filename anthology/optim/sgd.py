@@ -55,8 +55,8 @@ class SGD(BaseOptimizer):
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
         As for `Adam`. Default False.
-    fused : bool or "compile", optional
-        Compile the step, once, to one pass over the memory. Default None: do not.
+    fused : bool or str, optional
+        As for `Signum`.
 
     Raises
     ------

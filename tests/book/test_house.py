@@ -13,7 +13,7 @@ ROOMS = {
     "kernels": {"kernels.device"},
     "linalg": set(),
     "norms": {"linalg"},
-    "optim.core": set(),
+    "optim.core": {"kernels"},
     "optim.parts": {"optim.core", "norms", "linalg"},
     "optim": {"optim.parts", "optim.core", "norms", "linalg"},
     "motion": {"norms", "motion.probe"},

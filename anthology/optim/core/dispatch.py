@@ -2,7 +2,8 @@
 
 A loop over the rule for one tensor is the definition. The same with list operations
 (``foreach``) is the default. ``fused`` asks for one pass over the memory: True takes
-what makes one here, ``"compile"`` takes `torch.compile`. All are equal up to rounding.
+what makes one here, ``"compile"`` takes `torch.compile`, ``"triton"`` the kernels of
+this package on CUDA. All are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import launching
 from .batch import Batch
 from .compiled import Passes
 from .compiling import missing_compiler
 from .rounding import rounding_of
 
-WAYS = (None, False, True, "compile")
+WAYS = (None, False, True, "compile", "triton")
 
 
 def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
@@ -39,9 +41,10 @@ def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
         If `foreach` or `differentiable` is asked for at the same time.
     """
     way = group.get("fused")
-    if not any(way is known for known in WAYS) and way != "compile":
+    if not (way is None or isinstance(way, bool | str) and way in WAYS):
         raise ValueError(
-            f"Invalid fused: {way!r}; it must be None, True, False or 'compile'"
+            f"Invalid fused: {way!r}; it must be None, True, False, 'compile' or "
+            "'triton'"
         )
     if not way:
         return
@@ -69,14 +72,15 @@ def way_of(optimizer: Any, batch: Batch) -> str:
     Returns
     -------
     str
-        ``"loop"``, ``"foreach"``, ``"torch"`` for a fused kernel of PyTorch, or
-        ``"compile"``.
+        ``"loop"``, ``"foreach"``, ``"torch"`` for a fused kernel of PyTorch,
+        ``"compile"`` or ``"triton"``.
 
     Raises
     ------
     RuntimeError
         If ``fused="compile"``, or ``fused=True`` where only compiling makes one pass,
-        and there is no compiler. Nothing has changed then.
+        and there is no compiler, or if ``fused="triton"`` and there is no Triton or
+        no CUDA device. Nothing has changed then.
     """
     fused = batch.group.get("fused")
     if not fused or not all(map(_plain, batch.tensors)):
@@ -85,6 +89,9 @@ def way_of(optimizer: Any, batch: Batch) -> str:
         return "foreach"  # the passes round to the nearest
     if fused is True and optimizer.has_torch_kernel:
         return "torch"
+    if fused == "triton":
+        launching.require(batch.tensors[0])
+        return "triton"
     lacking = missing_compiler(batch.tensors[0].device)
     if lacking:
         raise RuntimeError(
@@ -107,6 +114,10 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
     ways = [way_of(optimizer, batch) for batch in batches]
     passes: dict[Any, Passes] = {}
     for batch, way in zip(batches, ways, strict=True):
+        if way == "triton" and not _joint(batch):
+            batch.tensors = launching.run(optimizer, batch)
+            if not batch.tensors:
+                continue
         if way == "compile" and not _joint(batch):
             mine = id(batch.group["params"]), batch.tensors[0].device
             if mine not in passes:
