@@ -27,6 +27,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False},
     "fused": {"fused": True},
     "compiled": {"fused": "compile"},
+    "triton": {"fused": "triton"},  # on CUDA only
 }
 REFRESH = 10
 
