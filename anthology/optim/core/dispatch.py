@@ -112,27 +112,38 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
         Not yet opened.
     """
     ways = [way_of(optimizer, batch) for batch in batches]
-    passes: dict[Any, Passes] = {}
+    done = _compiled(optimizer, batches, ways)
     for batch, way in zip(batches, ways, strict=True):
         if way == "triton" and not _joint(batch):
             batch.tensors = launching.run(optimizer, batch)
-            if not batch.tensors:
-                continue
-        if way == "compile" and not _joint(batch):
-            mine = id(batch.group["params"]), batch.tensors[0].device
-            if mine not in passes:
-                passes[mine] = Passes(optimizer, batch.group)
-            batch.tensors = passes[mine].run(batch.tensors)
-            if not batch.tensors:
-                continue
+        elif done and way == "compile":
+            batch.tensors = [p for p in batch.tensors if p not in done]
+        if not batch.tensors:
+            continue
         batch.open(optimizer)
         if batch.params:
             rule = type(optimizer).multi if way != "loop" else _loop
             lists = (batch.params, batch.grads, batch.states, batch.steps)
             rule(optimizer, *lists, batch.group)
         batch.close(optimizer)
-    for some in passes.values():
-        some.finish()
+
+
+def _compiled(optimizer: Any, batches: list[Batch], ways: list[str]) -> set[Tensor]:
+    """Step what compiled passes can, all batches of a group at once; return that."""
+    alike: dict[Any, list[Batch]] = {}
+    for batch, way in zip(batches, ways, strict=True):
+        if way == "compile" and not _joint(batch):
+            first = batch.tensors[0]
+            key = id(batch.group["params"]), first.device, first.dtype
+            alike.setdefault(key, []).append(batch)
+    done: set[Tensor] = set()
+    for some in alike.values():
+        passes = Passes(optimizer, some[0].group)
+        tensors = [p for batch in some for p in batch.tensors]
+        left = passes.run(tensors)
+        passes.finish()
+        done |= set(tensors) - set(left)
+    return done
 
 
 def _plain(p: Tensor) -> bool:
