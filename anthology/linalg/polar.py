@@ -95,10 +95,14 @@ def newton_schulz(
     y = x.mH if tall else x
     y = _unit(y)
     y = y if dtype is None else y.to(dtype)
+    shape = y.shape
+    y = y.flatten(0, -3) if y.ndim > 2 else y[None]
     for a, b, c in polynomials:
         gram = y @ y.mH
-        mix = b * gram if c == 0 else b * gram + c * (gram @ gram)
-        y = a * y + mix @ y
+        # sums formed within the products: two passes over the memory less
+        mix = b * gram if c == 0 else torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        y = torch.baddbmm(y, mix, y, beta=a)
+    y = y.reshape(shape)
     return (y.mH if tall else y).to(x.dtype)
 
 
