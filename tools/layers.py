@@ -104,8 +104,10 @@ def style() -> Count:
 def package() -> Count:
     folders = ("tests/unit", "tests/identities", "tests/contract")
     alone = pytest_count("package", *folders, *WORKERS)
-    # these start processes of their own
-    return alone + pytest_count("distributed", "tests/distributed")
+    # the kernels need Triton's interpreter from the start; the last ones start
+    # processes of their own
+    kernels = pytest_count("kernels", "tests/kernels")
+    return alone + kernels + pytest_count("distributed", "tests/distributed")
 
 
 def chapters() -> Count:
