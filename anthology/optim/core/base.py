@@ -18,7 +18,7 @@ from torch import Tensor
 from . import dispatch
 from .batch import Batch
 from .card import Card
-from .gather import gather
+from .gather import CPU_BATCH, gather
 from .limits import FLAGS, at_least_zero
 from .resume import _Resumed
 from .rounding import check_rounding
@@ -141,6 +141,21 @@ class BaseOptimizer(_Resumed):
             squares returns the square root of the largest number.
         """
         return torch.finfo(grad.dtype).max
+
+    def together(self, group: Mapping[str, Any]) -> int:
+        """How many numbers of a group should go through `multi` together on a CPU.
+
+        Parameters
+        ----------
+        group : mapping
+            One of the groups.
+
+        Returns
+        -------
+        int
+            As many as stay in the cache between one pass and the next.
+        """
+        return CPU_BATCH
 
     def single(
         self,

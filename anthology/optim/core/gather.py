@@ -18,12 +18,12 @@ CPU_BATCH = 2**16
 DEVICE_BATCH = 2**24
 
 
-def gather(optimizer: torch.optim.Optimizer) -> list[Batch]:
+def gather(optimizer: Any) -> list[Batch]:
     """Every tensor that has a gradient, in batches that are not yet opened.
 
     Parameters
     ----------
-    optimizer : torch.optim.Optimizer
+    optimizer : BaseOptimizer
         Its groups are looked through in order.
 
     Returns
@@ -42,7 +42,7 @@ def gather(optimizer: torch.optim.Optimizer) -> list[Batch]:
     label = None if shards is None else shards.label
     batches = []
     for group, tensors in zip(groups, chosen, strict=True):
-        for part in split(tensors, label):
+        for part in split(tensors, label, optimizer.together(group)):
             lr = resolve_lr(group["lr"], part[0].device)
             batches.append(Batch({**group, "lr": lr}, part))
     return batches
@@ -82,7 +82,9 @@ def _with_gradient(optimizer: Any, group: Mapping[str, Any]) -> list[Tensor]:
 
 
 def split(
-    tensors: list[Tensor], label: Callable[[Tensor], Any] | None = None
+    tensors: list[Tensor],
+    label: Callable[[Tensor], Any] | None = None,
+    together: int = CPU_BATCH,
 ) -> list[list[Tensor]]:
     """Split a list by device, dtype and total size, keeping its order.
 
@@ -92,6 +94,8 @@ def split(
         The tensors of one group.
     label : callable, optional
         What beside device and dtype must not be mixed.
+    together : int
+        How many numbers may go together on a CPU. Default `CPU_BATCH`.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def split(
     sizes: dict[Any, int] = {}
     for p in tensors:
         key = (p.device, p.dtype, label and label(p))
-        limit = CPU_BATCH if p.is_cpu else DEVICE_BATCH
+        limit = together if p.is_cpu else DEVICE_BATCH
         lists = parts.setdefault(key, [])
         size = p.numel()
         if not lists or sizes[key] + size > limit:
