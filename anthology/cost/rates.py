@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
-# Bytes in play while bandwidth is measured, and the side of the matrices.
-CPU_SETS = (2**18, 2**21, 2**23, 2**25, 2**28)
-DEVICE_SETS = (2**24, 2**26, 2**31)
-CPU_SIDE, DEVICE_SIDE = 1024, 8192
+# Bytes in play while bandwidth is measured: twice as many from rung to rung, and
+# closer where the last cache of a CPU ends.
+CPU_SETS = tuple(
+    int(x * 2**20) for x in (0.25, 0.5, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
+)
+DEVICE_SETS = tuple(2**k for k in (23, 24, 25, 26, 27, 28, 31))
+# Products (batch, rows, inner, columns) of which the fastest counts.
+CPU_SIDES = ((1, 1024, 1024, 1024), (6, 384, 1536, 384), (1, 384, 1536, 1536))
+DEVICE_SIDES = ((1, 8192, 8192, 8192), (1, 4096, 4096, 4096), (8, 4096, 4096, 4096))
 DTYPES = ("float32", "bfloat16", "float64")
-SAMPLES = 9
+# Passes over the whole ladder, so that a disturbance of a second spoils one of them,
+# and samples in each; bytes that a sample moves at least.
+PASSES, SAMPLES, LEAST = 5, 2, 2**24
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,20 @@ class Rates:
         Returns
         -------
         float
-            Of the smallest set measured that is not smaller; beyond the largest,
-            that of the largest.
+            Between two sizes of the ladder a power of the size that meets both;
+            beyond its ends, that of the end.
+
+        Examples
+        --------
+        >>> Rates(((100, 8e9), (400, 2e9)), {"float32": 1e12}).bandwidth(200)
+        4000000000.0
         """
-        fits = [rate for size, rate in self.ladder if size >= working_set]
-        return fits[0] if fits else self.ladder[-1][1]
+        above = bisect_left([size for size, _ in self.ladder], working_set)
+        if above in (0, len(self.ladder)):
+            return self.ladder[min(above, len(self.ladder) - 1)][1]
+        (low, fast), (high, slow) = self.ladder[above - 1 : above + 1]
+        share = math.log(working_set / low) / math.log(high / low)
+        return fast * (slow / fast) ** share
 
     def rate(self, dtype: str) -> float:
         """Operations a second in a dtype.
@@ -76,16 +94,20 @@ def device_rates(
     Parameters
     ----------
     device : torch.device or str
-        For example "cpu" or "cuda". Default "cpu".
+        "cpu" or a CUDA device. Default "cpu".
     threads : int, optional
-        Threads on a CPU; without meaning elsewhere. Default None: as many as PyTorch
+        Threads of the CPU; the setting is put back. Default None: as many as PyTorch
         uses now.
 
     Returns
     -------
     Rates
-        Medians; on a CPU by time of the processors. Bandwidth is that of a copy or of
-        scaling in place, whichever is faster, reading and writing both counted.
+        Of the best sample, since what others do to a machine can only slow it down:
+        by time of the processor for one thread of a CPU, on the wall for several and
+        for a device. Bandwidth is that of the fastest of five ways to change arrays
+        in place, from one array scaled to the four of PyTorch's fused AdamW; the
+        rate of products that of the fastest of several shapes. What a set reaches
+        every smaller one reaches too.
     """
     found = torch.device(device)
     count = (threads or torch.get_num_threads()) if found.type == "cpu" else 1
@@ -95,14 +117,12 @@ def device_rates(
 @cache
 def _measured(device: str, threads: int) -> Rates:
     on_cpu = torch.device(device).type == "cpu"
-    with _threads(threads if on_cpu else None), torch.no_grad():
-        sets = CPU_SETS if on_cpu else DEVICE_SETS
-        ladder = [(size, _bandwidth(size, device)) for size in sets]
-        matmul = {name: _matmul(name, device) for name in DTYPES}
-    # what a large set reaches a small one does too
-    best = [max(rate for _, rate in ladder[i:]) for i in range(len(ladder))]
-    sizes = [size for size, _ in ladder]
-    return Rates(tuple(zip(sizes, best, strict=True)), matmul)
+    with _threads(threads if on_cpu else None):
+        sizes = CPU_SETS if on_cpu else DEVICE_SETS
+        best = _bandwidths(sizes, device)
+        matmul = {name: _products(name, device) for name in DTYPES}
+    rising = [max(best[i:]) for i in range(len(best))]
+    return Rates(tuple(zip(sizes, rising, strict=True)), matmul)
 
 
 @contextmanager
@@ -116,46 +136,81 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _bandwidth(size: int, device: str) -> float:
-    """Bytes a second of the faster of a copy and a scaling, in a set of this size."""
-    half = torch.ones(size // 8, device=device)
-    other, whole = torch.ones_like(half), torch.ones(size // 4, device=device)
-    runs = max(1, 2**23 // size)
-
-    def copy() -> None:
-        for _ in range(runs):
-            other.copy_(half)
-
-    def scale() -> None:
-        for _ in range(runs):
-            whole.mul_(1.0)
-
-    copied = runs * size / _median(copy, device)
-    return max(copied, 2 * runs * size / _median(scale, device))
+def _bandwidths(sizes: tuple[int, ...], device: str) -> list[float]:
+    """Bytes a second of the best sample in a set of each size."""
+    pool = torch.ones(max(sizes) // 4, device=device)
+    ways = [_ways(pool[: size // 4]) for size in sizes]
+    best = [0.0] * len(sizes)
+    for _ in range(PASSES):
+        for i, each in enumerate(ways):
+            for moved, run in each:
+                found = moved / _fastest(run, moved, device)
+                best[i] = max(best[i], found)
+    return best
 
 
-def _matmul(name: str, device: str) -> float:
-    side = CPU_SIDE if torch.device(device).type == "cpu" else DEVICE_SIDE
-    x = torch.randn(side, side, device=device).to(getattr(torch, name))
-    out = torch.empty_like(x)
-    return 2.0 * side**3 / _median(lambda: torch.mm(x, x, out=out), device)
+def _ways(pool: Tensor) -> list[tuple[int, Callable[[], object]]]:
+    """Ways to change arrays that fill a pool of ones: bytes moved, and how.
 
-
-def _median(run: Callable[[], object], device: str) -> float:
-    """Median seconds of a run, the first two not counted.
-
-    On a CPU time of the processors over threads, which other programs hardly change.
+    All of them leave ones where there were ones.
     """
+
+    def arrays(count: int) -> list[Tensor]:
+        n = pool.numel() // count
+        return [pool[i * n : (i + 1) * n] for i in range(count)]
+
+    (a,), (b, c), (d, e, f) = arrays(1), arrays(2), arrays(3)
+    ways: list[tuple[int, Callable[[], object]]] = [
+        (8 * a.numel(), lambda: a.mul_(1.0)),
+        (12 * b.numel(), lambda: b.lerp_(c, 0.5)),
+        (16 * d.numel(), lambda: d.addcmul_(e, f, value=0.0)),
+    ]
+    if pool.device.type in ("cpu", "cuda"):
+        p, q = (x[0].requires_grad_() for x in (arrays(3), arrays(4)))
+        (_, p.grad, m), (_, q.grad, n, v) = arrays(3), arrays(4)
+        sgd = torch.optim.SGD([p], 0.0, 0.9, dampening=0.9, fused=True)
+        adamw = torch.optim.AdamW([q], 0.0, weight_decay=0.0, fused=True)
+        sgd.state[p]["momentum_buffer"] = m
+        adamw.state[q] = {"exp_avg": n, "exp_avg_sq": v}
+        adamw.state[q]["step"] = torch.ones((), device=pool.device)
+        ways += [(20 * p.numel(), sgd.step), (28 * q.numel(), adamw.step)]
+    return ways
+
+
+def _products(name: str, device: str) -> float:
+    """Operations a second of the fastest product of several shapes."""
     on_cpu = torch.device(device).type == "cpu"
-    clock = time.process_time if on_cpu else time.perf_counter
-    times = []
-    for _ in range(SAMPLES + 2):
-        _wait(device)
-        start = clock()
+    best = 0.0
+    for batch, rows, inner, columns in CPU_SIDES if on_cpu else DEVICE_SIDES:
+        x = torch.randn(batch, rows, inner, device=device).to(getattr(torch, name))
+        y = torch.randn(batch, inner, columns, device=device).to(x)
+        out = x.new_empty(batch, rows, columns)
+
+        def run(x: Tensor = x, y: Tensor = y, out: Tensor = out) -> object:
+            return torch.bmm(x, y, out=out)
+
+        flops = 2.0 * batch * rows * inner * columns
+        for _ in range(PASSES):
+            best = max(best, flops / _fastest(run, LEAST, device))
+    return best
+
+
+def _fastest(run: Callable[[], object], moved: int, device: str) -> float:
+    """Seconds of the fastest sample of runs that move so many bytes, each a run's."""
+    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    runs = max(1, LEAST // moved)
+    best = math.inf
+    with torch.no_grad():
         run()
-        _wait(device)
-        times.append(clock() - start)
-    return statistics.median(times[2:]) / (torch.get_num_threads() if on_cpu else 1)
+        for _ in range(SAMPLES):
+            _wait(device)
+            start = clock()
+            for _ in range(runs):
+                run()
+            _wait(device)
+            best = min(best, (clock() - start) / runs)
+    return best
 
 
 def _wait(device: str) -> None:

@@ -11,7 +11,9 @@ from anthology import optim
 from anthology.cost import Rates, Work, device_rates, flops, limit
 from anthology.norms import RMSToRMS, Split, metrize
 
-RATES = Rates(((1000, 8e9), (2**50, 1e9)), {"float32": 1e12, "bfloat16": 4e12})
+RATES = Rates(
+    ((1000, 8e9), (1100, 1e9), (2**50, 1e9)), {"float32": 1e12, "bfloat16": 4e12}
+)
 M, N = 96, 160  # m ≤ n
 
 
@@ -232,11 +234,53 @@ def test_small_sets_count_with_the_rate_of_the_cache():
     assert RATES.rate("float64") == 1e12
 
 
+def test_between_two_sizes_of_the_ladder_the_rate_falls_steadily():
+    ladder = ((2**20, 160e9), (2**24, 160e9), (2**26, 40e9))
+    rates = Rates(ladder, {"float32": 1.0})
+    assert [rates.bandwidth(size) for size, _ in ladder] == [160e9, 160e9, 40e9]
+    assert rates.bandwidth(2**22) == pytest.approx(160e9)
+    assert rates.bandwidth(2**25) == pytest.approx(80e9)
+    sizes = torch.linspace(2**19, 2**27, 50).tolist()
+    found = [rates.bandwidth(size) for size in sizes]
+    assert found == sorted(found, reverse=True)
+    assert Rates(ladder[:1], {"float32": 1.0}).bandwidth(7) == 160e9
+
+
+def test_the_ladder_counts_bytes_as_the_limit_does():
+    """A fused step on a set of the ladder's size is then a sample of the ladder."""
+    from anthology.cost.rates import _ways
+
+    pool = torch.ones(1201)
+    moved = {}
+    for way, (count, run) in enumerate(_ways(pool)):
+        with torch.no_grad():
+            for _ in range(3):
+                run()
+        moved[way] = count
+        assert (pool - 1).abs().max() < 1e-6  # and may be measured again
+    scaled, averaged, product, sgd, adamw = moved.values()
+    assert (scaled, averaged, product) == (8 * 1201, 12 * 600, 16 * 400)
+    momentum = of(lambda p: torch.optim.SGD(p, momentum=0.9), (400,))
+    assert sgd == momentum.bytes
+    assert adamw == of(torch.optim.AdamW, (300,)).bytes
+
+
+def test_the_best_sample_counts(monkeypatch):
+    from anthology.cost import rates
+
+    told = iter([0.0, 8.0, 8.0, 9.0, 9.0, 14.0])
+    monkeypatch.setattr(rates.time, "process_time", lambda: next(told))
+    monkeypatch.setattr(rates.time, "perf_counter", lambda: next(told))
+    monkeypatch.setattr(rates, "SAMPLES", 3)
+    assert rates._fastest(lambda: None, rates.LEAST, "cpu") == 1.0
+
+
 def test_rates_are_positive_fall_with_size_and_are_measured_once(monkeypatch):
     from anthology.cost import rates
 
     monkeypatch.setattr(rates, "CPU_SETS", (2**12, 2**14))
-    monkeypatch.setattr(rates, "CPU_SIDE", 16)
+    monkeypatch.setattr(rates, "CPU_SIDES", ((1, 16, 16, 16), (2, 8, 16, 8)))
+    monkeypatch.setattr(rates, "LEAST", 2**14)
     rates._measured.cache_clear()
     threads = torch.get_num_threads()
     found = device_rates("cpu", threads=1)
