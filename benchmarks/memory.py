@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+# Else the profiler tells the terminal when it begins and ends, at every level below.
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")
 
 T = TypeVar("T")
 
