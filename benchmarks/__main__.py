@@ -2,22 +2,27 @@
 
     python -m benchmarks [--quick] [--device cuda] [--threads 2] [--sets mlp,gpt]
                          [--families Lion,AdamW] [--paths foreach,compiled] [--save]
+    python -m benchmarks --goals [FILE]
 
 Every contestant of a family takes its steps in turn, round after round, so that a
 disturbance meets all of them; gradients are given and the first steps do not count.
+At the end stand the goals and what became of them; --goals prints those of saved
+results, the latest where no file is named.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from anthology.cost import device_rates
 
 from .contestants import PATHS, families
+from .goals import TOO_FAST, table, verdicts
 from .measure import Plan, Row, run_family
-from .report import HEAD, RESULTS, line, machine, save
+from .report import HEAD, RESULTS, line, load, machine, save
 from .sets import SETS
 
 
@@ -47,7 +52,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         "--quick", action="store_true", help="tiny set, few rounds, nothing compiled"
     )
     parser.add_argument("--save", action="store_true", help=f"to {RESULTS.name}/")
+    parser.add_argument(
+        "--goals", nargs="?", const="", metavar="FILE", help="only print saved ones"
+    )
     given = parser.parse_args(arguments)
+    if given.goals is not None:
+        _saved(Path(given.goals) if given.goals else None)
+        return []
     torch.set_num_threads(given.threads)
     on_gpu = torch.device(given.device).type == "cuda"
     rates = device_rates(given.device)
@@ -76,10 +87,31 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             print(family.name)
             found = run_family(family, SETS[name], plan, rates)
             print("\n".join(map(line, found)), flush=True)
+            _warn(found)
             rows += found
             if given.save:
                 save(rows, plan, rates, about)
+    print(f"\n{table(verdicts([row.plain() for row in rows], on_gpu))}")
     return rows
+
+
+def _saved(path: Path | None) -> None:
+    """Print the goals of results, by the rows that are in the file."""
+    content = load(path)
+    about = content["machine"]
+    cuda = not about["kind"].startswith("cpu")
+    print(about["processor"], about["threads"], "threads,", about["date"])
+    print(table(verdicts(content["results"], cuda)))
+
+
+def _warn(rows: list[Row]) -> None:
+    """Say so if a step was faster than what counts as its limit."""
+    for row in rows:
+        if row.reached is not None and row.reached > TOO_FAST:
+            print(
+                f"! {row.name} reached {row.reached:.0%} of its limit: the rates were "
+                "measured too low; measure again when nothing else runs"
+            )
 
 
 def _paths(asked: str | None, quick: bool) -> tuple[str, ...]:

@@ -71,6 +71,8 @@ class Family:
         Steps of one sample: the refresh of the factors, so that each has one.
     sets : tuple of str
         Which parameter sets it runs on; empty: all.
+    orthogonal : bool
+        Whether steps approximate polar factors, so that it is told how well.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Family:
     flat: bool = False
     cycle: int = 1
     sets: tuple[str, ...] = ()
+    orthogonal: bool = False
 
 
 def ours(
@@ -150,6 +153,8 @@ def families() -> list[Family]:
     muon: dict[str, Any] = {"ns_dtype": "bfloat16"}
     few = ("foreach", "compiled")
     factors = ("mlp", "quick")
+    fast: dict[str, Any] = {"lr": 1e-3, "foreach": True}
+    plain: dict[str, Any] = {"normuon": False, "cautious_wd": False}
     half = [
         *ours(optim.Muon, **muon),
         peer("torch.optim", "Muon"),
@@ -157,11 +162,17 @@ def families() -> list[Family]:
             Contestant(f"{kozistr} Muon {name}", kozistr, _kozistr_muon(foreach=on))
             for name, on in (("foreach", True), ("loop", False))
         ),
+        peer("optimuon", "Muon", ns_dtype=torch.bfloat16, **plain),
     ]
     terms: dict[str, Any] = {"batch_size": 64}
     return [
         Family(
-            "SGD", [*ours(optim.SGD, momentum=0.9), *torch_paths("SGD", momentum=0.9)]
+            "SGD",
+            [
+                *ours(optim.SGD, momentum=0.9),
+                *torch_paths("SGD", momentum=0.9),
+                peer("optimi", "SGD", "SGD foreach", momentum=0.9, **fast),
+            ],
         ),
         Family(
             "Signum",
@@ -173,10 +184,19 @@ def families() -> list[Family]:
                 *ours(optim.Lion, weight_decay=0.1),
                 peer(kozistr, "Lion", "Lion foreach", foreach=True, weight_decay=0.1),
                 peer("lion_pytorch", "Lion", weight_decay=0.1),
+                peer("lion_pytorch.foreach", "Lion", weight_decay=0.1),
+                peer("optimi", "Lion", "Lion foreach", weight_decay=0.1, **fast),
             ],
         ),
         Family("Adam", [*ours(optim.Adam), *torch_paths("Adam")]),
-        Family("AdamW", [*ours(optim.AdamW), *torch_paths("AdamW")]),
+        Family(
+            "AdamW",
+            [
+                *ours(optim.AdamW),
+                *torch_paths("AdamW"),
+                peer("optimi", "AdamW", "AdamW foreach", weight_decay=0.01, **fast),
+            ],
+        ),
         Family(
             "root-free (peer: AdamW)",
             [
@@ -206,15 +226,18 @@ def families() -> list[Family]:
             flat=True,
             sets=("mlp", "small", "quick"),
         ),
-        Family("Muon bfloat16", half, flat=True),
+        Family("Muon bfloat16", half, flat=True, orthogonal=True),
         Family(
             "Muon float32",
             [
                 *ours(optim.Muon, "Muon muon", few),
                 *ours(optim.Muon, "Muon gram", few, method="gram"),
                 *ours(optim.Muon, "Muon eigh", ("foreach",), method="eigh"),
+                peer("optimuon", "Muon", "Muon gram", ns_dtype=None, **plain),
+                peer("optimuon", "Muon", ns_dtype=None, gram_ns=False, **plain),
             ],
             flat=True,
+            orthogonal=True,
         ),
         Family(
             "Shampoo",

@@ -15,6 +15,7 @@ from anthology.cost import Limit, Rates, limit
 from .clock import NEEDED, Sample, Stopwatch, Summary, summarise
 from .contestants import Contestant, Family
 from .memory import allocated
+from .quality import efficiency
 from .sets import ParameterSet, Shape, fill
 
 Clock = Callable[[Callable[[], object]], Sample]
@@ -58,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report: a contestant of a family on a set."""
+    """One line of the report: a contestant of a family on a set, and its numbers."""
 
     set: str
     family: str
@@ -71,6 +72,8 @@ class Row:
     best_peer: float | None = None
     limit: Limit | None = None
     absent: str = ""
+    efficiency: float | None = None
+    largest: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -98,6 +101,7 @@ class _Running:
     runs: int
     state: int
     peak: int
+    efficiency: float | None
 
 
 def run_family(
@@ -129,7 +133,7 @@ def run_family(
     rows: list[Row] = []
     wanted = [c for c in family.contestants if plan.wants(c)]
     for part in _parts(wanted, numbers, plan.memory):
-        running, absent = _start(part, shapes, family.cycle, plan, clock)
+        running, absent = _start(part, shapes, family, plan, clock)
         samples = _rounds(running, plan, clock)
         for r, taken in zip(running, samples, strict=True):
             each = [s.over(r.runs * family.cycle) for s in taken]
@@ -140,6 +144,7 @@ def run_family(
                     state_bytes=r.state,
                     peak_bytes=r.peak,
                     limit=_limit(r.contestant, shapes, rates),
+                    efficiency=r.efficiency,
                 )
             )
         for c, reason in absent:
@@ -157,7 +162,8 @@ def with_best_peer(rows: list[Row]) -> list[Row]:
 
 
 def _empty(c: Contestant, family: Family, chosen: ParameterSet, numbers: int) -> Row:
-    return Row(chosen.name, family.name, c.name, c.ours, numbers)
+    largest = max(torch.Size(s).numel() for s in chosen.shapes(family.flat))
+    return Row(chosen.name, family.name, c.name, c.ours, numbers, largest=largest)
 
 
 def _parts(
@@ -171,7 +177,7 @@ def _parts(
 def _start(
     contestants: list[Contestant],
     shapes: list[Shape],
-    cycle: int,
+    family: Family,
     plan: Plan,
     clock: Clock,
 ) -> tuple[list[_Running], list[tuple[Contestant, str]]]:
@@ -180,14 +186,16 @@ def _start(
     for c in contestants:
         params = fill(shapes, plan.device)
         try:
-            found = _warm(c, params, cycle, plan.device)
+            found = _warm(c, params, family.cycle, plan.device)
+            if family.orthogonal:
+                found.efficiency = efficiency(c.make, shapes, plan.device)
         except ImportError as error:
             absent.append((c, f"not installed: {error.name or c.package}"))
             continue
         except (RuntimeError, TypeError, ValueError) as error:
             absent.append((c, f"{type(error).__name__}: {str(error).splitlines()[0]}"))
             continue
-        if cycle == 1:
+        if family.cycle == 1:
             once = clock(found.cycle)
             found.runs = max(1, min(50, int(LEAST / max(once.wall, 1e-9)) + 1))
         running.append(found)
@@ -212,7 +220,7 @@ def _warm(
             optimizer.step()
 
     _, _, peak = allocated(steps, device)
-    return _Running(c, steps, 1, state, peak)
+    return _Running(c, steps, 1, state, peak, None)
 
 
 def _rounds(running: list[_Running], plan: Plan, clock: Clock) -> list[list[Sample]]:

@@ -10,9 +10,11 @@ from anthology.optim import SGD
 from benchmarks import __main__ as command
 from benchmarks.clock import Sample, Stopwatch, summarise
 from benchmarks.contestants import Contestant, Family, families, ours
+from benchmarks.goals import GOALS, Verdict, table, verdicts
 from benchmarks.measure import Plan, run_family
 from benchmarks.memory import allocated
-from benchmarks.report import line, machine, save
+from benchmarks.quality import efficiency
+from benchmarks.report import line, load, machine, save
 from benchmarks.sets import SETS, ParameterSet, fill
 
 RATES = Rates(((2**40, 1e9),), {"float32": 1e12})
@@ -177,7 +179,7 @@ def test_the_sets_have_the_sizes_of_their_models():
     assert all(p.grad is not None for p in fill([(2, 3)], "cpu"))
 
 
-def test_the_quick_mode_writes_results_that_can_be_read(monkeypatch, tmp_path):
+def test_the_quick_mode_writes_results_that_can_be_read(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "device_rates", lambda device: RATES)
     monkeypatch.setattr(command, "save", lambda *a: save(*a, folder=tmp_path))
     threads = str(torch.get_num_threads())
@@ -197,6 +199,14 @@ def test_the_quick_mode_writes_results_that_can_be_read(monkeypatch, tmp_path):
     mine = [r for r in content["results"] if r["ours"]]
     assert mine and all(r["summary"]["seconds"] > 0 for r in mine)
     assert all(r["limit"]["seconds"] > 0 for r in mine)
+    assert content["samples"]["all"] >= content["samples"]["clean"] >= 0
+    table = capsys.readouterr().out
+    assert content["goals"] and content["goals"][0]["goal"] in table
+    command.main(["--goals", str(path)])
+    assert (
+        capsys.readouterr().out.splitlines()[2:]
+        == table.splitlines()[-len(content["goals"]) - 1 :]
+    )
     assert all(r["summary"] or r["absent"] for r in content["results"])
 
 
@@ -204,3 +214,126 @@ def test_results_name_no_host():
     import socket
 
     assert socket.gethostname() not in json.dumps(machine("cpu", 1))
+
+
+def row(family, name, seconds, ours=False, **more):
+    found = {"set": "gpt", "family": family, "name": name, "ours": ours}
+    found |= {"summary": {"seconds": seconds}, "limit": None, "reached": None}
+    found |= {"state_bytes": 0, "peak_bytes": 0, "largest": 10, "efficiency": None}
+    return found | more
+
+
+def by_goal(rows, **kwargs):
+    return {v.goal: v for v in verdicts(rows, **kwargs)}
+
+
+def test_goals_compare_the_fastest_of_each_side():
+    lion = [row("Lion", "Lion loop", 9.0, True), row("Lion", "Lion fused", 3.0, True)]
+    lion += [row("Lion", "theirs", 6.0), row("Lion", "slower", 60.0)]
+    found = by_goal(lion)["Lion against the best peer"]
+    assert (found.ours, found.rival, found.figure) == ("Lion fused", "theirs", 0.5)
+    assert found.met
+    lion[1]["summary"] = {"seconds": 3.7}
+    assert by_goal(lion)["Lion against the best peer"].met is False
+
+
+def test_goals_for_one_pass_and_for_foreach_have_rivals_of_their_kind():
+    rows = [row("SGD", f"SGD {x}", t, True) for x, t in (("foreach", 4.0), ("loop", 1))]
+    rows += [row("SGD", "SGD compiled", 3.02, True), row("SGD", "optimi SGD", 0.1)]
+    rows += [row("SGD", f"torch.optim SGD {x}", 3.0) for x in ("foreach", "fused")]
+    found = by_goal(rows)
+    assert found["SGD as PyTorch's fused"].figure == pytest.approx(3.02 / 3)
+    assert found["SGD as PyTorch's fused"].met is False  # 1.01
+    assert found["SGD foreach as PyTorch's"].figure == pytest.approx(4 / 3)
+
+
+def test_a_fast_approximation_does_not_beat_a_better_one():
+    rows = [
+        row("Muon float32", "Muon muon", 1.0, True, efficiency=0.8),
+        row("Muon float32", "Muon gram", 2.0, True, efficiency=0.9),
+        row("Muon float32", "theirs", 4.0, efficiency=0.9),
+    ]
+    found = by_goal(rows)["Muon float32, as efficient"]
+    assert (found.ours, found.figure) == ("Muon gram", 0.5)
+    rows[1]["efficiency"] = 0.85
+    missing = by_goal(rows)["Muon float32, as efficient"]
+    assert (missing.ours, missing.figure, missing.met) == ("none", None, None)
+    alone = by_goal(rows[:2])["Muon float32, as efficient"]
+    assert (alone.rival, alone.met) == ("none", None)
+
+
+def test_goals_of_memory_and_of_the_limit():
+    bound = {"state_bytes": 40.0, "flops": 0}
+    rows = [
+        row("Lion", "Lion loop", 1.0, True, limit=bound, state_bytes=41, peak_bytes=40),
+        row("Lion", "Lion fused", 1.0, True, limit=bound, reached=1.07, peak_bytes=44),
+        row("Lion", "Lion foreach", 1.0, True, limit=bound, peak_bytes=4000),
+    ]
+    found = by_goal(rows)
+    assert found["state, the worst of all"].figure == 41 / 40
+    assert found["temporaries, Lion"].figure == 1.1
+    assert found["no step faster than its limit"].met is False
+
+
+def test_goals_of_a_device_are_not_held_against_a_cpu():
+    names = {goal.title for goal in GOALS if goal.cuda}
+    muon = [row("Muon bfloat16", "Muon foreach", 1.0, True, set="gpt2-medium")]
+    muon += [row("Muon bfloat16", "torch.optim Muon", 2.0, set="gpt2-medium")]
+    bound = {"state_bytes": 0.0, "flops": 0}
+    wide = [row("Lion", "Lion triton", 1.0, True, limit=bound, reached=0.95, set="1e8")]
+    assert not names & set(by_goal(muon))
+    assert by_goal(muon, cuda=True)[names.pop()].figure == 0.5
+    (found,) = [v for v in verdicts(wide, cuda=True) if v.larger]
+    assert found.met and found.figure == 0.95
+
+
+def test_the_table_of_goals_counts_what_was_met():
+    lines = [
+        Verdict("a", "gpt", "x", "y", 0.754, 0.75),
+        Verdict("b", "gpt", "x", "y", 0.756, 0.75),
+        Verdict("c", "gpt", "x", "none", None, 0.75),
+    ]
+    text = table(lines)
+    assert text.splitlines()[-1] == "1 met, 1 missed, 1 not measured"
+    assert "MISSED" in text.splitlines()[2]
+    assert lines[0].plain()["met"] is True
+
+
+def test_a_step_beyond_its_limit_is_told(capsys):
+    slow = Rates(((2**40, 1.0),), {"float32": 1e12})
+    clock = FalseClock(clean(1.0), clean(1.0))
+    family = Family("SGD", ours(SGD, only=("foreach",)))
+    found = run_family(family, TINY, Plan(rounds=1), slow, clock)
+    command._warn(found)
+    assert "measured too low" in capsys.readouterr().out
+
+
+def test_efficiency_tells_exact_polar_factors_from_other_steps():
+    from functools import partial
+
+    from anthology.optim import Muon, Signum
+
+    shapes = [(20, 10), (6, 6), (10, 20), (20, 10)]
+    exact = partial(Muon, method="svd", weight_decay=0.1)
+    assert efficiency(exact, shapes, "cpu") == pytest.approx(1.0, abs=1e-4)
+    rough = efficiency(Muon, shapes, "cpu")
+    assert 0.6 < rough < 0.99
+    assert efficiency(Signum, shapes, "cpu") < rough
+
+
+def test_the_latest_results_are_loaded_and_saved_ones_are_valid(tmp_path, monkeypatch):
+    from benchmarks import report
+
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m benchmarks"):
+        load()
+    for date in ("2026-01-02", "2025-12-31"):
+        text = json.dumps({"machine": date})
+        (tmp_path / f"cpu-2-threads-{date}.json").write_text(text)
+    assert load()["machine"] == "2026-01-02"
+
+
+def test_quiet_while_memory_is_watched(capfd):
+    allocated(lambda: torch.ones(3), "cpu")
+    out, err = capfd.readouterr()
+    assert not out and not err
