@@ -1,8 +1,9 @@
-"""Rules that work entry by entry, as one pass over the memory: a launch a tensor.
+"""Rules that work entry by entry, as one pass over the memory.
 
 The learning rate and what depends on the step count are read from the device, and so
 is the flag that says whether the gradient may be used: nothing waits for the host,
 nothing compiles anew when they change, and a launch can be captured in a CUDA graph.
+`anthology.kernels.many` does the same for many small tensors in one launch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from .launch import check_flat, require
 
-# What each rule does, with one or two averages m and v.
-RULES = {"sgd": 1, "signum": 1, "lion": 1, "adamw": 2, "rmsprop": 2, "rootfree": 2}
+# What each rule does, with none, one or two averages m and v.
+RULES = {"descent": 0, "sgd": 1, "signum": 1, "lion": 1}
+RULES |= {"adamw": 2, "rmsprop": 2, "rootfree": 2}
+BLOCK = 1024
 
 
 def step_eager(
@@ -28,18 +31,23 @@ def step_eager(
     decay: float = 0.0,
     terms: float = 1.0,
     nesterov: bool = False,
+    residual: Tensor | None = None,
 ) -> None:
     """One step of one tensor, the definition; arguments as for `step`.
 
     Parameters
     ----------
-    rule, p, g, averages, numbers, betas, eps, decay, terms, nesterov
+    rule, p, g, averages, numbers, betas, eps, decay, terms, nesterov, residual
         As for `step`.
     """
     lr, rate, weight = numbers.unbind()
-    w, g = p.to(averages[0].dtype), g.to(averages[0].dtype)
-    (beta1, beta2), m = betas, averages[0]
-    if rule == "sgd":
+    w, g = p.to(numbers.dtype), g.to(numbers.dtype)
+    if residual is not None:
+        w = w + residual
+    (beta1, beta2), m = betas, averages[0] if averages else g
+    if rule == "descent":
+        w = w - lr * (g + decay * w)
+    elif rule == "sgd":
         g = g + decay * w
         m.mul_(beta1).add_(g)
         w = w - lr * (g + beta1 * m if nesterov else m)
@@ -59,6 +67,8 @@ def step_eager(
             below = v.sqrt() / weight if rule == "adamw" else v / weight
             w = w * (1 - lr * decay) - rate * m / (below + eps)
     p.copy_(w)
+    if residual is not None:
+        residual.copy_(torch.where(p.isfinite(), w - p, 0.0))
 
 
 def step(
@@ -74,18 +84,21 @@ def step(
     decay: float = 0.0,
     terms: float = 1.0,
     nesterov: bool = False,
+    residual: Tensor | None = None,
+    seed: Tensor | None = None,
 ) -> None:
     """One step of one tensor in one pass; parameter and averages are written.
 
     Parameters
     ----------
     rule : str
-        One of `RULES`: ``"sgd"`` (heavy ball, coupled decay), ``"signum"``,
-        ``"lion"``, ``"adamw"``, ``"rmsprop"`` and ``"rootfree"`` (root-free, S in v).
+        One of `RULES`: ``"descent"`` and ``"sgd"`` (without and with heavy ball,
+        coupled decay), ``"signum"``, ``"lion"``, ``"adamw"``, ``"rmsprop"`` and
+        ``"rootfree"`` (root-free, S in v).
     p, g : Tensor
         Parameter and gradient: one shape, contiguous, float32, bfloat16 or float16.
     averages : list of Tensor
-        m, or m and v, in float32.
+        None, m, or m and v, in float32.
     numbers : Tensor
         Three float32 on the device: η; η/(1 − β₁ᵗ); and √(1 − β₂ᵗ) (AdamW) or
         1 − β₂ᵗ (root-free). The last two are η and 1 without bias correction.
@@ -97,6 +110,12 @@ def step(
         ε, κ and the number B of terms of the loss. Default 0, 0, 1.
     nesterov : bool
         Look ahead, for SGD and Signum. Default False.
+    residual : Tensor, optional
+        Like `p`, bfloat16: added to it before, and written with what rounding took
+        off. Default None.
+    seed : Tensor, optional
+        One int64 on the device. With it a bfloat16 `p` is rounded up or down at
+        random, on average to the result. Default None: to the nearest.
 
     Raises
     ------
@@ -116,34 +135,105 @@ def step(
     >>> w
     tensor([-0.5000,  0.5000])
     """
-    if rule not in RULES:
-        raise ValueError(f"Invalid rule: {rule!r}; it must be one of {list(RULES)}")
-    if len(averages) != RULES[rule]:
-        raise ValueError(f"{rule} keeps {RULES[rule]} averages, not {len(averages)}")
-    check_flat([p, g, *averages])
-    if any(x.dtype != torch.float32 for x in (*averages, numbers)):
-        raise ValueError("averages and numbers must be float32")
+    check_step(rule, p, g, averages, numbers, residual, seed)
     require(p)
     if not p.numel():
         return
     from .device.entrywise import entrywise
 
-    block = 1024
-    grid = (-(-p.numel() // block),)
-    beta1, beta2 = betas
-    constants = (beta1, 1 - beta1, beta2, 1 - beta2, (1 - beta2) * terms, eps, decay)
+    grid = (-(-p.numel() // BLOCK),)
+    rounding = rounding_of(residual, seed)
     with torch.no_grad():
         entrywise[grid](
             p,
             g,
-            averages[0],
-            averages[-1],
+            averages[0] if averages else p,
+            averages[-1] if averages else p,
+            p if residual is None else residual,
+            numbers if seed is None else seed,
             numbers,
             p if finite is None else finite.view(torch.uint8),
             p.numel(),
-            *constants,
+            *constants(betas, eps, decay, terms),
             rule,
             nesterov,
+            rounding,
             finite is not None,
-            block,
+            BLOCK,
         )
+
+
+def constants(
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 0.0,
+    decay: float = 0.0,
+    terms: float = 1.0,
+) -> tuple[float, ...]:
+    """What the kernels take for these settings, which are those of `step`.
+
+    Parameters
+    ----------
+    betas : tuple of float
+        β₁ and β₂. Default (0.9, 0.999).
+    eps, decay, terms : float
+        ε, κ and B. Default 0, 0, 1.
+
+    Returns
+    -------
+    tuple of float
+        β₁, 1 − β₁, β₂, 1 − β₂, (1 − β₂)B, ε, κ.
+    """
+    beta1, beta2 = betas
+    return (beta1, 1 - beta1, beta2, 1 - beta2, (1 - beta2) * terms, eps, decay)
+
+
+def rounding_of(residual: object | None, seed: object | None) -> str:
+    """How the kernels round, by what they are given.
+
+    Parameters
+    ----------
+    residual, seed : object or None
+        As for `step`.
+
+    Returns
+    -------
+    str
+        ``"nearest"``, ``"compensated"`` or ``"stochastic"``.
+    """
+    if residual is not None:
+        return "compensated"
+    return "nearest" if seed is None else "stochastic"
+
+
+def check_step(
+    rule: str,
+    p: Tensor,
+    g: Tensor,
+    averages: list[Tensor],
+    numbers: Tensor,
+    residual: Tensor | None,
+    seed: Tensor | None,
+) -> None:
+    """Refuse what `step` cannot take; arguments as there.
+
+    Parameters
+    ----------
+    rule, p, g, averages, numbers, residual, seed
+        As for `step`.
+
+    Raises
+    ------
+    ValueError
+        Saying what does not fit.
+    """
+    if rule not in RULES:
+        raise ValueError(f"Invalid rule: {rule!r}; it must be one of {list(RULES)}")
+    if len(averages) != RULES[rule]:
+        raise ValueError(f"{rule} keeps {RULES[rule]} averages, not {len(averages)}")
+    check_flat([p, g, *averages, *([] if residual is None else [residual])])
+    if any(x.dtype != torch.float32 for x in (*averages, numbers)):
+        raise ValueError("averages and numbers must be float32")
+    if residual is not None and seed is not None:
+        raise ValueError("a residual and a seed exclude each other; pass one of them")
+    if seed is not None and p.dtype != torch.bfloat16:
+        raise ValueError(f"a seed rounds to bfloat16, and the parameter is {p.dtype}")

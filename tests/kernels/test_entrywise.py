@@ -8,6 +8,7 @@ import torch
 from anthology.kernels.entrywise import RULES, step, step_eager
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("descent", {"decay": 0.1}),
     ("sgd", {"decay": 0.1}),
     ("sgd", {"nesterov": True}),
     ("signum", {"decay": 0.1}),
@@ -75,6 +76,71 @@ def test_as_close_to_float64_as_the_eager_twin(
         assert error <= max(2 * float((e.double() - x).abs().max()), rounding)
 
 
+@pytest.mark.parametrize("rule", ["descent", "adamw"])
+def test_what_was_rounded_off_is_kept(rule: str, device: str) -> None:
+    """Bfloat16 with a residual is within 2⁻¹⁶ of float32, alone 2⁻⁹, each step."""
+    kinds = torch.bfloat16, torch.float32
+    given = {"betas": (0.9, 0.999), "eps": 1e-8} if rule == "adamw" else {}
+    ends = {}
+    for take in (step, step_eager):
+        rest = torch.zeros(7, 5, dtype=torch.bfloat16, device=device)
+        settings = {**given, "residual": rest}
+        p, averages = walk(take, rule, settings, kinds, (7, 5), device, kinds[0])
+        assert p.dtype == torch.bfloat16
+        ends[take] = [p.float() + rest.float(), *averages]
+    exact = walk(step_eager, rule, given, (kinds[1],) * 2, (7, 5), device, kinds[0])
+    for ours, twin in zip(ends[step], ends[step_eager], strict=True):
+        torch.testing.assert_close(ours, twin, rtol=2.0**-14, atol=2.0**-16)
+    torch.testing.assert_close(ends[step][0], exact[0], rtol=2.0**-13, atol=2.0**-15)
+
+
+def test_what_is_not_finite_leaves_no_residual(device: str) -> None:
+    p, g = (torch.ones(3, dtype=torch.bfloat16, device=device) for _ in range(2))
+    g[1] = torch.inf
+    rest = torch.zeros_like(p)
+    one = torch.full((3,), 2.0**-10, device=device)
+    step("descent", p, g, [], one, residual=rest)
+    assert p.tolist() == [1.0, -torch.inf, 1.0]
+    assert rest.tolist() == [-(2.0**-10), 0.0, -(2.0**-10)]
+
+
+def test_random_rounding_is_right_on_average(device: str) -> None:
+    """To one of the two neighbours, a quarter of the way up one time in four."""
+    count = 40_000
+    p = torch.ones(count, dtype=torch.bfloat16, device=device)
+    g = torch.full_like(p, -(2.0**-9))  # a quarter of the distance to 1 + 2⁻⁷
+    numbers, seed = torch.ones(3, device=device), torch.tensor(5, device=device)
+    start = p.clone()
+    step("descent", p, g, [], numbers, seed=seed)
+    assert set(p.tolist()) == {1.0, 1 + 2.0**-7}
+    share = float((p > 1).float().mean())
+    assert abs(share - 0.25) < 5 * (0.25 * 0.75 / count) ** 0.5
+    # neighbours are not drawn together, nor blocks alike, nor seeds
+    ups = (p > 1).float()
+    for shift in (1, 2, 1024):
+        both = float((ups[shift:] * ups[:-shift]).mean())
+        assert abs(both - 0.0625) < 0.01
+    again, other = start.clone(), start.clone()
+    step("descent", again, g, [], numbers, seed=seed)
+    step("descent", other, g, [], numbers, seed=seed + 1)
+    assert torch.equal(again, p)
+    assert abs(float((ups * (other > 1)).mean()) - 0.0625) < 0.01
+
+
+def test_random_rounding_keeps_what_it_must(device: str) -> None:
+    kept = [0.0, 1.0, -1.5, 3e38, -3e38]
+    p = torch.tensor(kept, dtype=torch.bfloat16, device=device)
+    g = torch.zeros_like(p)
+    numbers, seed = torch.ones(3, device=device), torch.tensor(5, device=device)
+    before = p.clone()
+    step("descent", p, g, [], numbers, seed=seed)
+    assert torch.equal(p, before)
+    g[0], p[1] = torch.inf, torch.nan
+    step("descent", p, g, [], numbers, seed=seed)
+    assert bool(p[1].isnan()) and p[0] == -torch.inf
+    assert torch.equal(p[2:], before[2:])
+
+
 def some(device: str) -> tuple[Any, ...]:
     tensors = [torch.ones(5, device=device) for _ in range(3)]
     return tensors[0], tensors[1], [tensors[2]], torch.full((3,), 0.5, device=device)
@@ -117,6 +183,11 @@ def test_what_is_refused(device: str) -> None:
         step("lion", square, square[:, ::1].t(), [square], numbers)
     with pytest.raises(ValueError, match="float64; the kernels compute in float32"):
         step("lion", p.double(), g, averages, numbers)
+    seed, rest = torch.tensor(1, device=device), torch.zeros_like(p)
+    with pytest.raises(ValueError, match="exclude each other"):
+        step("lion", p, g, averages, numbers, seed=seed, residual=rest)
+    with pytest.raises(ValueError, match="a seed rounds to bfloat16"):
+        step("lion", p, g, averages, numbers, seed=seed)
     with pytest.raises(ValueError, match="must be float32"):
         step("lion", p, g, [averages[0].bfloat16()], numbers)
     assert p.tolist() == [1.0] * 5

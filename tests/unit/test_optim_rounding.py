@@ -160,3 +160,16 @@ def test_what_is_refused() -> None:
     group = {"params": [p], "rounding": "stochastic", "differentiable": True}
     with pytest.raises(ValueError, match="has no derivative"):
         SGD([group])
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "compensated"])
+@pytest.mark.parametrize("fused", [True, "compile"])
+def test_fused_goes_by_lists_instead(fused: Any, rounding: str) -> None:
+    """Other passes round to the nearest, by which such a step would be lost."""
+    p = torch.ones(3000, dtype=BF16).requires_grad_()
+    group = {"params": [p], "rounding": rounding}
+    optimizer = SGD([group], lr=2.0**-12, fused=fused)
+    p.grad = torch.ones_like(p)
+    for _ in range(32):
+        optimizer.step()
+    assert abs(float(p.detach().float().mean()) - (1 - 32 * 2.0**-12)) < 2e-3

@@ -54,7 +54,8 @@ class BaseOptimizer(_Resumed):
     A group with bfloat16 parameters may say how they are rounded after each step:
     ``{"params": ..., "rounding": "stochastic"}`` at random, unbiased, or
     ``"compensated"``, with what was rounded off kept in a second bfloat16; other
-    dtypes are not affected, and ``"nearest"`` is the default.
+    dtypes are not affected, and ``"nearest"`` is the default. Of the fused forms only
+    ``"triton"`` rounds in its pass; with the others such a group goes by foreach.
 
     Parameters
     ----------

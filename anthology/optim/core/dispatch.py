@@ -48,7 +48,7 @@ def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
         )
     if not way:
         return
-    if not rule.entrywise:
+    if not rule.entrywise and not getattr(rule, "has_passes", False):
         raise ValueError(
             f"{rule.__name__} does not work entry by entry, so it has no fused form; "
             "leave fused=None"
@@ -85,13 +85,13 @@ def way_of(optimizer: Any, batch: Batch) -> str:
     fused = batch.group.get("fused")
     if not fused or not all(map(_plain, batch.tensors)):
         return "foreach" if batch.foreach else "loop"
-    if rounding_of(batch.tensors[0], batch.group) != "nearest":
-        return "foreach"  # the passes round to the nearest
-    if fused is True and optimizer.has_torch_kernel:
-        return "torch"
     if fused == "triton":
         launching.require(batch.tensors[0])
         return "triton"
+    if rounding_of(batch.tensors[0], batch.group) != "nearest":
+        return "foreach"  # other passes round to the nearest
+    if fused is True and optimizer.has_torch_kernel:
+        return "torch"
     lacking = missing_compiler(batch.tensors[0].device)
     if lacking:
         raise RuntimeError(

@@ -6,6 +6,7 @@ the learning rate stay there, and each kernel reads what it needs of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,10 +15,18 @@ from torch import Tensor
 
 from anthology.kernels.entrywise import step
 from anthology.kernels.launch import missing
+from anthology.kernels.many import step_many
 
-from .batch import Batch, _device_flags
+from .batch import Batch
+from .rounding import RESIDUAL, rounding_of
+from .state import State
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
+# Tensors of fewer numbers go together in one launch.
+SMALL = 2**18
+# Numbers whose flags are found at once: gradients of that many stay in the cache of
+# the device (50 MB on an H100) until the pass that follows reads them again.
+NEAR = 2**22
 Group = Mapping[str, Any]
 Plan = tuple[str, list[str], dict[str, Any]]
 
@@ -37,6 +46,8 @@ def _signum(group: Group) -> Plan:
 
 
 def _sgd(group: Group) -> Plan:
+    if not group["momentum"]:
+        return "descent", [], {}
     return "sgd", *_signum(group)[1:]
 
 
@@ -76,11 +87,12 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
     tuple or None
         The rule, the names of its averages and the arguments of
         ``kernels.entrywise.step``; None where no kernel does that (amsgrad,
-        dampening, no momentum, maximize).
+        dampening, maximize, no momentum but for SGD).
     """
     name = type(optimizer).__name__
     unknown = group["maximize"] or group.get("amsgrad") or group.get("dampening")
-    if name not in PLANS or unknown or group.get("momentum", 1.0) == 0:
+    still = group.get("momentum", 1.0) == 0 and name != "SGD"
+    if name not in PLANS or unknown or still:
         return None
     rule, names, settings = PLANS[name](group)
     return rule, names, {**settings, "decay": group["weight_decay"]}
@@ -129,37 +141,97 @@ def run(optimizer: Any, batch: Batch) -> list[Tensor]:
     for p in batch.tensors:
         state = optimizer.state_of(p, group)
         whole = [p, p.grad, *(state[name] for name in plan[1])]
-        fits = p.dtype in KINDS and all(x.is_contiguous() for x in whole)
+        fits = p.dtype in KINDS and p.grad.dtype in KINDS  # type: ignore[union-attr]
+        fits = fits and all(x.is_contiguous() for x in whole)
         (fit if fits else left).append(p)
     if fit:
-        _launch(optimizer, fit, group, plan)
+        _launch(optimizer, sorted(fit, key=_sort), group, plan)
     return left
 
 
 def _launch(optimizer: Any, fit: list[Tensor], group: Group, plan: Plan) -> None:
-    rule, names, settings = plan
-    states = [optimizer.state[p] for p in fit]
-    grads: list[Tensor] = [p.grad for p in fit]  # type: ignore[misc]
+    rule = plan[0]
+    states: list[State] = [optimizer.state[p] for p in fit]
     like = torch.empty(0, dtype=torch.float32, device="meta")
     limit = optimizer.gradient_limit(like, group)
-    flags = _device_flags(grads, [limit] * len(grads))
     counters = [state["step"] for state in states]
     numbers = _numbers(torch.stack(counters), group, rule)
-    for p, g, state, flag, row in zip(
-        fit, grads, states, flags, numbers.unbind(), strict=True
-    ):
-        averages = [state[name] for name in names]
-        step(rule, p, g, averages, row, finite=flag, **settings)
-    taken = torch.stack(flags).to(counters[0].dtype)
+    how = rounding_of(fit[0], group)
+    seeds = None
+    if how == "stochastic":
+        many = (len(fit),)
+        seeds = torch.randint(2**62, many, dtype=torch.int64, device=fit[0].device)
+    flags = []
+    for part in _parts(fit):
+        found = _flags([p.grad for p in fit[part]], limit)  # type: ignore[misc]
+        some = seeds if seeds is None else seeds[part]
+        _pass(fit[part], states[part], numbers[part], found, some, plan, how)
+        flags.append(found)
+    taken = torch.cat(flags).to(counters[0].dtype)
     torch._foreach_add_(counters, list(taken.unbind()))
     skipped = [state["skipped"] for state in states]
     torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
 
 
+def _sort(p: Tensor) -> tuple[bool, str]:
+    """What must be alike in a launch of many."""
+    return p.numel() < SMALL, str(p.grad.dtype)  # type: ignore[union-attr]
+
+
+def _parts(tensors: list[Tensor]) -> list[slice]:
+    """Neighbours of one sort, up to `NEAR` numbers."""
+    parts, start, size = [], 0, 0
+    for index, p in enumerate(tensors):
+        full = size and size + p.numel() > NEAR
+        if full or _sort(p) != _sort(tensors[start]):
+            parts.append(slice(start, index))
+            start, size = index, 0
+        size += p.numel()
+    return [*parts, slice(start, len(tensors))]
+
+
+def _flags(grads: list[Tensor], limit: float) -> Tensor:
+    """Whether each gradient is finite and within its limit, on the device."""
+    largest = torch.stack(torch._foreach_norm(grads, ord=math.inf))
+    return largest.float() <= limit
+
+
+def _pass(
+    params: list[Tensor],
+    states: list[State],
+    numbers: Tensor,
+    flags: Tensor,
+    seeds: Tensor | None,
+    plan: Plan,
+    how: str,
+) -> None:
+    rule, names, settings = plan
+    grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
+    averages = [[state[name] for name in names] for state in states]
+    rests = None
+    if how == "compensated":
+        pairs = zip(params, states, strict=True)
+        rests = [s.setdefault(RESIDUAL, torch.zeros_like(p)) for p, s in pairs]
+    if len(params) > 1 and params[0].numel() < SMALL:
+        extra: dict[str, Any] = {"finite": flags, "residuals": rests, "seeds": seeds}
+        step_many(rule, params, grads, averages, numbers, **extra, **settings)
+        return
+    for i, (p, g, own) in enumerate(zip(params, grads, averages, strict=True)):
+        rest = rests if rests is None else rests[i]
+        seed = seeds if seeds is None else seeds[i]
+        extra = {"finite": flags[i], "residual": rest, "seed": seed}
+        step(rule, p, g, own, numbers[i], **extra, **settings)
+
+
 def _numbers(steps: Tensor, group: Group, rule: str) -> Tensor:
     """A row for each tensor: η, and with bias correction what divides m and v."""
     t = steps.double() + 1
-    lr = torch.as_tensor(group["lr"], dtype=t.dtype, device=t.device).expand_as(t)
+    lr = group["lr"]  # a number becomes a constant of a kernel, not a copy
+    lr = (
+        lr.to(t.dtype).expand_as(t)
+        if isinstance(lr, Tensor)
+        else torch.full_like(t, lr)
+    )
     if rule != "adamw" and not group.get("bias_correction"):
         return torch.stack([lr, lr, torch.ones_like(t)], 1).float()
     beta1, beta2 = group["betas"]

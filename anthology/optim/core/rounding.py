@@ -4,6 +4,8 @@ Rules compute in float32. A bfloat16 has eight significant bits, so a step below
 of a weight is rounded away, every time. Rounding up or down at random, in proportion
 to the distances, keeps such steps on average. Or what was rounded off is kept in a
 second bfloat16, and added again before the next step: 16 bits, for 2 bytes a number.
+The Triton kernels round in the same pass; compiled ones and those of PyTorch round to
+the nearest only, so a group that asks for more is stepped by list operations instead.
 
 Source: Gupta et al. 2015 (arXiv 1502.02551), section 3 (stochastic rounding); Kahan
 1965 and Zamirai et al. 2020 (arXiv 2010.06192), Algorithm 1 (compensation).

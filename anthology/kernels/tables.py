@@ -1,0 +1,133 @@
+"""Addresses of many tensors on the device, so that one launch serves them all.
+
+A table is made once for each list of addresses and kept while it is used: parameters
+and state stay where they are, and gradients come back to few places. Making one does
+not wait for the device, but it copies from the host, which a CUDA graph would do
+again at every replay; while a graph is captured only tables that are there are used.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KEPT = 32  # lists of addresses; the tables of each are some kilobytes
+Rows = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Addresses and lengths, and for each program its row and its place.
+
+    Attributes
+    ----------
+    rows : Tensor
+        (tensors, k) int64: addresses, the index in the list, and the length.
+    owners : Tensor
+        (programs, 2) int64: number of the row, and of the block in that tensor.
+    aligned : bool
+        Whether every address and length is a multiple of 16, so that 16 bytes may
+        be moved at once everywhere.
+    """
+
+    rows: Tensor
+    owners: Tensor
+    aligned: bool
+
+
+_tables: OrderedDict[Hashable, list[Table]] = OrderedDict()
+_captured: list[list[Table]] = []  # graphs read these for as long as they live
+
+
+def known(key: Hashable, device: torch.device) -> list[Table] | None:
+    """The tables of a list of addresses, if they are there.
+
+    Parameters
+    ----------
+    key : hashable
+        The addresses, and whatever else must be the same.
+    device : torch.device
+        Where the tensors are.
+
+    Returns
+    -------
+    list of Table or None
+        As `made` returned them.
+    """
+    found = _tables.get(key)
+    if found is not None:
+        _tables.move_to_end(key)
+        if is_capturing(device):
+            _captured.append(found)
+    return found
+
+
+def made(
+    key: Hashable, rows: Iterable[tuple[int, ...]], block: int, device: torch.device
+) -> list[Table]:
+    """New tables, of what is aligned and of what is not; not to be called in a graph.
+
+    Parameters
+    ----------
+    key : hashable
+        As for `known`.
+    rows : iterable of tuple of int
+        For each tensor its addresses, its index in the list and its length; a tensor
+        without numbers is left out.
+    block : int
+        Numbers a program works on.
+    device : torch.device
+        Where the tensors are.
+
+    Returns
+    -------
+    list of Table
+        Up to two.
+    """
+    parts: dict[bool, list[tuple[int, ...]]] = {}
+    for row in rows:
+        if row[-1]:
+            aligned = all(x % 16 == 0 for x in (*row[:-2], row[-1]))
+            parts.setdefault(aligned, []).append(row)
+    tables = [_table(part, block, device, aligned) for aligned, part in parts.items()]
+    _tables[key] = tables
+    if len(_tables) > KEPT:
+        _tables.popitem(last=False)
+    return tables
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the tensors are.
+
+    Returns
+    -------
+    bool
+        False on other devices.
+    """
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _table(
+    rows: list[tuple[int, ...]], block: int, device: torch.device, aligned: bool
+) -> Table:
+    owners = [
+        (number, place)
+        for number, row in enumerate(rows)
+        for place in range(-(-row[-1] // block))
+    ]
+    both = torch.tensor([x for row in (*rows, *owners) for x in row])
+    if device.type == "cuda":  # from memory that the device reads by itself
+        both = both.pin_memory().to(device, non_blocking=True)
+    cut = len(rows) * len(rows[0])
+    return Table(
+        both[:cut].view(len(rows), -1), both[cut:].view(len(owners), 2), aligned
+    )
