@@ -132,7 +132,8 @@ class Passes:
         step, betas = state["step"], self.group.get("betas", ())
         kind, lr = state_dtype(dtype).to_real(), self.group["lr"]
         if not reads_flags_for_free(step.device):
-            rate = torch.as_tensor(lr, dtype=torch.float64, device=step.device)
+            like = step.double()  # a number is filled in there, for a copy would wait
+            rate = lr.to(like) if isinstance(lr, Tensor) else like.new_full((), lr)
             values = [rate]
             for beta in betas:
                 weight = 1 - torch.pow(beta, step.double() + 1)
