@@ -1,6 +1,6 @@
 """The Triton kernels against what the device can do, on CUDA.
 
-    python -m benchmarks.kernels
+    python -m benchmarks.kernels [--parts elementwise,products,batched,step]
 
 Every kernel and its peer take turns, round after round, timed by events on the
 device; medians. Element-wise passes are compared with the bandwidth of a copy,
@@ -23,14 +23,14 @@ from anthology.kernels import prodigy
 from anthology.kernels.entrywise import RULES, step
 from anthology.kernels.symmetric import gram, quadratic
 from anthology.linalg.polar import polar
-from anthology.optim import Muon
+from anthology.optim import AdamW, Muon
 
 from .clock import Stopwatch
 from .sets import SETS, fill
 
 # Bytes that must move for each float32 parameter: gradient and parameter in, averages
 # in and out, parameter out. Prodigy's two passes read and write 36 and 16.
-BYTES = {1: 20, 2: 28}
+BYTES = {0: 12, 1: 20, 2: 28}
 PRODIGY_BYTES = 52
 
 
@@ -97,9 +97,10 @@ def elementwise(device: str, numbers: int, rounds: int) -> list[Goal]:
         q.grad = g
         runs["torch AdamW"] = torch.optim.AdamW([q], fused=True).step
         runs["torch SGD"] = torch.optim.SGD([q], momentum=0.9, fused=True).step
+        runs["torch descent"] = torch.optim.SGD([q], fused=True).step
     times = alternate(runs, device, rounds)
     bandwidth = 8 * numbers / times["copy"]
-    peers = {"adamw": "torch AdamW", "sgd": "torch SGD"}
+    peers = {"adamw": "torch AdamW", "sgd": "torch SGD", "descent": "torch descent"}
     found = []
     for name in [*RULES, "prodigy"]:
         size = BYTES[RULES[name]] if name in RULES else PRODIGY_BYTES
@@ -107,7 +108,7 @@ def elementwise(device: str, numbers: int, rounds: int) -> list[Goal]:
         detail = f"of copy bandwidth, {1e3 * times[name]:.3f} ms"
         if peers.get(name) in times:
             ratio = times[name] / times[peers[name]]
-            detail += f"; {ratio:.2f} of {peers[name]} fused"
+            detail += f"; {ratio:.2f} of the time of {peers[name]} fused"
         found.append(Goal(f"{name}, {numbers:.0e} numbers", share, 0.9, True, detail))
     return found
 
@@ -153,41 +154,82 @@ def batched(device: str, count: int, side: int, rounds: int) -> list[Goal]:
 
 
 def whole_step(device: str, shapes: str, rounds: int) -> list[Goal]:
-    """A step of Muon over the matrices of a model, against PyTorch's."""
+    """A step of Muon over the matrices of a model, against PyTorch's.
+
+    Both multiply in bfloat16, as PyTorch's does, and take five steps.
+    """
     theirs = getattr(torch.optim, "Muon", None)
     if theirs is None:
         return []
     sizes = SETS[shapes].shapes(flat=True)
-    ours, peer = Muon(fill(sizes, device)), theirs(fill(sizes, device))
+    ours = Muon(fill(sizes, device), ns_dtype="bfloat16")
+    peer = theirs(fill(sizes, device))
     times = alternate({"ours": ours.step, "theirs": peer.step}, device, rounds)
     figure = times["ours"] / times["theirs"]
     detail = f"of torch.optim.Muon, {1e3 * times['ours']:.1f} ms"
     return [Goal(f"Muon, {shapes}", figure, 0.75, False, detail)]
 
 
-def main() -> None:
+def small_ones(device: str, count: int, side: int, rounds: int) -> list[Goal]:
+    """AdamW on many small matrices by the kernels, against PyTorch's fused step."""
+    sizes: list[tuple[int, ...]] = [(side, side)] * count
+    ours = AdamW(fill(sizes, device), fused="triton")
+    theirs = torch.optim.AdamW(fill(sizes, device), fused=True)
+    times = alternate({"ours": ours.step, "theirs": theirs.step}, device, rounds)
+    figure = times["ours"] / times["theirs"]
+    detail = f"of torch.optim.AdamW fused, {1e3 * times['ours']:.2f} ms"
+    return [Goal(f"AdamW, {count} matrices of {side}²", figure, 1.0, False, detail)]
+
+
+# Sizes on the device, and those of a rehearsal.
+PARTS: dict[str, Callable[[str, bool, int], list[Goal]]] = {
+    "elementwise": lambda device, quick, rounds: elementwise(
+        device, 3000 if quick else 10**8, rounds
+    ),
+    "small": lambda device, quick, rounds: small_ones(
+        device, 3 if quick else 500, 8 if quick else 64, rounds
+    ),
+    "products": lambda device, quick, rounds: products(
+        device, [32] if quick else [1024, 2048, 4096, 8192], rounds
+    ),
+    "batched": lambda device, quick, rounds: batched(
+        device, 3 if quick else 100, 8 if quick else 512, rounds
+    ),
+    "step": lambda device, quick, rounds: whole_step(
+        device, "quick" if quick else "gpt2-medium", rounds
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Print every goal; say so where there is no CUDA device."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--numbers", type=int, default=10**8)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.add_argument("--parts", default=",".join(PARTS), help="names, by commas")
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="tiny sizes by Triton's interpreter on the CPU; figures mean nothing",
+    )
+    given = parser.parse_args(arguments)
+    chosen = given.parts.split(",")
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {list(PARTS)}")
+    if not given.rehearse and not torch.cuda.is_available():
         raise SystemExit(
             "benchmarks.kernels measures kernels on a CUDA device, and PyTorch finds "
             "none here; `pytest tests/kernels` checks what they compute on any machine"
         )
-    rates = device_rates("cuda")
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    print(f"{rates.bandwidth(1e12) / 1e12:.2f} TB/s, ", end="")
-    print(f"{rates.rate('bfloat16') / 1e12:.0f} TFLOP/s in bfloat16")
-    parts: list[Callable[[], list[Goal]]] = [
-        lambda: elementwise("cuda", arguments.numbers, arguments.rounds),
-        lambda: products("cuda", [1024, 2048, 4096, 8192], arguments.rounds),
-        lambda: batched("cuda", 100, 512, arguments.rounds),
-        lambda: whole_step("cuda", "gpt2-medium", arguments.rounds),
-    ]
-    for part in parts:
-        for goal in part():
+    device = "cpu" if given.rehearse else "cuda"
+    if given.rehearse:
+        print(f"rehearsal on the CPU, torch {torch.__version__}")
+    else:
+        rates = device_rates(device)
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+        print(f"{rates.bandwidth(1e12) / 1e12:.2f} TB/s, ", end="")
+        print(f"{rates.rate('bfloat16') / 1e12:.0f} TFLOP/s in bfloat16")
+    for name in chosen:
+        for goal in PARTS[name](device, given.rehearse, given.rounds):
             print(goal, flush=True)
 
 

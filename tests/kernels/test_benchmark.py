@@ -7,18 +7,19 @@ from benchmarks import kernels
 from benchmarks.kernels import Goal
 
 
-def test_every_part_runs(device: str) -> None:
-    goals = kernels.elementwise(device, 3000, rounds=1)
-    goals += kernels.products(device, [32], rounds=1)
-    goals += kernels.batched(device, 3, 8, rounds=1)
-    goals += kernels.whole_step(device, "quick", rounds=1)
-    assert [goal.name.split(",")[0] for goal in goals[:7]] == [
-        *kernels.RULES,
-        "prodigy",
-    ]
-    assert all(goal.figure > 0 for goal in goals)
-    if hasattr(torch.optim, "Muon"):
-        assert len(goals) == 7 + 4 + 1 + 1
+def test_every_part_runs(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kernels.main(["--rehearse", "--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert all(line.split()[0] in ("reached", "MISSED") for line in lines)
+    names = [line.split()[1].rstrip(",") for line in lines]
+    assert names[:8] == [*kernels.RULES, "prodigy"]
+    muon = ["Muon"] * hasattr(torch.optim, "Muon")
+    assert names[8:] == ["AdamW", *["gram", "quadratic"] * 2, "3", *muon]
+
+
+def test_a_part_that_is_not_there() -> None:
+    with pytest.raises(SystemExit):
+        kernels.main(["--rehearse", "--parts", "elementwise,none"])
 
 
 def test_what_counts_as_reached() -> None:
@@ -30,6 +31,5 @@ def test_what_counts_as_reached() -> None:
 
 def test_without_cuda_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("sys.argv", ["kernels"])
     with pytest.raises(SystemExit, match="on a CUDA device, and PyTorch finds none"):
-        kernels.main()
+        kernels.main([])
