@@ -93,11 +93,12 @@ def pytest_count(layer: str, *arguments: str) -> Count:
 
 
 def style() -> Count:
-    folders = ("_ext", "anthology", "benchmarks", "experiments", "tests", "tools")
+    checked = ("_ext", "anthology", "benchmarks", "examples", "experiments")
     return (
         command_count("ruff", "check", ".")
-        + command_count("ruff", "format", "--check", *folders)
+        + command_count("ruff", "format", "--check", *checked, "tests", "tools")
         + command_count("mypy")
+        + command_count("mypy", "examples")
     )
 
 
