@@ -1,11 +1,13 @@
 """The polar factor by way of the small Gram matrix, in single precision at least."""
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from anthology.linalg.coefficients import Coefficients
+from anthology.linalg.products import commuting, gram, quadratic
 from anthology.linalg.roots import robust_eigh
 
 AT_ONCE = 4
@@ -37,22 +39,62 @@ def gram_iteration(x: Tensor, polynomials: tuple[Coefficients, ...]) -> Tensor:
     """
     groups = -(-len(polynomials) // AT_ONCE)
     ends = [len(polynomials) * k // groups for k in range(groups + 1)]
+    y = x.flatten(0, -3) if x.ndim > 2 else x[None]
     for start, end in pairwise(ends):
-        x = _gathered(x @ x.mH, polynomials[start:end]) @ x
-    return x
+        y = torch.bmm(gathered(gram(y), polynomials[start:end]), y)
+    return y.reshape(x.shape)
 
 
-def _gathered(y: Tensor, polynomials: tuple[Coefficients, ...]) -> Tensor:
-    """The matrix by which the polynomials multiply X, from Y = XXᵀ."""
-    eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
-    gathered = eye
+def gathers(x: Tensor, polynomials: tuple[Coefficients, ...]) -> bool:
+    """Whether the Gram form gives the polynomials themselves, for less.
+
+    With k polynomials it takes 4m²n + (8k − 6)m³ operations, where the plain
+    iteration takes k(4m²n + 2m³). Rounding of the Gram matrix is enlarged by the
+    square of the slope at zero, by 2·10⁵ for the five of "muon": in single precision
+    this moves singular values by less than 1e-3. Half precision does not survive it.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (..., m, n) with m ≤ n.
+    polynomials : tuple of (a, b, c)
+        To be applied.
+
+    Returns
+    -------
+    bool
+        True for n ≥ 1.5 m ≥ 96, in real single precision, if the slope allows it.
+    """
+    m, n = x.shape[-2:]
+    slope = math.prod([p[0] for p in polynomials])
+    wide = m >= 64 and 2 * n >= 3 * m and len(polynomials) > 1
+    return wide and x.dtype == torch.float32 and slope <= 500
+
+
+def gathered(y: Tensor, polynomials: tuple[Coefficients, ...]) -> Tensor:
+    """The matrix by which the polynomials multiply X, from Y = XXᵀ.
+
+    Parameters
+    ----------
+    y : Tensor
+        Shape (batch, m, m).
+    polynomials : tuple of (a, b, c)
+        p(σ) = aσ + bσ³ + cσ⁵.
+
+    Returns
+    -------
+    Tensor
+        Shape of `y`.
+    """
+    found = None
     for k, (a, b, c) in enumerate(polynomials):
-        h = a * eye + b * y if c == 0 else a * eye + b * y + c * (y @ y)
-        gathered = gathered @ h if k else h
+        h = quadratic(y, b, c)
+        h.diagonal(dim1=-2, dim2=-1).add_(a)
+        found = h if found is None else commuting(found, h)
         if k < len(polynomials) - 1:
-            y = h @ y @ h
-            y = (y + y.mH) / 2
-    return gathered
+            y = commuting(commuting(y, h), h)
+    assert found is not None
+    return found
 
 
 def eigh_polar(x: Tensor) -> Tensor:

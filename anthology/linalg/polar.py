@@ -10,8 +10,16 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.coefficients import Coefficients, coefficients
-from anthology.linalg.gram import eigh_polar, gram_iteration
-from anthology.linalg.safe import guarded, peak, poison, require_numeric, working_dtype
+from anthology.linalg.gram import eigh_polar, gathered, gathers, gram_iteration
+from anthology.linalg.products import gram, quadratic
+from anthology.linalg.safe import (
+    guarded,
+    peak,
+    poison,
+    require_numeric,
+    unit,
+    working_dtype,
+)
 
 GRAM_STEPS = 7
 """Default steps of the method "gram"."""
@@ -54,16 +62,9 @@ def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u, torch.where(s > noise, s, torch.zeros_like(s)), vh
 
 
-def _unit(x: Tensor) -> Tensor:
-    """x/‖x‖_F, whatever the scale; zero stays zero."""
-    x = x / peak(x, (-2, -1))
-    size = torch.linalg.matrix_norm(x, keepdim=True)
-    return x / torch.where(size > 0, size, torch.ones_like(size))
-
-
 def _exact(x: Tensor) -> Tensor:
     if 1 in x.shape[-2:]:
-        return _unit(x)
+        return unit(x)
     u, s, vh = reduced_svd(x)
     return (u * (s > 0).to(u.dtype)[..., None, :]) @ vh
 
@@ -90,20 +91,37 @@ def newton_schulz(
     -------
     Tensor
         Shape and type of ``x``.
+
+    Notes
+    -----
+    In single precision, where n ≥ 1.5 m and few polynomials are asked for, they are
+    gathered in the Gram matrix, which is cheaper and differs by less than 1e-3; see
+    ``anthology.linalg.gram``.
     """
-    tall = x.shape[-2] > x.shape[-1]
-    y = x.mH if tall else x
-    y = _unit(y)
+    y = unit(x)
     y = y if dtype is None else y.to(dtype)
-    shape = y.shape
     y = y.flatten(0, -3) if y.ndim > 2 else y[None]
-    for a, b, c in polynomials:
-        gram = y @ y.mH
-        # sums formed within the products: two passes over the memory less
-        mix = b * gram if c == 0 else torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        y = torch.baddbmm(y, mix, y, beta=a)
-    y = y.reshape(shape)
-    return (y.mH if tall else y).to(x.dtype)
+    tall = y.shape[-2] > y.shape[-1]
+    if gathers(y.mT if tall else y, polynomials):
+        h = gathered(gram(y.mT if tall else y), polynomials)
+        y = torch.bmm(y, h) if tall else torch.bmm(h, y)
+    else:
+        for p in polynomials:
+            y = _applied(p, y, tall)
+    return y.reshape(x.shape).to(x.dtype)
+
+
+def _applied(p: Coefficients, y: Tensor, tall: bool) -> Tensor:
+    """One polynomial; the matrix it multiplies by stands on the smaller side."""
+    a, b, c = p
+    mix = quadratic(gram(y.mH if tall else y), b, c)
+    if y.dtype.itemsize < 4:
+        # a on the diagonal of the mix would lose the digits of the mix
+        if tall:
+            return torch.baddbmm(y, y, mix, beta=a)
+        return torch.baddbmm(y, mix, y, beta=a)
+    mix.diagonal(dim1=-2, dim2=-1).add_(a)
+    return torch.bmm(y, mix) if tall else torch.bmm(mix, y)
 
 
 def check_method(method: str, steps: int | None) -> None:
@@ -118,14 +136,19 @@ def check_method(method: str, steps: int | None) -> None:
         )
 
 
-def raw_polar(x: Tensor, method: str = "svd", steps: int | None = None) -> Tensor:
-    """``polar`` in working precision, without checks."""
+def raw_polar(
+    x: Tensor,
+    method: str = "svd",
+    steps: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``polar`` of a finite, non-empty matrix in working precision, without checks."""
     if method == "svd":
         return _exact(x)
     if method not in ("eigh", "gram"):
-        return newton_schulz(x, coefficients(method, steps))
+        return newton_schulz(x, coefficients(method, steps), dtype)
     tall = x.shape[-2] > x.shape[-1]
-    y = _tame(_unit(x.mH if tall else x))
+    y = _tame(unit(x.mH if tall else x))
     if method == "eigh":
         y = eigh_polar(y)
     else:
@@ -188,12 +211,7 @@ def polar(
         raise ValueError(f"polar needs a matrix, got shape {tuple(G.shape)}")
     check_method(method, steps)
     _check_dtype(G, method, dtype)
-    if method in ("svd", "gram", "eigh"):
-        return guarded(G, 2, lambda x: raw_polar(x, method, steps), per_point=False)
-    polynomials = coefficients(method, steps)
-    return guarded(
-        G, 2, lambda x: newton_schulz(x, polynomials, dtype), per_point=False
-    )
+    return guarded(G, 2, lambda x: raw_polar(x, method, steps, dtype), per_point=False)
 
 
 def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:

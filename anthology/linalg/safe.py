@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Axes = int | tuple[int, ...]
 
@@ -39,6 +40,20 @@ def require_numeric(x: object, who: str) -> None:
         )
 
 
+def untraced(x: Tensor) -> bool:
+    """Whether nothing records or transforms what is computed from ``x``.
+
+    Only then may buffers be written, kernels launched, and numbers of a CPU read.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and forward_ad._current_level < 0
+    )
+
+
 def peak(x: Tensor, dim: Axes) -> Tensor:
     """Largest modulus along ``dim`` (kept as size-1 axes), 1 where that is zero.
 
@@ -47,6 +62,31 @@ def peak(x: Tensor, dim: Axes) -> Tensor:
     """
     top = x.detach().abs().amax(dim, keepdim=True)
     return torch.where(top > 0, top, torch.ones_like(top))
+
+
+def unit(x: Tensor) -> Tensor:
+    """x/‖x‖_F, whatever the scale; zero stays zero."""
+    if x.dtype == torch.float32 and x.is_cuda:
+        return unit_by_double(x)
+    if x.dtype == torch.float32 and x.is_cpu and untraced(x):
+        # A norm within these bounds is right: one pass tells, and reading it is free.
+        x = x if x.is_contiguous() or x.mT.is_contiguous() else x.clone()
+        size = torch.linalg.vector_norm(x, 2, (-2, -1), keepdim=True)
+        if bool(((size > 1e-15) & (size < torch.inf)).all()):
+            out: Tensor = x / size
+            return out
+    top = peak(x, (-2, -1))
+    x = x / (top / (2 * torch.frexp(top).mantissa))  # a power of two rounds nothing
+    size = torch.linalg.matrix_norm(x, keepdim=True)
+    out = x / torch.where(size > 0, size, torch.ones_like(size))
+    return out
+
+
+def unit_by_double(x: Tensor) -> Tensor:
+    """The same for single precision in two passes; double holds all of its squares."""
+    size = torch.linalg.vector_norm(x, 2, (-2, -1), keepdim=True, dtype=torch.float64)
+    share = torch.where(size > 0, size, torch.ones_like(size)).reciprocal()
+    return x * share.clamp(max=torch.finfo(x.dtype).max).to(x.dtype)
 
 
 def poison(x: Tensor, ndim: int) -> Tensor:

@@ -17,11 +17,13 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, number, one_of
 from .core.state import State
-from .parts.averages import descend
 from .parts.matrices import KERNELS, SCALES, must_view
-from .parts.orthogonal import PRODUCTS, dtype_name, factor, orthogonal
+from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factor, orthogonal
 from .parts.points import spec
 from .parts.routing import ADAMW, MUON, adopt, in_words, split_by_rule
+
+# Numbers whose matrices become batches; while one is computed it takes four times that.
+TOGETHER = 2**20
 
 
 class Muon(BaseOptimizer):
@@ -219,6 +221,10 @@ class Muon(BaseOptimizer):
         """Matrices are needed whole; AdamW works entry by entry."""
         return bool(group["rule"] == MUON)
 
+    def together(self, group: Mapping[str, Any]) -> int:
+        """Matrices of equal shape want to be one batch, as far as memory allows."""
+        return TOGETHER if group["rule"] == MUON else super().together(group)
+
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for ``momentum_buffer``, or AdamW's two averages."""
         if group["rule"] == ADAMW:
@@ -251,7 +257,7 @@ class Muon(BaseOptimizer):
             return
         lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
         m.lerp_(grad, 1 - beta)
-        (t,) = orthogonal([grad.lerp(m, beta) if group["nesterov"] else m], group)
+        t = orthogonal(grad.lerp(m, beta) if group["nesterov"] else m, group)
         param.mul_(1 - lr * group["weight_decay"])
         param.sub_(t * lr)
 
@@ -270,13 +276,12 @@ class Muon(BaseOptimizer):
         lr, beta = group["lr"], group["momentum"]
         m = [state["momentum_buffer"] for state in states]
         torch._foreach_lerp_(m, grads, 1 - beta)
-        ahead = group["nesterov"]
-        moves = orthogonal(
-            list(torch._foreach_lerp(grads, m, beta)) if ahead else m, group
-        )
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        descend(params, moves, lr)
+        if group["nesterov"]:
+            descend_along(params, grads, m, group)
+        else:
+            descend_along(params, m, None, group)
 
 
 @cache

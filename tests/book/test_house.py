@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = {
     "kernels.device": set(),
     "kernels": {"kernels.device"},
-    "linalg": set(),
+    "linalg": {"kernels"},
     "norms": {"linalg"},
     "optim.core": {"kernels"},
     "optim.parts": {"optim.core", "norms", "linalg"},

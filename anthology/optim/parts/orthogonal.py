@@ -8,43 +8,79 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.polar import polar
+from anthology.linalg.polar import raw_polar
 
-from .matrices import scale_factor, view_of
+from .averages import descend
+from .matrices import View, scale_factor, view_of
 
 PRODUCTS = ("float16", "bfloat16", "float32", "float64")
 
 
-def orthogonal(points: list[Tensor], group: Mapping[str, Any]) -> list[Tensor]:
-    """Polar factors times their factor; those of equal shape found as one batch.
+def orthogonal(point: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """The polar factor of one weight, times its factor.
 
     Parameters
     ----------
-    points : list of Tensor
-        Real; pairs along the last axis where the group says ``complex``.
+    point : Tensor
+        Real and finite; pairs along the last axis where the group says ``complex``.
     group : mapping
         Of Muon.
 
     Returns
     -------
-    list of Tensor
-        Shapes as given.
+    Tensor
+        Shape as given.
+    """
+    view, u = view_of(group), _numbers(point, group)
+    t = view.weight(_polar(view.matrices(u), group) * factor(u, group), u)
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
+def descend_along(
+    params: list[Tensor],
+    points: list[Tensor],
+    others: list[Tensor] | None,
+    group: Mapping[str, Any],
+) -> None:
+    """w ← w − ηs·polar(u) for a list; matrices of equal shape go as one batch.
+
+    Parameters
+    ----------
+    params : list of Tensor
+        Written in place.
+    points : list of Tensor
+        u, or G where `others` are given. Real and finite, shapes as `params`.
+    others : list of Tensor, optional
+        M, so that u = βM + (1−β)G.
+    group : mapping
+        Of Muon, with ``lr`` = η.
     """
     view = view_of(group)
-    if group["complex"]:
-        points = [torch.view_as_complex(u.contiguous()) for u in points]
     alike: dict[torch.Size, list[int]] = {}
     for index, u in enumerate(points):
         alike.setdefault(u.shape, []).append(index)
-    moves = list(points)
     for members in alike.values():
-        like = points[members[0]]
-        stack = torch.stack([view.matrices(points[i]) for i in members])
-        found = _polar(stack, group) * factor(like, group)
-        for i, t in zip(members, found.unbind(), strict=True):
-            t = view.weight(t, like)
-            moves[i] = torch.view_as_real(t) if t.is_complex() else t
-    return moves
+        stack = _stack([points[i] for i in members], view, group)
+        if others is not None:
+            ahead = _stack([others[i] for i in members], view, group)
+            stack = stack.lerp_(ahead, group["momentum"])
+        found = _polar(stack, group)
+        like = _numbers(points[members[0]], group)
+        moves = [view.weight(t, like) for t in found.unbind()]
+        if group["complex"]:
+            moves = [torch.view_as_real(t) for t in moves]
+        rate = group["lr"] * factor(like, group)
+        descend([params[i] for i in members], moves, rate)
+
+
+def _stack(points: list[Tensor], view: View, group: Mapping[str, Any]) -> Tensor:
+    """Their matrices as one tensor of its own memory."""
+    return torch.stack([view.matrices(_numbers(u, group)) for u in points])
+
+
+def _numbers(point: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """Pairs as complex numbers."""
+    return torch.view_as_complex(point.contiguous()) if group["complex"] else point
 
 
 def factor(p: Tensor, group: Mapping[str, Any]) -> float:
@@ -89,4 +125,4 @@ def _polar(x: Tensor, group: Mapping[str, Any]) -> Tensor:
     name = dtype_name(group["ns_dtype"])
     # no complex numbers of half precision can be multiplied
     dtype = None if name is None or x.is_complex() else getattr(torch, name)
-    return polar(x, group["method"], group["ns_steps"], dtype=dtype)
+    return raw_polar(x, group["method"], group["ns_steps"], dtype)

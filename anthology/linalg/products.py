@@ -1,0 +1,171 @@
+"""The products of the odd iterations, of which half need not be computed.
+
+XXᵀ, bA + cA² and the product of two polynomials of one symmetric matrix are
+symmetric. On CUDA one kernel computes the upper tiles; on a CPU four products of rows
+do, each as wide as what is left of the upper triangle, which is 5/8 of the
+multiplications; the rest is copied. Small matrices, complex and double ones on CUDA,
+and what is recorded or transformed go through plain products.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from anthology.kernels import symmetric as kernels
+from anthology.linalg.safe import untraced
+
+ROWS = 4
+"""How many products of rows a CPU needs for one of the symmetric ones."""
+
+# Sides from which that pays, found on a Zen 4 processor: for XXᵀ, and for the square
+# of a matrix. Half precision is twice as fast there, and cutting it costs as much.
+SIDES = {
+    torch.float64: (256, 384),
+    torch.float32: (256, 384),
+    torch.bfloat16: (384, 512),
+    torch.float16: (384, 512),
+}
+# On CUDA: what is in single precision keeps all of its digits in PyTorch's products.
+KERNELS = (torch.bfloat16, torch.float16)
+TILE = 128
+MULTIPROCESSORS = 132
+"""Of an H100: with fewer tiles than that it does not matter how many there are."""
+
+
+def gram(x: Tensor) -> Tensor:
+    """XXᴴ.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (batch, m, n), any strides.
+
+    Returns
+    -------
+    Tensor
+        Shape (batch, m, m).
+    """
+    if by_kernel(x):
+        return kernels.gram(x)
+    if by_rows(x):
+        return _rows(x, x.mT)
+    return torch.bmm(x, x.mH)  # the operator @ may copy what is transposed
+
+
+def quadratic(a: Tensor, b: float, c: float) -> Tensor:
+    """bA + cA².
+
+    Parameters
+    ----------
+    a : Tensor
+        Shape (batch, m, m), symmetric (Hermitian).
+    b, c : float
+        Coefficients.
+
+    Returns
+    -------
+    Tensor
+        Shape of `a`.
+    """
+    if c == 0:
+        return b * a
+    if by_kernel(a):
+        return kernels.quadratic(a, b, c)
+    if by_rows(a):
+        return _rows(a, a, b, c)
+    # sums formed within the product: two passes over the memory less
+    return torch.baddbmm(a, a, a, beta=b, alpha=c)
+
+
+def commuting(a: Tensor, b: Tensor) -> Tensor:
+    """AB of two polynomials of one symmetric matrix, which is symmetric itself.
+
+    Parameters
+    ----------
+    a, b : Tensor
+        Shape (batch, m, m).
+
+    Returns
+    -------
+    Tensor
+        Shape of `a`, exactly symmetric, so that rounding does not add up.
+    """
+    if by_rows(a) and untraced(b):
+        out = _rows(a, b)
+        for start, end in pairwise(_ends(a.shape[-2])):
+            block = out[:, start:end, start:end]
+            block.copy_((block + block.mT) / 2)
+        return out
+    product = torch.bmm(a, b)
+    return (product + product.mH) / 2
+
+
+def by_kernel(x: Tensor) -> bool:
+    """Whether the kernel of this package is faster than a product.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (batch, m, n).
+
+    Returns
+    -------
+    bool
+        True for half precision on CUDA where there are tiles enough, and Triton.
+    """
+    if not (x.is_cuda and x.dtype in KERNELS and x.shape[-2] >= 2 * TILE):
+        return False
+    rows = -(-x.shape[-2] // TILE)
+    enough = x.shape[0] * rows * (rows + 1) // 2 >= MULTIPROCESSORS
+    return enough and untraced(x) and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def by_rows(x: Tensor) -> bool:
+    """Whether a CPU is faster with products of rows.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (batch, m, n).
+
+    Returns
+    -------
+    bool
+        True for the larger real matrices, the smaller the longer they are.
+    """
+    m, n = x.shape[-2:]
+    long, square = SIDES.get(x.dtype, (m + 1, m + 1))
+    enough = x.is_cpu and m >= (square if n < 2 * m else long)
+    return enough and untraced(x)
+
+
+def _rows(left: Tensor, right: Tensor, b: float = 0.0, c: float = 1.0) -> Tensor:
+    """c·left·right + b·left, from the upper triangle of it."""
+    m = left.shape[-2]
+    ends = _ends(m)
+    out = left.new_empty(len(left), m, m)
+    for x, y, z in zip(left, right, out, strict=True):
+        for start, end in pairwise(ends):
+            rows, columns, target = x[start:end], y[:, start:], z[start:end, start:]
+            if b:
+                same = rows[:, start:]
+                torch.addmm(same, rows, columns, beta=b, alpha=c, out=target)
+            else:
+                torch.mm(rows, columns, out=target)
+            z[end:, start:end] = z[start:end, end:].mT
+    return out
+
+
+def _ends(m: int) -> list[int]:
+    """Where the rows of each product begin, and where the last ones end."""
+    return [m * k // ROWS for k in range(ROWS + 1)]
