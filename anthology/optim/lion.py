@@ -112,6 +112,10 @@ class Signum(BaseOptimizer):
         """Zeros for ``momentum_buffer`` where there is a momentum."""
         return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
 
+    def entries(self, group: Mapping[str, Any]) -> set[str]:
+        """The counter and the momentum where there is one."""
+        return {"step", "momentum_buffer"} if group["momentum"] else {"step"}
+
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; a momentum that was switched on later starts at zero."""
         state = super().state_of(p, group)

@@ -143,12 +143,15 @@ class SGD(BaseOptimizer):
             state["started"] = param.new_zeros(())
         return state
 
+    def entries(self, group: Mapping[str, Any]) -> set[str]:
+        """The counter and, with momentum and dampening, what these keep."""
+        kept = ("momentum_buffer", "started")[: 1 + bool(group["dampening"])]
+        return {"step", *kept} if group["momentum"] else {"step"}
+
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; what was switched on later starts as it would have."""
         state = super().state_of(p, group)
-        wanted = ["momentum_buffer"] if group["momentum"] else []
-        wanted += ["started"] if wanted and group["dampening"] else []
-        if any(name not in state for name in wanted):
+        if any(name not in state for name in self.entries(group)):
             running = "momentum_buffer" in state
             state.update({**fresh_state(p, group, self.new_state), **state})
             if running:
@@ -156,13 +159,7 @@ class SGD(BaseOptimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint, also one of ``torch.optim.SGD``.
-
-        Parameters
-        ----------
-        state_dict : dict
-            What `state_dict` returned, here or there.
-        """
+        """As in the base; a checkpoint of ``torch.optim.SGD`` will do, too."""
         state = {key: _completed(saved) for key, saved in state_dict["state"].items()}
         super().load_state_dict({**state_dict, "state": state})
 

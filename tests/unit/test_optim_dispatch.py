@@ -8,11 +8,11 @@ import torch
 
 from anthology.optim import (
     SGD,
+    SOAP,
     Adam,
     AdamW,
     Lion,
     Muon,
-    Prodigy,
     RootFreeAdamW,
     RootFreeRMSProp,
     Signum,
@@ -218,7 +218,7 @@ def test_what_cannot_be_combined(
         rule([torch.ones(3, requires_grad=True)], **flags)
 
 
-@pytest.mark.parametrize("rule", [Muon, Prodigy])
+@pytest.mark.parametrize("rule", [Muon, SOAP])
 def test_rules_that_couple_entries_refuse_to_be_fused(rule: Any) -> None:
     optimizer = rule([torch.ones(3, 3, requires_grad=True)])
     group = {"params": [torch.ones(2, 2, requires_grad=True)], "fused": True}

@@ -18,12 +18,11 @@ from torch import Tensor
 from . import dispatch
 from .batch import Batch
 from .card import Card
-from .gather import CPU_BATCH, gather
+from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather
 from .limits import FLAGS, at_least_zero
 from .resume import _Resumed
 from .rounding import check_rounding
-from .spread import is_sharded
-from .state import State, fresh_state
+from .state import State
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -154,9 +153,13 @@ class BaseOptimizer(_Resumed):
         Returns
         -------
         int
-            As many as stay in the cache between one pass and the next.
+            As many as stay in the cache between one pass and the next; all of them
+            where compiled code goes through each only once.
         """
-        return CPU_BATCH
+        fused = group.get("fused")
+        if not fused:
+            return CPU_BATCH
+        return FUSED_BATCH if fused is True and self.has_torch_kernel else DEVICE_BATCH
 
     def single(
         self,
@@ -202,25 +205,6 @@ class BaseOptimizer(_Resumed):
             self.single(*args, group)
 
     @property
-    def skipped(self) -> dict[str, int]:
-        """How often each tensor was skipped because its gradient was not finite.
-
-        Returns
-        -------
-        dict of str to int
-            Tensors skipped at least once, by name or, without names, as
-            ``"group.index"``. Reading it waits for the device.
-        """
-        counts = {}
-        for number, group in enumerate(self.param_groups):
-            names = group.get("param_names")
-            for index, p in enumerate(group["params"]):
-                count = int(self.state[p]["skipped"]) if self.state.get(p) else 0
-                if count:
-                    counts[names[index] if names else f"{number}.{index}"] = count
-        return counts
-
-    @property
     def warmup_steps(self) -> int:
         """How many gradients of a tensor are only watched before its first move.
 
@@ -230,18 +214,6 @@ class BaseOptimizer(_Resumed):
             0, but for methods that say otherwise.
         """
         return 0
-
-    def create_state(self) -> None:
-        """Make the state of every parameter now rather than at its first gradient.
-
-        For sharded training, where every process must hold the same entries.
-        """
-        if (shards := self.spread(self.param_groups)) is not None:
-            shards.create_state()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if not is_sharded(p):
-                    self.state_of(p, group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step.
@@ -277,26 +249,6 @@ class BaseOptimizer(_Resumed):
             Every tensor with a gradient, each in one batch, not yet opened.
         """
         dispatch.apply(self, batches)
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """The state of a parameter, made at the first call.
-
-        Parameters
-        ----------
-        p : Tensor
-            A parameter of this optimizer.
-        group : mapping
-            Its group.
-
-        Returns
-        -------
-        dict of str to Tensor
-            In at least float32, on the parameter's device; see `fresh_state`.
-        """
-        if not self.state[p]:
-            self.state[p].update(fresh_state(p, group, self.new_state))
-        found: State = self.state[p]
-        return found
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyper-parameters are checked before anything changes.

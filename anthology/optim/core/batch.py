@@ -17,23 +17,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .rounding import RESIDUAL, opened, rounding_of, written
-from .state import State, real, state_dtype
+from .state import State, StateKeeper, advance, real, state_dtype, states_of
 
-
-class StateKeeper(Protocol):
-    """What a batch asks of its optimizer."""
-
-    state: Any
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float: ...
+__all__ = ["Batch", "StateKeeper", "reads_flags_for_free"]
 
 
 class Batch:
@@ -84,6 +76,7 @@ class Batch:
         self._kept: list[State] = []
         self._how = "nearest"
         self._saved: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._copied = False
 
     @property
     def is_complex(self) -> bool:
@@ -100,7 +93,7 @@ class Batch:
         asked = self.group.get("fused") or self.group["foreach"]
         if asked is not None or self.group["differentiable"]:
             return bool(asked)
-        return all(type(p) in (Tensor, torch.nn.Parameter) for p in self.tensors)
+        return {type(p) for p in self.tensors} <= {Tensor, torch.nn.Parameter}
 
     def open(self, optimizer: StateKeeper) -> None:
         """Prepare what the rule sees and set aside what must not change.
@@ -114,10 +107,13 @@ class Batch:
             self.before()
         group, differentiable = self.group, self.group["differentiable"]
         wide = state_dtype(self.tensors[0].dtype)
-        gradients = [p.grad for p in self.tensors if p.grad is not None]
-        self.grads = [real(g if g.dtype == wide else g.to(wide)) for g in gradients]
-        self._kept = [optimizer.state_of(p, group) for p in self.tensors]
-        limits = [optimizer.gradient_limit(g, group) for g in self.grads]
+        self.grads = [p.grad for p in self.tensors if p.grad is not None]
+        if any(g.dtype != wide for g in self.grads):
+            self.grads = [g.to(wide) for g in self.grads]
+        if self.is_complex:
+            self.grads = [real(g) for g in self.grads]
+        self._kept = states_of(optimizer, self.tensors, group)
+        limits = _limits(optimizer, self.grads, group)
         if differentiable or reads_flags_for_free(self.tensors[0].device):
             agreed = self.agreed and torch.stack(self.agreed).tolist()
             self._take_out(agreed or _readable_flags(self.grads, limits))
@@ -133,11 +129,9 @@ class Batch:
         if self.is_complex:
             self.states = [{k: real(v) for k, v in s.items()} for s in self._kept]
         self._how = rounding_of(self.tensors[0], group) if self.tensors else "nearest"
-        pairs = zip(self.tensors, self._kept, strict=True)
-        same = [opened(p, state, wide, self._how) for p, state in pairs]
         if self._how == "compensated":  # the rule need not know
             self.states = [_without(s, RESIDUAL) for s in self._kept]
-        self.params = [real(p.clone() if differentiable else p) for p in same]
+        self.params = self._opened(wide)
         if self.finite is not None:
             self._set_aside(self.finite)
 
@@ -152,17 +146,28 @@ class Batch:
         for flag, new, old in self._saved:
             torch.where(flag, new, old, out=new)
         self._saved = []
-        for i, (p, new) in enumerate(zip(self.tensors, self.params, strict=True)):
-            if self._how != "nearest":
+        if self._how != "nearest":
+            for i, (p, new) in enumerate(zip(self.tensors, self.params, strict=True)):
                 fine = self.finite[i] if self.finite else None
                 written(p, new, self._kept[i], self._how, fine)
-            elif self.group["differentiable"] or new.dtype.itemsize > real_itemsize(p):
+        elif self._copied:
+            for p, new in zip(self.tensors, self.params, strict=True):
                 real(p).copy_(new)
         if self.group["differentiable"]:
             for p, state in zip(self.tensors, self._kept, strict=True):
                 optimizer.state[p].update(state)
         if self.after is not None:
             self.after()
+
+    def _opened(self, wide: torch.dtype) -> list[Tensor]:
+        """The parameters as the rule is to see them."""
+        tensors, differentiable = self.tensors, self.group["differentiable"]
+        self._copied = differentiable or any(p.dtype != wide for p in tensors)
+        if not self._copied and not self.is_complex:
+            return list(tensors)
+        pairs = zip(tensors, self._kept, strict=True)
+        same = [opened(p, state, wide, self._how) for p, state in pairs]
+        return [real(p.clone() if differentiable else p) for p in same]
 
     def _take_out(self, keep: list[bool]) -> None:
         if all(keep):
@@ -184,7 +189,10 @@ class Batch:
             skipped = [state["skipped"] for state in self._kept]
             torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
             return
-        torch._foreach_add_(counters, 1.0)
+        if counters[0].is_cpu and not self.group["differentiable"]:
+            advance(counters)
+        else:
+            torch._foreach_add_(counters, 1.0)
         if not self.group["capturable"]:
             self.steps = torch.stack(counters).tolist()
 
@@ -194,11 +202,6 @@ class Batch:
         for flag, p, state in zip(flags, self.params, self.states, strict=True):
             kept = [v for k, v in state.items() if k not in ("step", "skipped")]
             self._saved += [(flag, x, x.clone()) for x in (p, *kept)]
-
-
-def real_itemsize(x: Tensor) -> int:
-    """Bytes of one real number of a tensor."""
-    return x.dtype.itemsize // (2 if x.is_complex() else 1)
 
 
 def _without(state: State, name: str) -> State:
@@ -214,18 +217,39 @@ def reads_flags_for_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def _limits(
+    optimizer: StateKeeper, grads: list[Tensor], group: Mapping[str, Any]
+) -> list[float]:
+    """How large each gradient may be; asked once for all of one shape."""
+    shapes = [g.shape for g in grads]
+    known = {
+        shape: optimizer.gradient_limit(g, group)
+        for shape, g in dict(zip(shapes, grads, strict=True)).items()
+    }
+    return [known[shape] for shape in shapes]
+
+
+# Gradients of fewer numbers are looked at together.
+SMALL = 2**14
+
+
+@torch.no_grad()
 def _readable_flags(grads: list[Tensor], limits: list[float]) -> list[bool]:
     """Whether each gradient is finite and within its limit.
 
-    The Euclidean norm bounds the largest entry and is ten times cheaper on a CPU;
-    the entries themselves are looked at only where that bound does not settle it.
+    Small ones of one shape are stacked, and looked at one by one only where the stack
+    has an entry too large.
     """
-    grads = [g.detach() for g in grads]
-    norms = torch.stack(torch._foreach_norm(grads)).tolist()
-    return [
-        norm <= limit or bool(g.abs().max() <= limit)
-        for norm, limit, g in zip(norms, limits, grads, strict=True)
-    ]
+    some = len(grads) > 2 and grads[0].numel() < SMALL
+    stacks = some and len({g.shape for g in grads}) == 1
+    if stacks and _within(torch.stack(grads), min(limits)):
+        return [True] * len(grads)
+    return [_within(g, limit) for g, limit in zip(grads, limits, strict=True)]
+
+
+def _within(x: Tensor, limit: float) -> bool:
+    low, high = torch.aminmax(x)  # NaN if one entry is
+    return -limit <= float(low) and float(high) <= limit
 
 
 def _device_flags(grads: list[Tensor], limits: list[float]) -> list[Tensor]:

@@ -1,28 +1,25 @@
 """One pass over the memory by `torch.compile`, for rules that work entry by entry.
 
 What is compiled, once for each choice of hyper-parameters, stands in `compiling`.
-Here it meets the tensors of an optimizer: large ones one by one, small ones of equal
-shapes end to end.
+Here it meets the tensors of an optimizer: on a CPU all in one call, elsewhere one by
+one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .batch import reads_flags_for_free
-from .compiling import EXAMPLE, Kernel, compile_flat, flat_step
-from .state import State, real, state_dtype
+from .batch import Batch, reads_flags_for_free
+from .compiling import EXAMPLE, Kernel, compile_flat, flat_step, plain_step
+from .lists import Lists, compile_lists
+from .state import State, advance, real, state_dtype, states_of
 
-# Tensors below this go through the pass laid end to end where flags can be read.
-SMALL = 2**14
-# Numbers of one tensor in such a pass; with its state they should stay in the cache.
-PACK = 2**16
-_kernels: dict[Any, Kernel] = {}
+_kernels: dict[Any, Kernel | Lists | None] = {}
 
 
 def compiled_kernels() -> int:
@@ -34,11 +31,33 @@ def compiled_kernels() -> int:
         It grows with a new choice of hyper-parameters or dtype, and not with new
         learning rates, step counts or shapes.
     """
-    return len(_kernels)
+    return sum(kernel is not None for kernel in _kernels.values())
+
+
+def run(optimizer: Any, batch: Batch) -> list[Tensor]:
+    """One step of the tensors of a batch that compiled passes can take.
+
+    Parameters
+    ----------
+    optimizer : BaseOptimizer
+        One whose rule works entry by entry.
+    batch : Batch
+        Not opened; not changed.
+
+    Returns
+    -------
+    list of Tensor
+        Those that do not lie flat in the memory, or are a single number: still to be
+        done.
+    """
+    passes = Passes(optimizer, batch.group)
+    left = passes.run(batch.tensors)
+    passes.finish()
+    return left
 
 
 class Passes:
-    """The passes over the tensors of one group in one step.
+    """The passes over tensors of one group in one step.
 
     Parameters
     ----------
@@ -54,7 +73,7 @@ class Passes:
         self.plain = {name: _plain(group[name]) for name in known}
         self.key = (type(optimizer), torch.get_num_threads(), *self.plain.items())
         self.numbers: dict[Any, Tensor] = {}
-        self.kernels: dict[Any, Kernel] = {}
+        self.kernels: dict[Any, Kernel | Lists | None] = {}
         self.taken: list[Tensor] = []
         self.states: list[State] = []
 
@@ -71,50 +90,47 @@ class Passes:
         list of Tensor
             Those that do not, or are a single number: still to be done.
         """
-        free = reads_flags_for_free(tensors[0].device)
-        left, packs = [], dict[Any, list[Tensor]]()
-        for p in tensors:
-            state = self.optimizer.state_of(p, self.group)
-            numel = p.numel()
-            if numel < 2 or not _lies_flat(p, state):
-                left.append(p)
-            elif free and numel < SMALL and "started" not in state:
-                alike = (p.shape, p.grad.dtype, float(state["step"]))  # type: ignore[union-attr]
-                packs.setdefault(alike, []).append(p)
-            else:
-                self.alone(p, state)
-        for pack in packs.values():
-            length = max(1, PACK // pack[0].numel())
-            for start in range(0, len(pack), length):
-                self.together(pack[start : start + length])
+        states = states_of(self.optimizer, tensors, self.group)
+        sorts, left = _sorts(tensors, states)
+        for sort in sorts:
+            if not self.all_in_one(sort):
+                for p, state in zip(sort.tensors, sort.states, strict=True):
+                    self.alone(p, state)
         return left
+
+    def all_in_one(self, sort: _Sort) -> bool:
+        """One call for tensors of one sort; False where that cannot be."""
+        p, states = sort.tensors[0], sort.states
+        if not reads_flags_for_free(p.device) or p.is_complex():
+            return False
+        lists: Any = self.kernel(p, sort.grads[0], states[0], compile_lists)
+        if lists is None:
+            return False
+        counters = [state["step"] for state in states]
+        steps = torch.stack(counters).tolist()
+        numbers = {t: self.numbers_at(t, p.dtype).data_ptr() for t in set(steps)}
+        tensors = (sort.tensors, sort.grads, *sort.entries)
+        columns = [[x.data_ptr() for x in xs] for xs in tensors]
+        columns.insert(2, [numbers[t] for t in steps])
+        like = torch.empty(0, dtype=state_dtype(p.dtype), device="meta")
+        limit = self.optimizer.gradient_limit(like, self.group)
+        taken = lists(columns, sort.sizes, limit)
+        if not all(taken):
+            counters = [c for c, moved in zip(counters, taken, strict=True) if moved]
+            for state, moved in zip(states, taken, strict=True):
+                state["skipped"] += not moved
+        if counters:
+            advance(counters)
+        return True
 
     def alone(self, p: Tensor, state: State) -> None:
         """A pass over one tensor, which finds out whether it counts."""
         grad = _flat(p.grad)  # type: ignore[arg-type]
-        kernel = self.kernel(p, grad, state)
+        kernel: Any = self.kernel(p, grad, state, compile_flat)
         numbers = self.count(state, p.dtype)
-        entries = [_flat(x) for name, x in state.items() if name not in COUNTERS]
+        entries = [_flat(state[name]) for name in _names(state)]
         self.taken.append(kernel(_flat(p), grad, numbers, *entries))
         self.states.append(state)
-
-    def together(self, pack: list[Tensor]) -> None:
-        """A pass over small tensors of one shape, laid end to end."""
-        states: list[State] = [self.optimizer.state[p] for p in pack]
-        names = [name for name in states[0] if name not in COUNTERS]
-        lists = [pack, *([state[name] for state in states] for name in names)]
-        if len(pack) > 1:
-            joined = [torch.stack(xs) for xs in lists]
-            flat = [_flat(x) for x in joined]
-            grads = _flat(torch.stack([p.grad for p in pack]))  # type: ignore[misc]
-            kernel = self.kernel(pack[0], grads, states[0])
-            if kernel(flat[0], grads, self.count(states[0], pack[0].dtype), *flat[1:]):
-                for xs, x in zip(lists, joined, strict=True):
-                    torch._foreach_copy_(xs, x.unbind())
-                torch._foreach_add_([state["step"] for state in states], 1.0)
-                return
-        for p, state in zip(pack, states, strict=True):  # alone, or one is not finite
-            self.alone(p, state)
 
     def finish(self) -> None:
         """Advance the counters: steps taken, and those not taken."""
@@ -139,27 +155,35 @@ class Passes:
                 weight = 1 - torch.pow(beta, step.double() + 1)
                 values += [weight, weight.sqrt(), rate / weight]
             return torch.stack(values).to(kind)
-        t = float(step) + 1
-        if (t, dtype) not in self.numbers:
-            found = [float(lr)]
-            for beta in betas:
-                weight = 1 - beta**t
-                found += [weight, math.sqrt(weight), found[0] / weight]
-            self.numbers[t, dtype] = torch.tensor(found, dtype=kind)
-        return self.numbers[t, dtype]
+        return self.numbers_at(float(step), dtype)
 
-    def kernel(self, p: Tensor, grad: Tensor, state: State) -> Kernel:
+    def numbers_at(self, step: float, dtype: torch.dtype) -> Tensor:
+        """The same for so many steps taken, on a CPU."""
+        if (step, dtype) not in self.numbers:
+            found = [float(self.group["lr"])]
+            for beta in self.group.get("betas", ()):
+                weight = 1 - beta ** (step + 1)
+                found += [weight, math.sqrt(weight), found[0] / weight]
+            kind = state_dtype(dtype).to_real()
+            self.numbers[step, dtype] = torch.tensor(found, dtype=kind)
+        return self.numbers[step, dtype]
+
+    def kernel(self, p: Tensor, grad: Tensor, state: State, compiler: Any) -> Any:
         """The compiled pass for these hyper-parameters, made at the first call."""
-        short = (p.device, p.dtype, grad.dtype, *state)
+        short = (compiler, p.device, p.dtype, grad.dtype, *state)
         if short in self.kernels:
             return self.kernels[short]
-        names = [name for name in state if name not in COUNTERS]
+        names = _names(state)
         kinds = [(state[name].dtype, state[name].dim() > 0) for name in names]
         key = (self.key, short, *kinds)
         if key not in _kernels:
             like = real(torch.empty(0, dtype=state_dtype(p.dtype), device="meta"))
-            limit = self.optimizer.gradient_limit(like, self.group)
-            pure = flat_step(type(self.optimizer), self.plain, names, like.dtype, limit)
+            rule = (type(self.optimizer), self.plain, names, like.dtype)
+            if compiler is compile_lists:
+                pure = plain_step(*rule)
+            else:
+                limit = self.optimizer.gradient_limit(like, self.group)
+                pure = flat_step(*rule, limit)
             length = 1 + 3 * len(self.group.get("betas", ()))
             sizes = [real(p).dtype, grad.dtype]
             example = [torch.zeros(EXAMPLE, dtype=x, device=p.device) for x in sizes]
@@ -168,7 +192,7 @@ class Passes:
                 _flat(torch.zeros(EXAMPLE if whole else (), dtype=x, device=p.device))
                 for x, whole in ((x.to_real(), whole) for x, whole in kinds)
             ]
-            _kernels[key] = compile_flat(pure, example)
+            _kernels[key] = compiler(pure, example)
         self.kernels[short] = _kernels[key]
         return self.kernels[short]
 
@@ -176,10 +200,64 @@ class Passes:
 COUNTERS = ("step", "skipped")
 
 
-def _lies_flat(p: Tensor, state: State) -> bool:
-    if not p.is_contiguous() or not p.grad.is_contiguous():  # type: ignore[union-attr]
+def _names(state: State) -> list[str]:
+    """The entries of a state that a rule reads."""
+    return [name for name in state if name not in COUNTERS]
+
+
+class _Sort(NamedTuple):
+    """Tensors that go through the same pass, with what they bring along."""
+
+    tensors: list[Tensor]
+    states: list[State]
+    grads: list[Tensor]
+    entries: list[list[Tensor]]  # one list a name
+    sizes: list[int]
+
+
+def _sorts(
+    tensors: list[Tensor], states: list[State]
+) -> tuple[list[_Sort], list[Tensor]]:
+    """All tensors by sort, and those that do not fit.
+
+    Mostly all are of one sort, which is found out entry by entry; only where it is
+    not so are the tensors looked at one by one.
+    """
+    if len({tuple(state) for state in states}) == 1:
+        sort = _sort(tensors, states)
+        if _uniform(sort):
+            return [sort], []
+    found: dict[Any, tuple[list[Tensor], list[State]]] = {}
+    left = []
+    for p, state in zip(tensors, states, strict=True):
+        alone = _sort([p], [state])
+        if not _uniform(alone):
+            left.append(p)
+            continue
+        kinds = [(xs[0].dtype, xs[0].dim() > 0) for xs in alone.entries]
+        lists = found.setdefault((alone.grads[0].dtype, *state, *kinds), ([], []))
+        lists[0].append(p)
+        lists[1].append(state)
+    return [_sort(*lists) for lists in found.values()], left
+
+
+def _sort(tensors: list[Tensor], states: list[State]) -> _Sort:
+    grads: list[Tensor] = [p.grad for p in tensors]  # type: ignore[misc]
+    entries = [[state[name] for state in states] for name in _names(states[0])]
+    return _Sort(tensors, states, grads, entries, [p.numel() for p in tensors])
+
+
+def _uniform(sort: _Sort) -> bool:
+    """Whether all lie flat, with a gradient and averages alike in dtype and length."""
+    if min(sort.sizes) < 2 or not all(map(Tensor.is_contiguous, sort.tensors)):
         return False
-    return all(x.is_contiguous() for x in state.values())
+    ones = [1] * len(sort.sizes)
+    return all(
+        len({x.dtype for x in xs}) == 1
+        and all(map(Tensor.is_contiguous, xs))
+        and [x.numel() for x in xs] == (sort.sizes if xs[0].dim() else ones)
+        for xs in (sort.grads, *sort.entries)
+    )
 
 
 def _flat(x: Tensor) -> Tensor:

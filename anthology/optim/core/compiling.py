@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from .state import Counted
 # The length compiled for: long enough that the code is made for many threads.
 EXAMPLE = 2**18
 
-Kernel = Callable[..., Tensor]
+Kernel = Callable[..., Any]
 
 
 def missing_compiler(device: torch.device) -> str:
@@ -40,16 +41,26 @@ def missing_compiler(device: torch.device) -> str:
         ``a C++ compiler (g++ or clang++)``, ``triton``, or the empty string.
     """
     if device.type == "cpu":
-        names = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
-        found = any(name and shutil.which(name) for name in names)
-        return "" if found else "a C++ compiler (g++ or clang++)"
-    return "" if find_spec("triton") else "triton"
+        named, path = os.environ.get("CXX", ""), os.environ.get("PATH", "")
+        return "" if _compiler(named, path) else "a C++ compiler (g++ or clang++)"
+    return "" if _triton() else "triton"
 
 
-def flat_step(
-    rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any, limit: float
+@cache
+def _compiler(named: str, path: str) -> bool:
+    names = (named, "g++", "clang++", "c++", "cl")
+    return any(name and shutil.which(name, path=path) for name in names)
+
+
+@cache
+def _triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def plain_step(
+    rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any
 ) -> Kernel:
-    """``rule.single`` as a function of flat tensors that also checks the gradient.
+    """``rule.single`` as a function of flat tensors.
 
     Parameters
     ----------
@@ -61,15 +72,12 @@ def flat_step(
         The entries of the state.
     kind : torch.dtype
         In which to compute.
-    limit : float
-        The largest entry of a gradient that counts as finite.
 
     Returns
     -------
     callable
         Of a list: parameter, gradient, the numbers η and for each β those of
-        `Counted`, and the state. It writes all but the gradient and the numbers, and
-        returns whether it did (0-d, boolean).
+        `Counted`, and the state. It writes all but the gradient and the numbers.
     """
     constants = {
         name: getattr(rule, name)
@@ -78,25 +86,57 @@ def flat_step(
     }
     own = SimpleNamespace(**constants)  # what a rule may ask of its own object
     betas, maximize = plain.get("betas", ()), plain["maximize"]
-    if torch.tensor(limit, dtype=kind).double() > limit:
-        limit = float(torch.nextafter(torch.tensor(limit, dtype=kind), -torch.ones(())))
     single = rule.single
 
-    def step(xs: list[Tensor]) -> Tensor:
+    def step(xs: list[Tensor]) -> None:
         p, g, numbers, *entries = xs
         g = g.to(kind)
         g = -g if maximize else g
-        taken = g.abs().amax() <= limit
         rates = {b: numbers[1 + 3 * i : 4 + 3 * i] for i, b in enumerate(betas)}
         group = {**plain, "lr": numbers[0]}
-        new_p, new = p.to(kind).clone(), [x.clone() for x in entries]
-        state = dict(zip(names, new, strict=True))
-        single(own, new_p, g, state, Counted(rates), group)
-        for old, x in zip([p, *entries], [new_p, *new], strict=True):
-            old.copy_(torch.where(taken, x.to(old.dtype), old))
+        state = dict(zip(names, entries, strict=True))
+        new = p.to(kind)
+        single(own, new, g, state, Counted(rates), group)
+        p.copy_(new)
+
+    return _with_own_code(step)
+
+
+def flat_step(
+    rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any, limit: float
+) -> Kernel:
+    """The same, only where the gradient is finite.
+
+    Parameters
+    ----------
+    rule, plain, names, kind
+        As for `plain_step`.
+    limit : float
+        The largest entry of a gradient that counts as finite.
+
+    Returns
+    -------
+    callable
+        It returns whether it wrote (0-d, boolean).
+    """
+    if torch.tensor(limit, dtype=kind).double() > limit:
+        limit = float(torch.nextafter(torch.tensor(limit, dtype=kind), -torch.ones(())))
+    pure = plain_step(rule, plain, names, kind)
+
+    def step(xs: list[Tensor]) -> Tensor:
+        p, g, numbers, *entries = xs
+        taken = g.to(kind).abs().amax() <= limit
+        new_p, *new = (x.clone() for x in (p, *entries))
+        pure([new_p, g, numbers, *new])
+        for old, x in zip((p, *entries), (new_p, *new), strict=True):
+            old.copy_(torch.where(taken, x, old))
         return taken
 
-    # code of its own: the recompilations of one code object are counted and limited
+    return _with_own_code(step)
+
+
+def _with_own_code(step: Any) -> Kernel:
+    """A copy: the recompilations of one code object are counted and limited."""
     code = step.__code__.replace()
     return FunctionType(code, step.__globals__, closure=step.__closure__)
 
@@ -122,6 +162,40 @@ def compile_flat(pure: Kernel, example: list[Tensor]) -> Kernel:
     callable
         Like `pure`, but of the tensors one by one.
     """
+    try:
+        direct = _direct(*captured(pure, example))
+        if agree(direct, pure, example):
+            return direct
+    except (ImportError, AttributeError, TypeError, LookupError):
+        pass
+    public = torch.compile(pure, fullgraph=True)
+
+    def kernel(*xs: Tensor) -> Tensor:
+        out: Tensor = public(list(xs))
+        return out
+
+    return kernel
+
+
+def captured(pure: Kernel, example: list[Tensor]) -> tuple[Any, list[int | None]]:
+    """The code that the compiler made of a function, and what that code takes.
+
+    Parameters
+    ----------
+    pure, example
+        As for `compile_flat`.
+
+    Returns
+    -------
+    tuple
+        A callable of one list of arguments, and of each argument which tensor of
+        `example` it is, or None for their length.
+
+    Raises
+    ------
+    ImportError, AttributeError, TypeError or LookupError
+        If this version of PyTorch compiles in another way.
+    """
     made: dict[str, Any] = {}
 
     def backend(graph: Any, inputs: Any) -> Any:
@@ -139,26 +213,15 @@ def compile_flat(pure: Kernel, example: list[Tensor]) -> Kernel:
     for x in example:
         if x.numel() == EXAMPLE:
             torch._dynamo.mark_dynamic(x, 0)
-    try:
-        torch.compile(pure, backend=backend, fullgraph=True)(example)
-        direct = _direct(made["call"], made["names"])
-        if _agree(direct, pure, example):
-            return direct
-    except (ImportError, AttributeError, TypeError, LookupError):
-        pass
-    public = torch.compile(pure, fullgraph=True)
-
-    def kernel(*xs: Tensor) -> Tensor:
-        out: Tensor = public(list(xs))
-        return out
-
-    return kernel
+    torch.compile(pure, backend=backend, fullgraph=True)(example)
+    # ``l_xs_2_`` is tensor 2, other names are the length
+    places = [
+        int(name[5:-1]) if name.startswith("l_xs_") else None for name in made["names"]
+    ]
+    return made["call"], places
 
 
-def _direct(call: Any, names: list[str]) -> Kernel:
-    """A call of the compiled code; ``l_xs_2_`` is tensor 2, other names the length."""
-    places = [int(name[5:-1]) if name.startswith("l_xs_") else None for name in names]
-
+def _direct(call: Any, places: list[int | None]) -> Kernel:
     def kernel(*xs: Tensor) -> Tensor:
         length = xs[0].numel()
         out: Tensor = call([length if i is None else xs[i] for i in places])[0]
@@ -167,11 +230,25 @@ def _direct(call: Any, names: list[str]) -> Kernel:
     return kernel
 
 
-def _agree(kernel: Kernel, pure: Kernel, example: list[Tensor]) -> bool:
-    """Whether compiled code does on a short tensor what its eager twin does."""
+def agree(kernel: Kernel, pure: Kernel, example: list[Tensor]) -> bool:
+    """Whether compiled code does on a short tensor what its eager twin does.
+
+    Parameters
+    ----------
+    kernel, pure : callable
+        The code, of tensors one by one, and its twin, of a list of them.
+    example : list of Tensor
+        As for `compile_flat`.
+
+    Returns
+    -------
+    bool
+        Both write the same, up to rounding, and neither returns False.
+    """
     ours = [_numbers_like(x, i) for i, x in enumerate(example)]
     theirs = [x.clone() for x in ours]
-    if not kernel(*ours) or not pure(theirs):
+    returned = kernel(*ours), pure(theirs)
+    if any(x is not None and not x for x in returned):
         return False
     return all(
         torch.allclose(a, b, rtol=1e-2) for a, b in zip(ours, theirs, strict=True)

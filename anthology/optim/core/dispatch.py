@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import launching
+from . import compiled, launching
 from .batch import Batch
-from .compiled import Passes
 from .compiling import missing_compiler
 from .rounding import rounding_of
 
+PLAIN = {Tensor, torch.nn.Parameter}
 WAYS = (None, False, True, "compile", "triton")
 
 
@@ -83,7 +83,7 @@ def way_of(optimizer: Any, batch: Batch) -> str:
         no CUDA device. Nothing has changed then.
     """
     fused = batch.group.get("fused")
-    if not fused or not all(map(_plain, batch.tensors)):
+    if not fused or not {type(p) for p in batch.tensors} <= PLAIN:
         return "foreach" if batch.foreach else "loop"
     if fused == "triton":
         launching.require(batch.tensors[0])
@@ -112,12 +112,11 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
         Not yet opened.
     """
     ways = [way_of(optimizer, batch) for batch in batches]
-    done = _compiled(optimizer, batches, ways)
     for batch, way in zip(batches, ways, strict=True):
         if way == "triton" and not _joint(batch):
             batch.tensors = launching.run(optimizer, batch)
-        elif done and way == "compile":
-            batch.tensors = [p for p in batch.tensors if p not in done]
+        elif way == "compile" and not _joint(batch):
+            batch.tensors = compiled.run(optimizer, batch)
         if not batch.tensors:
             continue
         batch.open(optimizer)
@@ -126,28 +125,6 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
             lists = (batch.params, batch.grads, batch.states, batch.steps)
             rule(optimizer, *lists, batch.group)
         batch.close(optimizer)
-
-
-def _compiled(optimizer: Any, batches: list[Batch], ways: list[str]) -> set[Tensor]:
-    """Step what compiled passes can, all batches of a group at once; return that."""
-    alike: dict[Any, list[Batch]] = {}
-    for batch, way in zip(batches, ways, strict=True):
-        if way == "compile" and not _joint(batch):
-            first = batch.tensors[0]
-            key = id(batch.group["params"]), first.device, first.dtype
-            alike.setdefault(key, []).append(batch)
-    done: set[Tensor] = set()
-    for some in alike.values():
-        passes = Passes(optimizer, some[0].group)
-        tensors = [p for batch in some for p in batch.tensors]
-        left = passes.run(tensors)
-        passes.finish()
-        done |= set(tensors) - set(left)
-    return done
-
-
-def _plain(p: Tensor) -> bool:
-    return type(p) in (Tensor, torch.nn.Parameter)
 
 
 def _joint(batch: Batch) -> bool:

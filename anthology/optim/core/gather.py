@@ -14,7 +14,9 @@ from .batch import Batch
 # Elements that go through a rule together. On a CPU the tensors of one batch should
 # stay in the cache between the passes over them; on a device the limit bounds the
 # memory for the copies that the NaN policy keeps.
-CPU_BATCH = 2**16
+CPU_BATCH = 2**18
+# Where one pass follows on the look at the gradients, which costs the less a number.
+FUSED_BATCH = 2**20
 DEVICE_BATCH = 2**24
 
 
@@ -70,12 +72,13 @@ def shown(optimizer: Any, p: Tensor) -> Tensor | None:
 
 
 def _with_gradient(optimizer: Any, group: Mapping[str, Any]) -> list[Tensor]:
-    tensors = [p for p in group["params"] if p.numel()]
-    if getattr(optimizer, "_shards", None) is not None:
-        seen = [shown(optimizer, p) for p in tensors]
-        tensors = [p for p in seen if p is not None]
-    tensors = [p for p in tensors if p.grad is not None]
-    if any(p.grad.layout != torch.strided for p in tensors):
+    if getattr(optimizer, "_shards", None) is None:
+        tensors = [p for p in group["params"] if p.grad is not None and p.numel()]
+    else:
+        seen = [shown(optimizer, p) for p in group["params"] if p.numel()]
+        tensors = [p for p in seen if p is not None and p.grad is not None]
+    layouts = {p.grad.layout for p in tensors}
+    if not layouts <= {torch.strided}:
         name = type(optimizer).__name__
         raise RuntimeError(f"{name} does not support sparse gradients")
     return tensors
@@ -103,19 +106,25 @@ def split(
         Parts of one device and dtype; a part is larger than the limit only if it
         is a single tensor.
     """
-    parts: dict[Any, list[list[Tensor]]] = {}
-    sizes: dict[Any, int] = {}
-    for p in tensors:
-        key = (p.device, p.dtype, label and label(p))
-        limit = together if p.is_cpu else DEVICE_BATCH
-        lists = parts.setdefault(key, [])
-        size = p.numel()
-        if not lists or sizes[key] + size > limit:
-            lists.append([])
-            sizes[key] = 0
-        lists[-1].append(p)
-        sizes[key] += size
-    return [part for lists in parts.values() for part in lists]
+    kinds: dict[Any, list[Tensor]] = {}
+    if label is None and len({(p.device, p.dtype) for p in tensors}) == 1:
+        kinds[None] = tensors
+    else:
+        for p in tensors:
+            key = (p.device, p.dtype, label and label(p))
+            kinds.setdefault(key, []).append(p)
+    parts = []
+    for alike in kinds.values():
+        limit = together if alike[0].is_cpu else DEVICE_BATCH
+        start, size = 0, 0
+        for end, p in enumerate(alike):
+            numbers = p.numel()
+            if size and size + numbers > limit:
+                parts.append(alike[start:end])
+                start, size = end, 0
+            size += numbers
+        parts.append(alike[start:])
+    return parts
 
 
 def resolve_lr(lr: float | Tensor, device: torch.device) -> float | Tensor:

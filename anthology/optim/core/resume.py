@@ -1,4 +1,4 @@
-"""Optimizers that come back from a checkpoint as they were, on any processes."""
+"""What is kept of parameters: made early, read, and back from a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,11 +13,78 @@ from .state import State, fresh_state, restored_state
 
 
 class _Resumed(_Spread, torch.optim.Optimizer):
-    """How the shared base saves and loads its state."""
+    """How the shared base makes, reads, saves and loads its state."""
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """The initial state of one parameter; `BaseOptimizer` says more."""
         return {}
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """The state of a parameter, made at the first call.
+
+        Parameters
+        ----------
+        p : Tensor
+            A parameter of this optimizer.
+        group : mapping
+            Its group.
+
+        Returns
+        -------
+        dict of str to Tensor
+            In at least float32, on the parameter's device; see `fresh_state`.
+        """
+        if not self.state[p]:
+            self.state[p].update(fresh_state(p, group, self.new_state))
+        found: State = self.state[p]
+        return found
+
+    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
+        """What every state holds, so that `state_of` is asked only for others.
+
+        Parameters
+        ----------
+        group : mapping
+            One of the groups.
+
+        Returns
+        -------
+        set of str or None
+            None, and `state_of` is always asked, where a subclass has its own.
+        """
+        own = type(self).state_of is not _Resumed.state_of
+        return None if own else {"step"}
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often each tensor was skipped because its gradient was not finite.
+
+        Returns
+        -------
+        dict of str to int
+            Tensors skipped at least once, by name or, without names, as
+            ``"group.index"``. Reading it waits for the device.
+        """
+        counts = {}
+        for number, group in enumerate(self.param_groups):
+            names = group.get("param_names")
+            for index, p in enumerate(group["params"]):
+                count = int(self.state[p]["skipped"]) if self.state.get(p) else 0
+                if count:
+                    counts[names[index] if names else f"{number}.{index}"] = count
+        return counts
+
+    def create_state(self) -> None:
+        """Make the state of every parameter now rather than at its first gradient.
+
+        For sharded training, where every process must hold the same entries.
+        """
+        if (shards := self.spread(self.param_groups)) is not None:
+            shards.create_state()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if not is_sharded(p):
+                    self.state_of(p, group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

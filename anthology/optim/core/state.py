@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -91,6 +91,59 @@ def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> Sta
         made = {**made, RESIDUAL: torch.zeros_like(p, requires_grad=False)}
     counter = torch.zeros((), dtype=torch.float32, device=p.device)
     return {"step": counter, "skipped": counter.clone(), **made}
+
+
+class StateKeeper(Protocol):
+    """What a batch asks of its optimizer."""
+
+    state: Any
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
+
+    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float: ...
+
+
+def states_of(
+    optimizer: StateKeeper, tensors: list[Tensor], group: Mapping[str, Any]
+) -> list[State]:
+    """The states of tensors of a group, each made at the first call.
+
+    Parameters
+    ----------
+    optimizer : BaseOptimizer
+        Where its ``entries`` says what a state holds, it is asked only for those that
+        lack some of it: hundreds of questions take as long as the step of as many
+        small tensors.
+    tensors : list of Tensor
+        Parameters of that optimizer.
+    group : mapping
+        Their group.
+
+    Returns
+    -------
+    list of dict
+        What ``state_of`` returns for each.
+    """
+    entries = getattr(optimizer, "entries", None)
+    needed = entries(group) if entries is not None else None
+    if needed is not None:
+        states = [optimizer.state[p] for p in tensors]
+        if all(needed <= set(names) for names in {tuple(state) for state in states}):
+            return states
+    return [optimizer.state_of(p, group) for p in tensors]
+
+
+def advance(counters: list[Tensor]) -> None:
+    """Add one to counters on a CPU.
+
+    A plain number, or a tensor without the factor, would be made anew for each.
+
+    Parameters
+    ----------
+    counters : list of Tensor
+        0-d, written in place.
+    """
+    torch._foreach_add_(counters, torch.ones(()), alpha=1.0)
 
 
 def _alike(x: Tensor, model: Tensor) -> bool:
