@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.safe import guarded, peak, real_dtype, require_numeric
+from anthology.linalg.symmetric import symmetric_product
 
 ROOT_METHODS = ("eigh", "newton", "newton-schulz")
 """Every method of ``inverse_root``."""
@@ -93,7 +94,7 @@ def inverse_root(
 
     def compute(x: Tensor) -> Tensor:
         x = (x + x.mH) / 2
-        x = torch.where(torch.isfinite(x), x, torch.zeros_like(x))
+        x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
         top = peak(x, (-2, -1)).clamp_min(epsilon)
         shift = epsilon / top
         x = x / top
@@ -202,7 +203,8 @@ class _InverseRoot(torch.autograd.Function):
         root = root + 0 * values
         ctx.save_for_backward(torch.where(kept, base, 0), vectors, root)
         ctx.p = p
-        return _hermitian((vectors * root.to(vectors.dtype)[..., None, :]) @ vectors.mH)
+        scaled = vectors * root.to(vectors.dtype)[..., None, :]
+        return _hermitian(symmetric_product(scaled, vectors.mH))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.safe import peak, require_numeric, working_dtype
+from anthology.linalg.symmetric import symmetric_product
 
 
 class Structure:
@@ -241,7 +242,7 @@ class Structure:
         if not self.symmetric:
             raise ValueError(f"K Kᵀ is not {self.name}; use apply_outer")
         dense = self.dense(x)
-        return self.entries(dense @ dense.mT)
+        return self.entries(symmetric_product(dense, dense.mT))
 
     def project_inner(self, x: Tensor) -> Tensor:
         """Π̂(KᵀK).
@@ -256,8 +257,8 @@ class Structure:
         Tensor
             Packed.
         """
-        dense = self.dense(x)
-        return self.project(dense.mT @ dense)
+        d = self.dense(x)
+        return self.project(symmetric_product(d.mT, d))
 
     def project_gram(self, rows: Tensor) -> Tensor:
         """Π̂(A Aᵀ).
@@ -272,7 +273,7 @@ class Structure:
         Tensor
             Packed.
         """
-        return self.project(rows @ rows.mT)
+        return self.project(symmetric_product(rows, rows.mT))
 
     def trace(self, x: Tensor) -> Tensor:
         """tr K, of shape (\\*batch), in at least float32."""
@@ -283,9 +284,9 @@ class Structure:
         """‖K‖_F, of shape (\\*batch), in at least float32; no square overflows."""
         self._check(x, (self.size,))
         wide = x.to(working_dtype(x.dtype))
-        top = peak(wide, -1)
-        squares = (wide / top).square() * self.multiplicity(wide)
-        return squares.sum(-1).sqrt() * top[..., 0]
+        top, times = peak(wide, -1), self.multiplicity(wide)
+        unit = wide / top * (times if isinstance(times, float) else times.sqrt())
+        return torch.linalg.vector_norm(unit, dim=-1) * top[..., 0]
 
     def multiplicity(self, x: Tensor) -> Tensor | float:
         """In how many places each packed number stands, in the dtype of x."""
