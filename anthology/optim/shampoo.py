@@ -21,8 +21,9 @@ from .core.limits import (
     positive_integer,
 )
 from .core.state import State, fresh_state
+from .parts.alike import batched, stacked
 from .parts.grafting import GRAFTING, averages_of, finish, first_moments
-from .parts.kronecker import Block, cut, precondition
+from .parts.kronecker import Block, cut, kept_root, precondition
 
 
 class Shampoo(BaseOptimizer):
@@ -129,8 +130,8 @@ class Shampoo(BaseOptimizer):
         r"$\lVert\Delta W\rVert_{2\to2} \le \eta$",
         norm="spectral (largest singular value)",
         average="gradient; its Gram matrix along each axis, summed or averaged",
-        state=r"$2\,(d_\mathrm{out}/d_\mathrm{in} + d_\mathrm{in}/d_\mathrm{out})$ "
-        "with factors and roots, 1 for the gradient's average",
+        state=r"$d_\mathrm{out}/d_\mathrm{in} + d_\mathrm{in}/d_\mathrm{out}$, twice "
+        "if the roots are kept (T > 1), and 1 for the gradient's average",
         source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
         "eqs. 12-16",
     )
@@ -186,14 +187,29 @@ class Shampoo(BaseOptimizer):
                 d = part.stop - part.start
                 shape = (d,) if diagonal else (d, d)
                 state[f"factor_{b}_{a}"] = param.new_zeros(shape)
-                state[f"root_{b}_{a}"] = param.new_zeros(shape)
+                if group["refresh"] > 1:
+                    state[f"root_{b}_{a}"] = param.new_zeros(shape)
         return state
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; an average that was switched on later starts at zero."""
+        """As in the base; an average that was switched on later starts at zero.
+
+        Roots are kept only where they are used again, for refresh > 1.
+        """
         state = super().state_of(p, group)
         if any(name not in state for name in averages_of(group)):
             state.update({**fresh_state(p, group, self.new_state), **state})
+        keeps = group["refresh"] > 1
+        if keeps == ("root_0_0" in state) or not p.numel():
+            return state
+        order = max(p.ndim + p.is_complex(), 1)
+        for name in [name for name in state if name.startswith("factor_")]:
+            root = name.replace("factor", "root")
+            if keeps:
+                found = kept_root(state[name], float(state["step"]), order, group)
+                state[root] = found
+            else:
+                state.pop(root, None)
         return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
@@ -210,20 +226,9 @@ class Shampoo(BaseOptimizer):
         group: Mapping[str, Any],
     ) -> None:
         """One tensor, block by block; the definition."""
-        m = first_moments([grad], [state], [step], group)[0]
-        shape = tuple(param.shape) or (1,)
-        raw, whole = grad.reshape(shape), m.reshape(shape)
-        move = torch.zeros_like(whole)
-        for b, block in enumerate(cut(param.shape, group["max_dim"])):
-            move[block] = precondition(
-                raw[block][None],
-                whole[block][None],
-                [state[f"factor_{b}_{a}"][None] for a in range(len(shape))],
-                [state[f"root_{b}_{a}"][None] for a in range(len(shape))],
-                [step],
-                group,
-            )[0]
-        finish([param], [move.reshape(m.shape)], [m], [grad], [state], [step], group)
+        m = first_moments([grad], [state], [step], group)
+        moves = self._moves([grad], m, [state], [step], group, joint=False)
+        finish([param], moves, m, [grad], [state], [step], group)
 
     def multi(
         self,
@@ -235,39 +240,56 @@ class Shampoo(BaseOptimizer):
     ) -> None:
         """Lists of tensors: blocks of equal shape go through as one batch."""
         averages = first_moments(grads, states, steps, group)
-        shapes = [tuple(p.shape) or (1,) for p in params]
+        moves = self._moves(grads, averages, states, steps, group)
+        finish(params, moves, averages, grads, states, steps, group)
+
+    def _moves(
+        self,
+        grads: list[Tensor],
+        averages: list[Tensor],
+        states: list[State],
+        steps: list[Any],
+        group: Mapping[str, Any],
+        joint: bool = True,
+    ) -> list[Tensor]:
+        """The preconditioned averages; blocks alone or jointly update their factors."""
+        shapes = [tuple(g.shape) or (1,) for g in grads]
         raw = [g.reshape(s) for g, s in zip(grads, shapes, strict=True)]
         whole = [m.reshape(s) for m, s in zip(averages, shapes, strict=True)]
-        moves = [torch.zeros_like(m) for m in whole]
+        moves: list[Tensor] = []
         alike: dict[tuple[int, ...], list[tuple[int, int, Block]]] = {}
         for i, shape in enumerate(shapes):
-            for b, block in enumerate(cut(shape, group["max_dim"])):
+            blocks = cut(shape, group["max_dim"])
+            moves.append(whole[i] if len(blocks) == 1 else torch.zeros_like(whole[i]))
+            for b, block in enumerate(blocks):
                 alike.setdefault(raw[i][block].shape, []).append((i, b, block))
-        for shape, members in alike.items():
+        names = ("factor", "root") if group["refresh"] > 1 else ("factor",)
+        for some in batched(alike, joint and not grads[0].is_cpu, joint):
             kept = {
                 name: [
-                    [states[i][f"{name}_{b}_{a}"] for i, b, _ in members]
-                    for a in range(len(shape))
+                    [states[i][f"{name}_{b}_{a}"] for i, b, _ in some]
+                    for a in range(len(shapes[some[0][0]]))
                 ]
-                for name in ("factor", "root")
+                for name in names
             }
-            factors = [torch.stack(each) for each in kept["factor"]]
-            roots = [torch.stack(each) for each in kept["root"]]
+            stacks = {name: [stacked(x) for x in kept[name]] for name in kept}
             found = precondition(
-                torch.stack([raw[i][block] for i, _, block in members]),
-                torch.stack([whole[i][block] for i, _, block in members]),
-                factors,
-                roots,
-                [steps[i] for i, _, _ in members],
+                stacked([raw[i][block] for i, _, block in some]),
+                stacked([whole[i][block] for i, _, block in some]),
+                stacks["factor"],
+                stacks.get("root"),
+                [steps[i] for i, _, _ in some],
                 group,
             )
-            for (i, _, block), part in zip(members, found.unbind(), strict=True):
-                moves[i][block] = part
-            for name, stacks in (("factor", factors), ("root", roots)):
-                for each, stack in zip(kept[name], stacks, strict=True):
+            for (i, _, block), part in zip(some, found.unbind(), strict=True):
+                if part.shape == moves[i].shape:
+                    moves[i] = part
+                else:
+                    moves[i][block] = part
+            for name in names if len(some) > 1 else ():
+                for each, stack in zip(kept[name], stacks[name], strict=True):
                     torch._foreach_copy_(each, list(stack.unbind()))
-        moves = [u.reshape(p.shape) for u, p in zip(moves, params, strict=True)]
-        finish(params, moves, averages, grads, states, steps, group)
+        return [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
 
 
 def _check_betas(betas: Any) -> None:

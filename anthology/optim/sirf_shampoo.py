@@ -20,6 +20,7 @@ from .core.limits import (
     positive_integer,
 )
 from .core.state import State
+from .parts.alike import batched, stacked
 from .parts.averages import descend
 from .parts.factors import (
     Structures,
@@ -236,12 +237,12 @@ class SIRFShampoo(BaseOptimizer):
         group: Mapping[str, Any],
     ) -> None:
         """Lists of tensors, those that are alike without axes of one as a stack."""
-        alike: dict[Any, list[int]] = {}
+        alike: dict[tuple[int, ...], list[int]] = {}
         for index, (grad, state) in enumerate(zip(grads, states, strict=True)):
-            kind = (tuple(squeezed(grad.shape)), len(state))
+            kind = (*squeezed(grad.shape), -len(state))
             alike.setdefault(kind, []).append(index)
         moves = list(grads)
-        for members in alike.values():
+        for members in batched(alike, not grads[0].is_cpu):
             some = [grads[i] for i in members], [states[i] for i in members]
             for i, move in zip(members, _direction(*some, group), strict=True):
                 moves[i] = move
@@ -259,25 +260,32 @@ def _direction(
     """Ĝ of gradients that are alike; refreshes their factors when it is time."""
     dims = squeezed(grads[0].shape)
     kinds = kinds_for(dims, group["structures"])
-    stack = torch.stack([grad.reshape(dims) for grad in grads])
-    factors = [_stacked(states, f"factor_{n}") for n in range(len(dims))]
-    if group["steps_taken"] % group["refresh"] == 0:
-        momenta = [_stacked(states, f"factor_momentum_{n}") for n in range(len(dims))]
+    stack = stacked([grad.reshape(dims) for grad in grads])
+    names = [f"product_{n}" for n in range(len(dims))]
+    due = group["steps_taken"] % group["refresh"] == 0
+    factors = None
+    if due or any(name not in states[0] for name in names):
+        factors = [_kept(states, f"factor_{n}", group) for n in range(len(dims))]
+    if due and factors is not None:
+        momenta = [
+            _kept(states, f"factor_momentum_{n}", group) for n in range(len(dims))
+        ]
         factors, momenta = refreshed(stack, kinds, factors, momenta, group)
         for n, kind in enumerate(kinds):
             _store(states, f"factor_{n}", factors[n])
             _store(states, f"factor_momentum_{n}", momenta[n])
-            if f"product_{n}" in states[0]:
-                _store(states, f"product_{n}", kind.outer(factors[n]))
-    names = [f"product_{n}" for n in range(len(dims))]
-    products = [_stacked(states, x) if x in states[0] else None for x in names]
+            if names[n] in states[0]:
+                _store(states, names[n], kind.outer(factors[n]))
+    products = [_kept(states, x, group) if x in states[0] else None for x in names]
     moves = precondition(stack, kinds, factors, products)
     return [m.reshape(g.shape) for m, g in zip(moves.unbind(), grads, strict=True)]
 
 
-def _stacked(states: list[State], name: str) -> Tensor:
-    """A copy, so that the state may be written while autograd keeps it."""
-    return torch.stack([state[name] for state in states])
+def _kept(states: list[State], name: str, group: Mapping[str, Any]) -> Tensor:
+    """As a stack; a copy where autograd keeps it, as the state will be written."""
+    stack = stacked([state[name] for state in states])
+    shared = group["differentiable"] and len(states) == 1
+    return stack.clone() if shared else stack
 
 
 def _store(states: list[State], name: str, values: Tensor) -> None:

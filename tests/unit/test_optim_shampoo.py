@@ -1,9 +1,12 @@
 """Shampoo: blocks, refreshes, grafting, limits, state."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from anthology.linalg import inverse_root
 from anthology.optim import Shampoo
 from anthology.optim.parts import kronecker
 
@@ -208,3 +211,58 @@ def test_it_trains_where_steps_are_needed() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 1e-3 * first
+
+
+def _trained(steps: int, refresh: int, **more: Any) -> tuple[Tensor, Shampoo]:
+    """A matrix after some steps, and its optimizer."""
+    torch.manual_seed(0)
+    w = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+    optimizer = Shampoo([w], lr=0.1, betas=(0.9, 0.9), refresh=refresh, **more)
+    _advance(w, optimizer, steps)
+    return w, optimizer
+
+
+def _advance(w: Tensor, optimizer: Shampoo, steps: int) -> None:
+    for _ in range(steps):
+        w.grad = torch.randn_like(w)
+        optimizer.step()
+
+
+def test_roots_are_state_only_where_they_are_used_again() -> None:
+    _, every = _trained(2, 1)
+    _, seldom = _trained(2, 2)
+    names = {"root_0_0", "root_0_1"}
+    assert not names & set(every.state[every.param_groups[0]["params"][0]])
+    assert names <= set(seldom.state[seldom.param_groups[0]["params"][0]])
+
+
+def test_a_checkpoint_with_roots_that_are_no_longer_kept_is_resumed() -> None:
+    w, optimizer = _trained(3, 1)
+    saved = optimizer.state_dict()
+    for axis in (0, 1):  # as versions before wrote it
+        saved["state"][0][f"root_0_{axis}"] = torch.full((4 - axis,) * 2, torch.nan)
+    v = w.detach().clone().requires_grad_()
+    resumed = Shampoo([v], lr=0.1, betas=(0.9, 0.9))
+    resumed.load_state_dict(saved)
+    for one, other in ((w, optimizer), (v, resumed)):
+        torch.manual_seed(1)
+        _advance(one, other, 3)
+    assert torch.equal(w, v)
+    assert not any(name.startswith("root") for name in resumed.state[v])
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4,), ()])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_refresh_may_change_between_steps(shape, dtype) -> None:
+    """From 1 to 7 after five steps: the sixth is not due, and takes the last root."""
+    torch.manual_seed(0)
+    w = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    optimizer = Shampoo([w], lr=0.1, betas=(0.0, 0.9))
+    _advance(w, optimizer, 5)
+    last = optimizer.state[w]["factor_0_0"] / (1 - 0.9**5)
+    optimizer.param_groups[0]["refresh"] = 7
+    _advance(w, optimizer, 1)
+    power = 2 * max(len(shape) + dtype.is_complex, 1)
+    expected = inverse_root(last, power, epsilon=1e-12)
+    found = optimizer.state[w]["root_0_0"]
+    assert (found - expected).norm() < 1e-12 * expected.norm()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,51 @@ from anthology.optim.core.state import State
 Advance = Callable[[Tensor, Tensor, State, int], None]
 
 COUNTERS = ("step", "skipped")
+# Tensors with so long an axis go alone on a CPU, where a batch of products or of
+# decompositions is a loop and stacking the factors costs more than it saves.
+ALONE = 256
+
+Member = TypeVar("Member")
+
+
+def batched(
+    alike: Mapping[tuple[int, ...], list[Member]], large: bool, small: bool = True
+) -> list[list[Member]]:
+    """What is of equal shape as batches, or each member alone.
+
+    Parameters
+    ----------
+    alike : mapping
+        Members by their shape.
+    large, small : bool
+        Whether those with an axis of at least `ALONE`, and the others, go together.
+
+    Returns
+    -------
+    list of list
+        In the same order.
+    """
+    batches: list[list[Member]] = []
+    for shape, members in alike.items():
+        together = large if max(shape, default=0) >= ALONE else small
+        batches += [members] if together else [[one] for one in members]
+    return batches
+
+
+def stacked(tensors: list[Tensor]) -> Tensor:
+    """A view of a single tensor as a stack of one, a copy of several.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        Equal shapes.
+
+    Returns
+    -------
+    Tensor
+        (n, *shape).
+    """
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
 
 
 class _Alike(BaseOptimizer):
@@ -103,11 +148,11 @@ def together(
         steps = torch.stack(steps).tolist()
     groups: dict[Any, list[int]] = {}
     for i, (p, step) in enumerate(zip(params, steps, strict=True)):
-        groups.setdefault((p.shape, int(step)), []).append(i)
-    for (_, step), members in groups.items():
-        if len(members) == 1:
-            i = members[0]
-            alone(params[i], grads[i], states[i], step, advance)
+        groups.setdefault((*p.shape, int(step)), []).append(i)
+    for (*shape, step), members in groups.items():
+        if len(members) == 1 or p.is_cpu and max(shape, default=0) >= ALONE:
+            for i in members:
+                alone(params[i], grads[i], states[i], step, advance)
             continue
         names = [name for name in states[members[0]] if name not in COUNTERS]
         kept = {n: torch.stack([states[i][n] for i in members]) for n in names}

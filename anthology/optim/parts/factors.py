@@ -145,18 +145,19 @@ def transport(x: Tensor, kinds: list[Structure], factors: list[Tensor]) -> Tenso
     Returns
     -------
     Tensor
-        Shape of `x`, dtype of the last factor.
+        Shape of `x`, dtype of the factors.
     """
-    for axis, (kind, k) in enumerate(zip(kinds, factors, strict=True)):
-        rows = unfold(x, axis).to(k.dtype)
-        x = fold(kind.apply(k, rows, transpose=True), x, axis)
+    # the first axis last: its product leaves the entries of a matrix in their order
+    for axis in reversed(range(len(kinds))):
+        rows = unfold(x, axis).to(factors[axis].dtype)
+        x = fold(kinds[axis].apply(factors[axis], rows, transpose=True), x, axis)
     return x
 
 
 def precondition(
     x: Tensor,
     kinds: list[Structure],
-    factors: list[Tensor],
+    factors: list[Tensor] | None,
     products: list[Tensor | None],
 ) -> Tensor:
     """Ĝ = G ×₁ K₁K₁ᵀ … ×_N K_NK_Nᵀ, for a matrix CCᵀGKKᵀ.
@@ -164,9 +165,10 @@ def precondition(
     Parameters
     ----------
     x, kinds, factors
-        As for `transport`.
+        As for `transport`; factors may be None if every product is kept.
     products : list of Tensor or None
-        Packed K Kᵀ where it is kept.
+        Packed K Kᵀ where it is kept; elsewhere it is formed if that needs fewer
+        operations than two products with K.
 
     Returns
     -------
@@ -174,10 +176,17 @@ def precondition(
         Shape and dtype of `x`.
     """
     moved = x
-    triples = zip(kinds, factors, products, strict=True)
-    for axis, (kind, k, kept) in enumerate(triples):
-        rows = unfold(moved, axis).to(k.dtype)
-        rows = kind.apply_outer(k, rows) if kept is None else kind.apply(kept, rows)
+    for axis in reversed(range(len(kinds))):
+        kind, kept = kinds[axis], products[axis]
+        if kept is None and factors is not None:
+            k = factors[axis]
+            rows = unfold(moved, axis).to(k.dtype)
+            if kind.symmetric and kind.dim <= rows.shape[-1]:
+                rows = kind.apply(kind.outer(k), rows)
+            else:
+                rows = kind.apply_outer(k, rows)
+        elif kept is not None:
+            rows = kind.apply(kept, unfold(moved, axis).to(kept.dtype))
         moved = fold(rows, moved, axis)
     return moved.to(x.dtype)
 
@@ -226,17 +235,20 @@ def refreshed(
         others = torch.ones_like(traces[n])
         for m, trace in enumerate(traces):
             others = others * trace if m != n else others
-        rows = unfold(a, n).to(k.dtype)
-        damping = (group["damping"] * others).to(k.dtype).unsqueeze(-1)
-        step = kind.project_gram(rows) * kind.dim + kind.project_inner(k) * damping
-        step = (step - kind.identity(k)) / 2
-        momentum = old * momenta[n] + (1 - old) * step
+        step = kind.project_gram(unfold(a, n).to(k.dtype)) * kind.dim
+        if group["damping"]:
+            damping = (group["damping"] * others).to(k.dtype).unsqueeze(-1)
+            step.addcmul_(kind.project_inner(k), damping)
+        step.sub_(kind.identity(k))
+        momentum = torch.add(old * momenta[n], step, alpha=(1 - old) / 2)
         size = kind.frobenius(momentum)
         unit = momentum / size.clamp(min=1.0).to(k.dtype).unsqueeze(-1)
-        new_factors.append(k - kept * kind.matmul(k, unit))
+        new_factors.append(torch.sub(k, kind.matmul(k, unit), alpha=kept))
         new_momenta.append(momentum)
         sizes.append(size)
     good = _representable(kinds, new_factors, sizes, grads.dtype).unsqueeze(-1)
+    if good.is_cpu and not torch.compiler.is_compiling() and bool(good.all()):
+        return new_factors, new_momenta
     return (
         [torch.where(good, x, y) for x, y in zip(new_factors, factors, strict=True)],
         [torch.where(good, x, y) for x, y in zip(new_momenta, momenta, strict=True)],

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anthology.linalg import inverse_root
 from anthology.linalg.roots import robust_eigh
+from anthology.linalg.symmetric import add_gram_, symmetric_product
 
 from .averages import bias_correction
 
@@ -75,7 +76,7 @@ def gram(x: Tensor, axis: int, order: int) -> Tensor:
         Shape ``(*batch, d, d)``.
     """
     flat = unfold(x, axis, order)
-    return flat @ flat.mT
+    return symmetric_product(flat, flat.mT)
 
 
 def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
@@ -93,6 +94,9 @@ def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
     Tensor
         Shape of `x`.
     """
+    if order > 1 and axis == order - 1:  # from the right, so that nothing is moved
+        rows = x.flatten(1, -2) @ matrix.mT
+        return rows.reshape(x.shape)
     flat = matrix @ unfold(x, axis, order)
     moved = x.movedim(axis - order, -order)
     return flat.reshape(moved.shape).movedim(-order, axis - order)
@@ -102,7 +106,7 @@ def precondition(
     grads: Tensor,
     moments: Tensor,
     factors: list[Tensor],
-    roots: list[Tensor],
+    roots: list[Tensor] | None,
     steps: list[Any],
     group: Mapping[str, Any],
 ) -> Tensor:
@@ -114,7 +118,7 @@ def precondition(
         Shape ``(n, *shape)``: what the factors gather, and what is preconditioned.
     factors, roots : list of Tensor
         One for each axis of shape, (n, d, d), or (n, d) for diagonal ones; written
-        in place.
+        in place. Roots that are not kept are None.
     steps : list of float or Tensor
         n counts.
     group : mapping
@@ -129,29 +133,75 @@ def precondition(
     power = group["power"] or 2 * order
     due = _due(steps, group)
     weights = _weights(group["betas"][1], steps, grads)
-    for axis, (factor, root) in enumerate(zip(factors, roots, strict=True)):
-        diagonal = factor.ndim == 2
-        new = grads.square() if diagonal else gram(grads, axis, order)
-        if group["betas"][1] == 1:
-            factor.add_(new)
-        else:
-            factor.lerp_(new, 1 - group["betas"][1])
+    for axis, factor in enumerate(factors):
+        _gather(factor, grads, axis, group["betas"][1])
         column = weights.reshape(-1, *(1,) * (factor.ndim - 1))
-        if isinstance(due, Tensor):
-            fresh = _root(factor / column, power, group)
-            root.copy_(torch.where(due.reshape(column.shape), fresh, root))
-        elif all(due):
-            root.copy_(_root(factor / column, power, group))
-        elif any(due):
-            chosen = torch.tensor(due, device=root.device).nonzero()[:, 0]
-            if len(column) > 1:
-                column = column[chosen]
-            root[chosen] = _root(factor[chosen] / column, power, group)
-        if diagonal:
+        if roots is None:
+            root = _root(factor / column, power, group)
+        else:
+            root = roots[axis]
+            _refresh(root, factor, column, due, power, group)
+        if factor.ndim == 2:
             moments = moments * root
         else:
             moments = multiply(moments, root, axis, order)
     return moments
+
+
+def _gather(factor: Tensor, grads: Tensor, axis: int, beta: float) -> None:
+    """βL + (1−β)GGᵀ, or L + GGᵀ for β = 1, in place."""
+    new = 1.0 if beta == 1 else 1 - beta
+    if factor.ndim > 2:
+        add_gram_(factor, unfold(grads, axis, grads.ndim - 1), beta, new)
+    else:
+        factor.mul_(beta).addcmul_(grads, grads, value=new)
+
+
+def _refresh(
+    root: Tensor,
+    factor: Tensor,
+    column: Tensor,
+    due: list[bool] | Tensor,
+    power: int,
+    group: Mapping[str, Any],
+) -> None:
+    """Recompute the roots that are due."""
+    if isinstance(due, Tensor):
+        fresh = _root(factor / column, power, group)
+        root.copy_(torch.where(due.reshape(-1, *column.shape[1:]), fresh, root))
+    elif all(due):
+        root.copy_(_root(factor / column, power, group))
+    elif any(due):
+        chosen = torch.tensor(due, device=root.device).nonzero()[:, 0]
+        column = column[chosen] if len(column) > 1 else column
+        root[chosen] = _root(factor[chosen] / column, power, group)
+
+
+def kept_root(
+    factor: Tensor, count: float, order: int, group: Mapping[str, Any]
+) -> Tensor:
+    """The root that a tensor would have kept after so many steps with refresh = 1.
+
+    Parameters
+    ----------
+    factor : Tensor
+        (d, d) or (d,).
+    count : float
+        Steps taken; 0 gives zeros.
+    order : int
+        k, how many axes the tensor has.
+    group : mapping
+        As for `precondition`.
+
+    Returns
+    -------
+    Tensor
+        Shape of `factor`.
+    """
+    if not count:
+        return torch.zeros_like(factor)
+    weight = _weights(group["betas"][1], [count], factor)
+    return _root(factor[None] / weight, group["power"] or 2 * order, group)[0]
 
 
 def _root(factor: Tensor, power: int, group: Mapping[str, Any]) -> Tensor:
@@ -212,7 +262,7 @@ def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tens
     else:
         top = nonzero(product.abs().amax((-2, -1), keepdim=True))
         size = torch.linalg.matrix_norm(product / top, keepdim=True) * top
-    lower = factor - factor @ (product / (1 + size))
+    lower = factor - symmetric_product(factor, product / (1 + size))
     return (lower + lower.mT) / 2
 
 
@@ -234,4 +284,5 @@ def positive_root(factor: Tensor, power: int) -> Tensor:
     top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
     values, vectors = robust_eigh(factor / top)
     values = values.clamp_min(0) ** (1 / power)
-    return vectors @ (values[..., None] * vectors.mT) * top ** (1 / power)
+    root = symmetric_product(vectors * values[..., None, :], vectors.mT)
+    return root * top ** (1 / power)
