@@ -8,6 +8,7 @@ from anthology.lab import problems
 from anthology.lab.check import check, check_close, gap
 from anthology.lab.data import Images, Text, cifar10, digits, images, text
 from anthology.lab.device import budget, pick_device
+from anthology.lab.limit_plots import limit_shares
 from anthology.lab.marks import (
     Arrow,
     Axis,
@@ -18,10 +19,12 @@ from anthology.lab.marks import (
     Points,
     Region,
 )
+from anthology.lab.measured import Measured, measured
 from anthology.lab.models import Transformer, conv_net, mlp, transformer
 from anthology.lab.plots import STYLES, Style, style, use_style
 from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
 from anthology.lab.slider import Frame, SliderFigure, slider_figure
+from anthology.lab.tables import Table, least_costs
 from anthology.lab.training import (
     Run,
     accuracy,
@@ -39,6 +42,7 @@ __all__ = [
     "Images",
     "Line",
     "Mark",
+    "Measured",
     "Note",
     "Panel",
     "Points",
@@ -46,6 +50,7 @@ __all__ = [
     "Run",
     "SliderFigure",
     "Style",
+    "Table",
     "Text",
     "Transformer",
     "accuracy",
@@ -59,7 +64,10 @@ __all__ = [
     "fit",
     "gap",
     "images",
+    "least_costs",
+    "limit_shares",
     "mean_loss",
+    "measured",
     "mlp",
     "pick_device",
     "probe_curves",
