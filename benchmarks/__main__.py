@@ -13,6 +13,7 @@ results, the latest where no file is named.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15, help="most samples of each")
-    parser.add_argument("--seconds", type=float, default=12.0, help="most a family")
+    parser.add_argument("--seconds", type=float, default=5.0, help="most a family")
+    parser.add_argument("--minutes", type=float, help="begin no family after so many")
     parser.add_argument("--clock", choices=("wall", "cpu"), help="which one counts")
     parser.add_argument("--sets", help="some of " + ",".join(SETS))
     parser.add_argument("--families", help="names or parts of names, by commas")
@@ -77,12 +79,16 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     print("GB/s", [(size, round(rate / 1e9, 1)) for size, rate in rates.ladder])
     print("GFLOP/s", {k: round(rate / 1e9, 1) for k, rate in rates.matmul.items()})
     rows: list[Row] = []
+    end = time.monotonic() + 60 * (given.minutes or float("inf"))
     for name in _chosen(given.sets, given.quick, on_gpu):
         print(f"\n{name}: {SETS[name].title}\n{HEAD}")
         for family in families():
             if family.sets and name not in family.sets:
                 continue
             if not _wanted(family.name, given.families):
+                continue
+            if time.monotonic() > end:
+                print(f"{family.name}: left out, the minutes are over")
                 continue
             print(family.name)
             found = run_family(family, SETS[name], plan, rates)

@@ -153,6 +153,8 @@ def families() -> list[Family]:
     muon: dict[str, Any] = {"ns_dtype": "bfloat16"}
     few = ("foreach", "compiled")
     factors = ("mlp", "quick")
+    # what is like another family needs no more to be seen
+    fewer = ("gpt", "small", "1e8", "quick")
     fast: dict[str, Any] = {"lr": 1e-3, "foreach": True}
     plain: dict[str, Any] = {"normuon": False, "cautious_wd": False}
     half = [
@@ -177,6 +179,7 @@ def families() -> list[Family]:
         Family(
             "Signum",
             [*ours(optim.Signum), peer(kozistr, "SignSGD", "SignSGD", foreach=True)],
+            sets=fewer,
         ),
         Family(
             "Lion",
@@ -188,7 +191,7 @@ def families() -> list[Family]:
                 peer("optimi", "Lion", "Lion foreach", weight_decay=0.1, **fast),
             ],
         ),
-        Family("Adam", [*ours(optim.Adam), *torch_paths("Adam")]),
+        Family("Adam", [*ours(optim.Adam), *torch_paths("Adam")], sets=fewer),
         Family(
             "AdamW",
             [
@@ -213,9 +216,15 @@ def families() -> list[Family]:
                 peer("prodigyopt", "Prodigy"),
             ],
         ),
-        Family("SteepestDescent L∞", ours(optim.SteepestDescent, momentum=0.9, **sign)),
         Family(
-            "FreeSteepestDescent L∞", ours(optim.FreeSteepestDescent, norm="LInf()")
+            "SteepestDescent L∞",
+            ours(optim.SteepestDescent, momentum=0.9, **sign),
+            sets=fewer,
+        ),
+        Family(
+            "FreeSteepestDescent L∞",
+            ours(optim.FreeSteepestDescent, norm="LInf()"),
+            sets=fewer,
         ),
         Family(
             "Scion",
@@ -243,6 +252,7 @@ def families() -> list[Family]:
             "Shampoo",
             [
                 *ours(optim.Shampoo, refresh=REFRESH, eps=1e-6, betas=(0.9, 0.99)),
+                peer("benchmarks.textbook", "TextbookShampoo", refresh=REFRESH),
                 peer(
                     kozistr,
                     "ScalableShampoo",

@@ -16,6 +16,7 @@ from anthology.cost import Rates
 
 from .goals import verdicts
 from .measure import Plan, Row
+from .sets import SETS
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -111,6 +112,7 @@ def save(
         The file.
     """
     plain = [row.plain() for row in rows]
+    sets = {row.set for row in rows}
     taken = [row.summary for row in rows if row.summary]
     content = {
         "machine": about,
@@ -124,6 +126,7 @@ def save(
             "bandwidth": [list(pair) for pair in rates.ladder],
             "matmul": dict(rates.matmul),
         },
+        "sets": {s.name: s.title for s in SETS.values() if s.name in sets},
         "goals": [found.plain() for found in verdicts(plain, plan.device != "cpu")],
         "results": plain,
     }
