@@ -9,11 +9,15 @@ Time of a step, for the busiest process: its operations over the rate of matrix
 products, and its messages over the rate of the network, each way at the same time.
 If they overlap completely the step takes the longer of the two, if not at all their
 sum. AdamW on the same parameters reads and writes 28 bytes for each that a process
-holds. Nothing here is measured: the rates are arguments, and latency, the other
-traffic of sharded training and the memory that products read count as nothing.
+holds. Latency, the other traffic of sharded training and the memory that products
+read count as nothing.
+
+The rates are arguments. Those of products and memory may be read from results of the
+benchmark, as measured there on a device; the network's is never measured.
 
     python experiments/ranks.py
     python experiments/ranks.py --products 4e14 --network 25e9 --no-save
+    python experiments/ranks.py --measured benchmarks/results/NAME.json
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from anthology.lab.tables import Table
 from anthology.optim.core.assign import assign, matrix_cost, traffic
 
 RESULTS = Path(__file__).parent / "results" / "ranks.json"
@@ -87,26 +92,58 @@ def table(rates: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def show(rows: dict[str, list[dict[str, Any]]]) -> None:
-    """Print the table: milliseconds and megabytes."""
-    head = (
-        "ranks  with work  balance (best)  MB busiest  MB mean  products ms  "
-        "network ms  step ms        AdamW ms  all everywhere ms"
+def stored_results() -> dict[str, Any]:
+    """The table as it is stored, and the rates it was made with."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+HEAD = (
+    "ranks",
+    "with work",
+    "balance",
+    "best balance",
+    "MB, busiest",
+    "MB, mean",
+    "products, ms",
+    "network, ms",
+    "step, ms",
+    "AdamW, ms",
+)
+
+
+def shown(rows: dict[str, list[dict[str, Any]]]) -> list[Table]:
+    """One table a model: milliseconds and megabytes."""
+    return [
+        Table(f"{model}, {len(matrices(model))} matrices", HEAD, tuple(map(line, rows)))
+        for model, rows in rows.items()
+    ]
+
+
+def line(r: dict[str, Any]) -> tuple[str, ...]:
+    """One row of a table; a step takes the first of two times if all overlaps."""
+    low, high = (1e3 * x for x in r["step seconds"])
+    return (
+        str(r["ranks"]),
+        str(r["with work"]),
+        f"{r['balance']:.2f}",
+        f"{r['best balance']:.2f}",
+        f"{r['bytes of busiest'] / 1e6:.1f}",
+        f"{r['bytes of mean'] / 1e6:.1f}",
+        f"{1e3 * r['compute seconds']:.2f}",
+        f"{1e3 * r['network seconds']:.2f}",
+        f"{low:.1f} to {high:.1f}",
+        f"{1e3 * r['adamw seconds']:.3f}",
     )
-    for model, lines in rows.items():
-        print(f"\n{model}, {len(matrices(model))} matrices\n{head}")
-        for r in lines:
-            low, high = (1e3 * x for x in r["step seconds"])
-            print(
-                f"{r['ranks']:5}  {r['with work']:9}  "
-                f"{r['balance']:6.2f} ({r['best balance']:5.2f})  "
-                f"{r['bytes of busiest'] / 1e6:10.1f}  "
-                f"{r['bytes of mean'] / 1e6:7.1f}  "
-                f"{1e3 * r['compute seconds']:11.2f}  "
-                f"{1e3 * r['network seconds']:10.2f}  "
-                f"{low:6.1f}-{high:<7.1f}  {1e3 * r['adamw seconds']:7.3f}  "
-                f"{1e3 * r['everywhere seconds']:17.1f}"
-            )
+
+
+def measured_rates(path: Path) -> dict[str, float]:
+    """Rates of products and memory from results of the benchmark."""
+    rates = json.loads(path.read_text(encoding="utf-8"))["rates"]
+    return {
+        "products": rates["matmul"]["bfloat16"],
+        "memory": rates["bandwidth"][-1][1],
+    }
 
 
 def main() -> None:
@@ -116,13 +153,15 @@ def main() -> None:
     add("--memory", type=float, default=3e12, help="bytes a second within a device")
     add("--network", type=float, default=5e10, help="bytes a second a device, each way")
     add("--bytes", type=float, default=4, help="bytes of a number that travels")
+    add("--measured", type=Path, help="results of the benchmark, for the first two")
     add("--no-save", action="store_true", help="print only")
     arguments = vars(parser.parse_args())
-    save = not arguments.pop("no_save")
-    rows = table(arguments)
-    show(rows)
+    save, path = not arguments.pop("no_save"), arguments.pop("measured")
+    rates = arguments | (measured_rates(path) if path else {})
+    rows = table(rates)
+    print(*shown(rows), sep="\n\n")
     if save:
-        stored = {"rates": arguments, "rows": rows}
+        stored = {"rates": rates, "rows": rows}
         RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from tools import address
 
-CHAPTERS = address.notebooks()
+NOTEBOOKS = address.notebooks()
+# Pages of reference follow the rules of form, but tell no story.
+CHAPTERS = [path for path in NOTEBOOKS if path.parent.name != "reference"]
 MAX_WORDS = 2500
 MAX_CODE_CELLS = 16
 MAX_LINES = 20
@@ -34,6 +36,9 @@ EMPTY_WORDS = re.compile(
     r"\b(clearly|simply|obviously|trivially|as we can see|of course)\b", re.IGNORECASE
 )
 
+per_notebook = pytest.mark.parametrize(
+    "path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS]
+)
 per_chapter = pytest.mark.parametrize(
     "path", CHAPTERS, ids=[path.stem for path in CHAPTERS]
 )
@@ -80,7 +85,7 @@ def test_there_are_chapters() -> None:
     assert CHAPTERS
 
 
-@per_chapter
+@per_notebook
 def test_every_cell_was_run_in_order(path: Path) -> None:
     cells = code_cells(path)
     assert all(cell.source.strip() for cell in cells), "an empty cell is never run"
@@ -88,7 +93,7 @@ def test_every_cell_was_run_in_order(path: Path) -> None:
     assert counts == list(range(1, len(cells) + 1))
 
 
-@per_chapter
+@per_notebook
 def test_no_error_or_warning_is_stored(path: Path) -> None:
     for cell in code_cells(path):
         for output in cell.outputs:
@@ -96,7 +101,7 @@ def test_no_error_or_warning_is_stored(path: Path) -> None:
             assert output.get("name") != "stderr", output.get("text")
 
 
-@per_chapter
+@per_notebook
 def test_limits_of_size(path: Path) -> None:
     cells = [cell for cell in code_cells(path) if not is_set_up(cell)]
     lines = [count_lines(cell) for cell in cells]
@@ -108,7 +113,7 @@ def test_limits_of_size(path: Path) -> None:
     assert count_words(markdown(path)) <= MAX_WORDS
 
 
-@per_chapter
+@per_notebook
 def test_code_fits_a_page(path: Path) -> None:
     long = [
         line
@@ -120,7 +125,7 @@ def test_code_fits_a_page(path: Path) -> None:
     assert not long
 
 
-@per_chapter
+@per_notebook
 def test_set_up_comes_first_and_once(path: Path) -> None:
     cells = code_cells(path)
     assert [is_set_up(cell) for cell in cells].index(True) == 0
@@ -133,7 +138,7 @@ def test_set_up_comes_first_and_once(path: Path) -> None:
     )
 
 
-@per_chapter
+@per_notebook
 def test_it_opens_with_a_title_and_a_plain_sentence(path: Path) -> None:
     title, sentence = re.split(r"\n\s*\n", read(path).cells[0].source.strip())[:2]
     assert re.fullmatch(r"# \S.*", title)
@@ -148,7 +153,7 @@ def test_sections_come_in_the_order_of_the_template(path: Path) -> None:
     assert [name for name in names if name in SECTIONS] == SECTIONS
 
 
-@per_chapter
+@per_notebook
 def test_every_picture_says_what_it_shows(path: Path) -> None:
     for cell in code_cells(path):
         if not any("image/png" in o.get("data", {}) for o in cell.outputs):
@@ -160,7 +165,7 @@ def test_every_picture_says_what_it_shows(path: Path) -> None:
         assert figure.get("caption", "").strip(), cell.source
 
 
-@per_chapter
+@per_notebook
 def test_text_degrades_to_plain_markdown(path: Path) -> None:
     text = markdown(path)
     assert not re.search(r"^```\{", text, re.MULTILINE), "use colon fences"
@@ -179,7 +184,7 @@ def test_text_degrades_to_plain_markdown(path: Path) -> None:
         assert not after or after.startswith(":"), f"blank line after: {after}"
 
 
-@per_chapter
+@per_notebook
 def test_no_word_that_only_presses(path: Path) -> None:
     found = EMPTY_WORDS.findall(prose(markdown(path)))
     assert not found
