@@ -107,7 +107,7 @@ def package() -> Count:
     alone = pytest_count("package", *folders, *WORKERS)
     # the kernels need Triton's interpreter from the start; the last ones start
     # processes of their own
-    kernels = pytest_count("kernels", "tests/kernels")
+    kernels = pytest_count("kernels", "tests/kernels", "tests/cuda")
     return alone + kernels + pytest_count("distributed", "tests/distributed")
 
 
