@@ -187,7 +187,7 @@ def _bandwidth(rows: list[Plain]) -> list[Verdict]:
     """The best path of each rule whose limit is bandwidth, on 10⁸ numbers."""
     best: dict[str, Plain] = {}
     for row in rows:
-        memory = row["limit"] and not row["limit"]["flops"]
+        memory = row["ours"] and row["limit"] and not row["limit"]["flops"]
         if row["set"] != "1e8" or not memory:
             continue
         if row["family"] not in best or row["reached"] > best[row["family"]]["reached"]:
@@ -213,7 +213,8 @@ def _worst(
 
 
 def _state(rows: list[Plain]) -> list[Verdict]:
-    mine = [r for r in rows if r["limit"] and r["limit"]["state_bytes"]]
+    mine = [r for r in rows if r["ours"] and r["limit"]]
+    mine = [r for r in mine if r["limit"]["state_bytes"]]
     shares = [(r["state_bytes"] / r["limit"]["state_bytes"], r) for r in mine]
     return _worst("state, the worst of all", shares, "what the rule needs", 1.0)
 

@@ -247,8 +247,8 @@ def _rounds(running: list[_Running], plan: Plan, clock: Clock) -> list[list[Samp
 
 
 def _limit(c: Contestant, shapes: list[Shape], rates: Rates) -> Limit | None:
-    """The limit of the rule; None for peers, whose rule is their own affair."""
-    if not c.ours:
+    """The limit of the rule, where it is known: of ours, and of PyTorch's."""
+    if not (c.ours or c.package == "torch.optim"):
         return None
     params = [torch.empty(s, device="meta").requires_grad_() for s in shapes]
     return limit(c.make, params, rates=rates)

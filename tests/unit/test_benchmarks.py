@@ -9,7 +9,7 @@ from anthology.cost import Rates
 from anthology.optim import SGD
 from benchmarks import __main__ as command
 from benchmarks.clock import Sample, Stopwatch, summarise
-from benchmarks.contestants import Contestant, Family, families, ours
+from benchmarks.contestants import Contestant, Family, families, ours, torch_paths
 from benchmarks.goals import GOALS, Verdict, table, verdicts
 from benchmarks.measure import Plan, run_family
 from benchmarks.memory import allocated
@@ -299,13 +299,14 @@ def test_the_table_of_goals_counts_what_was_met():
     assert lines[0].plain()["met"] is True
 
 
-def test_a_step_beyond_its_limit_is_told(capsys):
+@pytest.mark.parametrize("who", [ours(SGD, only=("foreach",)), torch_paths("SGD")[1:]])
+def test_a_step_beyond_its_limit_is_told(who, capsys):
     slow = Rates(((2**40, 1.0),), {"float32": 1e12})
     clock = FalseClock(clean(1.0), clean(1.0))
-    family = Family("SGD", ours(SGD, only=("foreach",)))
-    found = run_family(family, TINY, Plan(rounds=1), slow, clock)
+    found = run_family(Family("SGD", who), TINY, Plan(rounds=1), slow, clock)
     command._warn(found)
     assert "measured too low" in capsys.readouterr().out
+    assert by_goal([found[0].plain()])["no step faster than its limit"].met is False
 
 
 def test_efficiency_tells_exact_polar_factors_from_other_steps():
