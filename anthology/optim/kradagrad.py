@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anthology.linalg.symmetric import symmetric_product
+
 from .core import limits
 from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.state import State
+from .core.state import State, fresh_state, real
 from .parts.alike import _Alike
 from .parts.grafting import lengths
+from .parts.inverted import axes_of, blocks_of, damps, keeps_roots, power_of, turn_of
 from .parts.kronecker import (
-    Block,
-    cut,
     dominate,
     gram,
     multiply,
@@ -138,8 +139,8 @@ class KrADagrad(_Alike):
         norm=r"$\lVert L^{-1/8}\Delta W R^{-1/8}\rVert_F$, learned",
         average="a bound on the inverse of each summed Gram matrix; heavy ball on the "
         "step",
-        state=r"$1 + 2\,(d_\mathrm{out}/d_\mathrm{in} + "
-        r"d_\mathrm{in}/d_\mathrm{out})$",
+        state=r"$1 + d_\mathrm{out}/d_\mathrm{in} + d_\mathrm{in}/d_\mathrm{out}$, "
+        "the factors twice if their roots are kept (T > 1)",
         source="Mei, Moreno & Walters 2023 (2305.19416), published code",
     )
 
@@ -198,13 +199,31 @@ class KrADagrad(_Alike):
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for the momentum; factors (with their roots) as multiples of I."""
         state = {"momentum_buffer": torch.zeros_like(param)}
-        for tag, block in _blocks(param, group):
+        for tag, block in blocks_of(param, group):
             x = param[block]
-            for axis in _axes(x, group):
+            for axis in axes_of(x, group):
                 eye = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
                 state[f"factor_{tag}{axis}"] = eye * group["initial"]
-                root = group["initial"] ** (1 / _power(x, group))
-                state[f"root_{tag}{axis}"] = eye * root
+                if keeps_roots(group):
+                    root = group["initial"] ** (1 / power_of(x, group))
+                    state[f"root_{tag}{axis}"] = eye * root
+        return state
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; roots are kept only where they are used again."""
+        state = super().state_of(p, group)
+        factors = [name for name in state if name.startswith("factor_")]
+        roots = [name.replace("factor", "root") for name in factors]
+        keeps = keeps_roots(group)
+        if all((root in state) == keeps for root in roots):
+            return state
+        fresh = fresh_state(p, group, self.new_state) if keeps else {}
+        for name, root in zip(factors, roots, strict=True):
+            state.pop(root, None)
+            if keeps:
+                last = positive_root(real(state[name]), power_of(real(p), group))
+                real(fresh[root]).copy_(last)
+                state[root] = fresh[root]
         return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
@@ -222,7 +241,7 @@ class KrADagrad(_Alike):
     ) -> None:
         """Tensors of equal shape and age, stacked; the definition."""
         u = torch.zeros_like(w)
-        for tag, block in _blocks(w[0], group):
+        for tag, block in blocks_of(w[0], group):
             part = (slice(None), *block)
             u[part] = _preconditioned(g[part], state, tag, step, group)
         if group["grafting"] == "sgd":
@@ -235,34 +254,14 @@ class KrADagrad(_Alike):
         w.sub_((u + m * group["momentum"] if group["nesterov"] else m) * group["lr"])
 
 
-def _blocks(x: Tensor, group: Mapping[str, Any]) -> list[tuple[str, Block]]:
-    """The blocks of one tensor, and what their factors are called by."""
-    if not group["block_size"] or not _axes(x, {**group, "max_dim": math.inf}):
-        return [("", (slice(None),) * x.ndim)]
-    found = cut(tuple(x.shape), group["block_size"])
-    return [(f"{b}_" if len(found) > 1 else "", block) for b, block in enumerate(found)]
-
-
-def _axes(x: Tensor, group: Mapping[str, Any]) -> list[int]:
-    """The axes of one tensor that have a factor."""
-    if x.ndim == 1 and group["vectors"] == "none":
-        return []
-    return [axis for axis, d in enumerate(x.shape) if d <= group["max_dim"]]
-
-
-def _power(x: Tensor, group: Mapping[str, Any]) -> int:
-    """p of the exponent 1/p for one tensor."""
-    return int(group["power"] or (2 if group["variant"] == "mm" else 2 * x.ndim))
-
-
 def _preconditioned(
     g: Tensor, state: State, tag: str, step: int, group: Mapping[str, Any]
 ) -> Tensor:
     """The gradients of a block, stacked; its factors learn of them first."""
-    order, axes = g.ndim - 1, _axes(g[0], group)
+    order, axes = g.ndim - 1, axes_of(g[0], group)
     u, others = g, list[int]()
     if group["variant"] == "mm" and axes:
-        turn = _turn(step - 1, axes, g.shape[1:])
+        turn = turn_of(step - 1, axes, g.shape[1:])
         others = [axis for axis in axes if axis != turn]
         axes = [turn]
     for axis in others:
@@ -276,21 +275,16 @@ def _preconditioned(
         factor = state[f"factor_{tag}{axis}"]
         if group["beta2"] < 1:
             factor.div_(group["beta2"])
-        if group["eps"]:
-            factor.sub_(factor @ factor, alpha=group["eps"])
+        if damps(factor, group):
+            factor.sub_(symmetric_product(factor, factor), alpha=group["eps"])
         factor.copy_(dominate(factor, gram(seen, axis, order), group["bound"]))
+    roots = {}
     for axis in axes + others * (group["refresh"] > 1) if due else []:
-        fresh = positive_root(state[f"factor_{tag}{axis}"], _power(g[0], group))
-        state[f"root_{tag}{axis}"].copy_(fresh)
+        fresh = positive_root(state[f"factor_{tag}{axis}"], power_of(g[0], group))
+        roots[axis] = fresh
+        if keeps_roots(group):
+            state[f"root_{tag}{axis}"].copy_(fresh)
     for axis in axes:
-        u = multiply(u, state[f"root_{tag}{axis}"], axis, order)
+        root = roots[axis] if axis in roots else state[f"root_{tag}{axis}"]
+        u = multiply(u, root, axis, order)
     return u
-
-
-def _turn(past: int, axes: list[int], shape: Sequence[int]) -> int:
-    """The axis whose factor "mm" updates after so many steps."""
-    k = len(axes)
-    place = past % k if past < k * k else past - math.isqrt(past) ** 2
-    if place < k:
-        return axes[place]
-    return max(axes, key=lambda axis: shape[axis])

@@ -20,7 +20,7 @@ from .core.limits import (
     one_of,
     positive_integer,
 )
-from .core.state import State, fresh_state
+from .core.state import State, fresh_state, real
 from .parts.alike import batched, stacked
 from .parts.grafting import GRAFTING, averages_of, finish, first_moments
 from .parts.kronecker import Block, cut, kept_root, precondition
@@ -202,14 +202,14 @@ class Shampoo(BaseOptimizer):
         keeps = group["refresh"] > 1
         if keeps == ("root_0_0" in state) or not p.numel():
             return state
-        order = max(p.ndim + p.is_complex(), 1)
-        for name in [name for name in state if name.startswith("factor_")]:
-            root = name.replace("factor", "root")
-            if keeps:
-                found = kept_root(state[name], float(state["step"]), order, group)
-                state[root] = found
-            else:
-                state.pop(root, None)
+        fresh = fresh_state(p, group, self.new_state) if keeps else {}
+        order, step = max(p.ndim + p.is_complex(), 1), float(state["step"])
+        for name in [name for name in state if name.startswith("root_")]:
+            del state[name]
+        for name in [name for name in fresh if name.startswith("root_")]:
+            factor = real(state[name.replace("root", "factor")])
+            real(fresh[name]).copy_(kept_root(factor, step, order, group))
+            state[name] = fresh[name]
         return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:

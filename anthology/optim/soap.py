@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.roots import robust_eigh
+from anthology.linalg.symmetric import add_gram_
 
 from .core.base import Params, hyperparameters
 from .core.card import Card
@@ -20,9 +21,13 @@ from .core.limits import (
     one_of,
     positive_integer,
 )
-from .core.state import State
+from .core.state import State, real
 from .parts.alike import _Alike
-from .parts.kronecker import gram, multiply, nonzero
+from .parts.kronecker import multiply, nonzero, unfold
+
+# The average of the gradient in the basis. To turn it there and back when that changes
+# is less work than to turn it at every step, if T > 2; else there is "exp_avg".
+ROTATED = "exp_avg_rotated"
 
 
 class SOAP(_Alike):
@@ -165,11 +170,32 @@ class SOAP(_Alike):
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
-        state = {name: torch.zeros_like(param) for name in ("exp_avg", "exp_avg_sq")}
-        for axis in _rotated(param, group):
+        axes = _rotated(param, group)
+        names = (_average(axes, group), "exp_avg_sq")
+        state = {name: torch.zeros_like(param) for name in names}
+        for axis in axes:
             d = param.shape[axis]
             for name in ("gram", "basis"):
                 state[f"{name}_{axis}"] = param.new_zeros(d, d)
+        return state
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; turns an average that was not kept as it is now."""
+        state = super().state_of(p, group)
+        axes = _rotated(real(p), group)
+        name = _average(axes, group)
+        kept = "exp_avg" if "exp_avg" in state else ROTATED
+        if kept == name:
+            state.pop(ROTATED if name == "exp_avg" else "exp_avg", None)
+            return state
+        with torch.no_grad():
+            m = real(state.pop(kept))[None]
+            for axis in axes:
+                basis = real(state[f"basis_{axis}"])[None]
+                basis = basis.mT if name == ROTATED else basis
+                m = multiply(m, basis, axis, m.ndim - 1)
+            turned = m[0].contiguous()
+            state[name] = torch.view_as_complex(turned) if p.is_complex() else turned
         return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
@@ -190,6 +216,11 @@ def _rotated(x: Tensor, group: Mapping[str, Any]) -> list[int]:
     return [axis for axis, d in enumerate(x.shape) if d <= group["max_dim"]]
 
 
+def _average(axes: list[int], group: Mapping[str, Any]) -> str:
+    """What the average of the gradient is called, by how it is kept."""
+    return ROTATED if axes and group["refresh"] > 2 else "exp_avg"
+
+
 def _advance(
     w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
 ) -> None:
@@ -203,7 +234,7 @@ def _advance(
 
     def gather() -> None:
         for axis, kept in grams.items():
-            kept.lerp_(gram(g.detach(), axis, order), 1 - beta)
+            add_gram_(kept, unfold(g.detach(), axis, order), beta, 1 - beta)
 
     def turn(x: Tensor, back: bool = False) -> Tensor:
         for axis, basis in bases.items():
@@ -218,15 +249,17 @@ def _advance(
         if group["skip_first"]:
             return
     count = max(step - int(group["skip_first"]), 1)
-    m, v = state["exp_avg"], state["exp_avg_sq"]
-    m.lerp_(g, 1 - beta1)
-    v.lerp_(turn(g).square(), 1 - beta2)
+    name, g_turned = _average(axes, group), turn(g)
+    m, v = state[name], state["exp_avg_sq"]
+    m.lerp_(g_turned if name == ROTATED else g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g_turned, g_turned, value=1 - beta2)
     root = _sqrt(v.clone()) if follow else v.sqrt()
     eps = group["eps"]
     if group["relative_eps"]:
         eps = eps * root.flatten(1).amax(1) if order else eps * root
         eps = eps.reshape(-1, *(1,) * order)
-    move = turn(turn(m) / nonzero(root + eps), back=True)
+    kept = (m.clone() if follow else m) if name == ROTATED else turn(m)
+    move = turn(kept / nonzero(root + eps), back=True)
     size = math.sqrt(1 - beta2**count) / (1 - beta1**count)
     lr = group["lr"]
     w.sub_(move * (lr * size))
@@ -234,9 +267,12 @@ def _advance(
         w.mul_(1 - lr * group["weight_decay"])
     if step > 1:
         gather()
-    if count % group["refresh"] == 0:
+    if bases and count % group["refresh"] == 0:
+        straight = turn(m, back=True) if name == ROTATED else m
         for axis, basis in bases.items():
             _refresh(basis, grams[axis], v, axis)
+        if name == ROTATED:
+            m.copy_(turn(straight))
 
 
 def _refresh(basis: Tensor, kept: Tensor, v: Tensor, axis: int) -> None:

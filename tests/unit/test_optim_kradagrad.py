@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from anthology.optim import KrADagrad
+from anthology.optim.core.state import real
+from anthology.optim.parts.inverted import damps, power_of
+from anthology.optim.parts.kronecker import positive_root
 
 SHAPES = [(5, 5), (4, 3), (3,), (), (2, 3, 4), (2, 3, 3, 2), (1, 6)]
 OPTIONS = [
@@ -235,12 +238,16 @@ def test_autograd_follows_the_plain_variant(refresh):
     assert torch.autograd.gradcheck(after, [lr])
 
 
-def test_state_has_the_size_that_the_card_says():
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [({}, 1), ({"refresh": 2}, 2), ({"variant": "mm"}, 2)],
+)
+def test_state_has_the_size_that_the_card_says(options, times):
     p = torch.ones(6, 4).requires_grad_()
-    optimizer = KrADagrad([p])
+    optimizer = KrADagrad([p], **options)
     optimizer.create_state()
     entries = sum(x.numel() for x in optimizer.state[p].values()) - 2
-    assert entries == 24 * (1 + 2 * (6 / 4 + 4 / 6))
+    assert entries == 24 * (1 + times * (6 / 4 + 4 / 6))
 
 
 @pytest.mark.parametrize(
@@ -263,3 +270,60 @@ def test_state_has_the_size_that_the_card_says():
 def test_it_says_what_is_wrong(options, words):
     with pytest.raises(ValueError, match=words):
         KrADagrad([torch.ones(2, 2)], **options)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 2), (2, 3, 2)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_roots_are_state_only_where_they_are_used_again(shape, dtype, block_size):
+    """Five steps with refresh 1, then 7: the sixth is not due, and uses the last."""
+    torch.manual_seed(0)
+    grads = [torch.randn(shape, dtype=dtype) for _ in range(6)]
+    given = {"lr": 0.1, "block_size": block_size}
+    w = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    optimizer = KrADagrad([w], **given)
+    for g in grads[:5]:
+        w.grad = g
+        optimizer.step()
+    assert not any(name.startswith("root") for name in optimizer.state[w])
+    saved = optimizer.state_dict()
+    for name, factor in list(saved["state"][0].items()):
+        if name.startswith("factor"):  # as versions before wrote it
+            stale = torch.full_like(factor, torch.nan)
+            saved["state"][0][name.replace("factor", "root")] = stale
+    v = w.detach().clone().requires_grad_()
+    resumed = KrADagrad([v], **given)
+    resumed.load_state_dict(saved)
+    for one, other in ((w, optimizer), (v, resumed)):
+        one.grad = grads[5]
+        other.step()
+    assert torch.equal(w, v)
+    assert set(resumed.state[v]) == set(optimizer.state[w])
+    before = w.detach().clone()
+    optimizer.param_groups[0]["refresh"] = 7
+    w.grad = grads[0]
+    roots = {
+        name.replace("factor", "root"): positive_root(
+            real(x), power_of(real(w), optimizer.param_groups[0])
+        )
+        for name, x in optimizer.state[w].items()
+        if name.startswith("factor")
+    }
+    optimizer.step()
+    for name, root in roots.items():
+        assert torch.allclose(real(optimizer.state[w][name]), root, atol=1e-12)
+    assert not torch.equal(before, w)
+
+
+def test_damping_below_rounding_is_not_computed() -> None:
+    group = {"eps": 1e-12, "beta2": 1.0, "initial": 1.0}
+    assert damps(torch.ones(1, dtype=torch.float64), group)
+    assert not damps(torch.ones(1), group)
+    assert damps(torch.ones(1), {**group, "beta2": 0.9})
+    assert damps(torch.ones(1), {**group, "initial": 1e5})
+    torch.manual_seed(0)
+    factor = torch.randn(8, 8)
+    factor = factor @ factor.mT
+    factor = factor / torch.linalg.matrix_norm(factor, 2)
+    changed = factor - 1e-12 * factor @ factor
+    assert (changed - factor).norm() <= torch.finfo(torch.float32).eps * factor.norm()

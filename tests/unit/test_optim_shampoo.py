@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anthology.linalg import inverse_root
 from anthology.optim import Shampoo
+from anthology.optim.core import state
 from anthology.optim.parts import kronecker
 
 
@@ -251,7 +252,7 @@ def test_a_checkpoint_with_roots_that_are_no_longer_kept_is_resumed() -> None:
     assert not any(name.startswith("root") for name in resumed.state[v])
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (4,), ()])
+@pytest.mark.parametrize("shape", [(4, 3), (2,), ()])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_refresh_may_change_between_steps(shape, dtype) -> None:
     """From 1 to 7 after five steps: the sixth is not due, and takes the last root."""
@@ -259,10 +260,10 @@ def test_refresh_may_change_between_steps(shape, dtype) -> None:
     w = torch.zeros(shape, dtype=dtype, requires_grad=True)
     optimizer = Shampoo([w], lr=0.1, betas=(0.0, 0.9))
     _advance(w, optimizer, 5)
-    last = optimizer.state[w]["factor_0_0"] / (1 - 0.9**5)
+    last = state.real(optimizer.state[w]["factor_0_0"]) / (1 - 0.9**5)
     optimizer.param_groups[0]["refresh"] = 7
     _advance(w, optimizer, 1)
     power = 2 * max(len(shape) + dtype.is_complex, 1)
     expected = inverse_root(last, power, epsilon=1e-12)
-    found = optimizer.state[w]["root_0_0"]
+    found = state.real(optimizer.state[w]["root_0_0"])
     assert (found - expected).norm() < 1e-12 * expected.norm()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anthology.optim import SOAP
+from anthology.optim.core.state import real
 from anthology.testing import contract
 
 # The first Gram matrices of these have at most one null direction: the basis of a
@@ -204,3 +205,37 @@ def test_state_has_the_size_that_the_card_says():
 def test_it_says_what_is_wrong(options, words):
     with pytest.raises(ValueError, match=words):
         SOAP([torch.ones(2, 2)], **options)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3,), (2, 3, 4), (2,)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("later", [3, 2])
+def test_an_average_that_was_not_kept_in_the_basis_is_turned_on_loading(
+    shape, dtype, later
+):
+    torch.manual_seed(0)
+    grads = [torch.randn(shape, dtype=dtype) for _ in range(9)]
+    w = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    optimizer = SOAP([w], lr=0.1, refresh=3)
+    for g in grads[:5]:
+        w.grad = g
+        optimizer.step()
+    v = w.detach().clone().requires_grad_()
+    saved = optimizer.state_dict()
+    kept = dict(saved["state"][0])
+    bases = {n[6:]: real(q) for n, q in kept.items() if n.startswith("basis")}
+    if bases:  # as versions before wrote it
+        m = real(kept.pop("exp_avg_rotated"))
+        for axis, q in bases.items():
+            m = torch.tensordot(m, q, dims=([int(axis)], [1])).movedim(-1, int(axis))
+        kept["exp_avg"] = torch.view_as_complex(m.contiguous()) if w.is_complex() else m
+    resumed = SOAP([v], lr=0.1, refresh=3)
+    resumed.load_state_dict({**saved, "state": {0: kept}})
+    optimizer.param_groups[0]["refresh"] = resumed.param_groups[0]["refresh"] = later
+    for g in grads[5:]:
+        w.grad, v.grad = g, g.clone()
+        optimizer.step()
+        resumed.step()
+    assert (w - v).abs().max() < 1e-12
+    assert set(resumed.state[v]) == set(optimizer.state[w])
+    assert ("exp_avg_rotated" in resumed.state[v]) == (later > 2 and bool(bases))
