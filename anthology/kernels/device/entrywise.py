@@ -72,7 +72,8 @@ def advance(
     put(p_ptr, rest_ptr, seed_ptr, at, mask, p, ROUNDING)
 
 
-@triton.jit
+# Rows of numbers, flags and seeds lie anywhere: one compilation serves all of them.
+@triton.jit(do_not_specialize_on_alignment=["numbers", "finite_ptr", "seed_ptr"])
 def entrywise(
     p_ptr,
     g_ptr,

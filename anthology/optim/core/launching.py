@@ -136,58 +136,67 @@ def run(optimizer: Any, batch: Batch) -> list[Tensor]:
     group, plan = batch.group, plan_of(optimizer, batch.group)
     if plan is None:
         return batch.tensors
-    fit: list[Tensor] = []
+    if batch.tensors[0].dtype not in KINDS:
+        return batch.tensors
+    sorts: dict[Any, list[Tensor]] = {}
     left: list[Tensor] = []
     for p in batch.tensors:
-        state = optimizer.state_of(p, group)
-        whole = [p, p.grad, *(state[name] for name in plan[1])]
-        fits = p.dtype in KINDS and p.grad.dtype in KINDS  # type: ignore[union-attr]
-        fits = fits and all(x.is_contiguous() for x in whole)
-        (fit if fits else left).append(p)
-    if fit:
-        _launch(optimizer, sorted(fit, key=_sort), group, plan)
+        g, state = p.grad, optimizer.state_of(p, group)
+        fits = g is not None and g.is_contiguous() and p.is_contiguous()
+        own = [state[name].is_contiguous() for name in plan[1]]
+        if fits and all(own):
+            sorts.setdefault((p.numel() < SMALL, g.dtype), []).append(p)  # type: ignore[union-attr]
+        else:
+            left.append(p)
+    parts = []
+    for (_, dtype), tensors in sorts.items():
+        if dtype in KINDS:
+            parts += _parts(tensors)
+        else:
+            left += tensors
+    if parts:
+        _launch(optimizer, parts, group, plan)
     return left
 
 
-def _launch(optimizer: Any, fit: list[Tensor], group: Group, plan: Plan) -> None:
-    rule = plan[0]
-    states: list[State] = [optimizer.state[p] for p in fit]
+def _parts(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Neighbours, up to `NEAR` numbers."""
+    parts: list[list[Tensor]] = []
+    room = -1
+    for p in tensors:
+        size = p.numel()
+        if size > room:
+            parts.append([])
+            room = NEAR
+        parts[-1].append(p)
+        room -= size
+    return parts
+
+
+def _launch(
+    optimizer: Any, parts: list[list[Tensor]], group: Group, plan: Plan
+) -> None:
     like = torch.empty(0, dtype=torch.float32, device="meta")
     limit = optimizer.gradient_limit(like, group)
+    states: list[State] = [optimizer.state[p] for part in parts for p in part]
     counters = [state["step"] for state in states]
-    numbers = _numbers(torch.stack(counters), group, rule)
-    how = rounding_of(fit[0], group)
+    numbers = _numbers(torch.stack(counters), group, plan[0])
+    how, home = rounding_of(parts[0][0], group), parts[0][0].device
     seeds = None
     if how == "stochastic":
-        many = (len(fit),)
-        seeds = torch.randint(2**62, many, dtype=torch.int64, device=fit[0].device)
-    flags = []
-    for part in _parts(fit):
-        found = _flags([p.grad for p in fit[part]], limit)  # type: ignore[misc]
-        some = seeds if seeds is None else seeds[part]
-        _pass(fit[part], states[part], numbers[part], found, some, plan, how)
+        seeds = torch.randint(2**62, (len(states),), dtype=torch.int64, device=home)
+    flags, start = [], 0
+    for part in parts:
+        here = slice(start, start + len(part))
+        found = _flags([p.grad for p in part], limit)  # type: ignore[misc]
+        some = seeds if seeds is None else seeds[here]
+        _pass(part, states[here], numbers[here], found, some, plan, how)
         flags.append(found)
+        start += len(part)
     taken = torch.cat(flags).to(counters[0].dtype)
     torch._foreach_add_(counters, list(taken.unbind()))
     skipped = [state["skipped"] for state in states]
     torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
-
-
-def _sort(p: Tensor) -> tuple[bool, str]:
-    """What must be alike in a launch of many."""
-    return p.numel() < SMALL, str(p.grad.dtype)  # type: ignore[union-attr]
-
-
-def _parts(tensors: list[Tensor]) -> list[slice]:
-    """Neighbours of one sort, up to `NEAR` numbers."""
-    parts, start, size = [], 0, 0
-    for index, p in enumerate(tensors):
-        full = size and size + p.numel() > NEAR
-        if full or _sort(p) != _sort(tensors[start]):
-            parts.append(slice(start, index))
-            start, size = index, 0
-        size += p.numel()
-    return [*parts, slice(start, len(tensors))]
 
 
 def _flags(grads: list[Tensor], limit: float) -> Tensor:
@@ -210,8 +219,10 @@ def _pass(
     averages = [[state[name] for name in names] for state in states]
     rests = None
     if how == "compensated":
-        pairs = zip(params, states, strict=True)
-        rests = [s.setdefault(RESIDUAL, torch.zeros_like(p)) for p, s in pairs]
+        for p, state in zip(params, states, strict=True):
+            if RESIDUAL not in state:  # switched on later
+                state[RESIDUAL] = torch.zeros_like(p)
+        rests = [state[RESIDUAL] for state in states]
     if len(params) > 1 and params[0].numel() < SMALL:
         extra: dict[str, Any] = {"finite": flags, "residuals": rests, "seeds": seeds}
         step_many(rule, params, grads, averages, numbers, **extra, **settings)
