@@ -4,7 +4,7 @@
     torchrun --standalone --nproc-per-node 2 --max-restarts 3 train_gpt.py
 
 The text is a million bytes of Python's own library, which every Python has: nothing is
-downloaded. To train something else, copy this file and resumable.py beside it and
+downloaded, and losses differ a little between versions of Python. To train something else, copy this file and resumable.py beside it and
 change `build` and `batch_of`.
 
 Under torchrun the weights are shared out (--parallel fsdp) or each process keeps them
@@ -140,7 +140,9 @@ def loss_of(model: Any, batch: tuple[Tensor, Tensor], job: Job) -> Tensor:
 @torch.no_grad()
 def measure(model: Any, batch: tuple[Tensor, Tensor], job: Job) -> float:
     """The loss over all processes, without training on it."""
+    model.eval()
     loss = job.mean(loss_of(model, batch, job))
+    model.train()
     if isinstance(model, FSDPModule):
         model.reshard()  # which otherwise waits for a backward pass
     return loss
@@ -154,15 +156,15 @@ def share_of_rate(step: int, args: argparse.Namespace) -> float:
     return float(min(rise, fall))
 
 
-def descend(model: Any, optimizer: Any, batch: Any, args: Any, job: Job) -> float:
-    """Take one step; the loss before it."""
+def descend(model: Any, optimizer: Any, batch: Any, args: Any, job: Job) -> Tensor:
+    """Take one step; the loss before it, of this process's slice."""
     loss = loss_of(model, batch, job)
     loss.backward()
     if args.clip is not None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip)
     optimizer.step()
     optimizer.zero_grad()
-    return job.mean(loss)
+    return loss.detach()
 
 
 def line_of(row: dict[str, Any]) -> str:
@@ -189,29 +191,23 @@ def train(args: argparse.Namespace, job: Job) -> None:
     log = Log(args.folder / "log.jsonl", done, job)
     for step in range(done + 1, args.steps + 1):
         torch.manual_seed(seed_of(args.seed, step, job.rank))  # for dropout and such
+        lr = args.lr * share_of_rate(step, args)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * share_of_rate(step, args)
+            group["lr"] = lr
         logged = step % args.log_every == 0 or step == args.steps
         with optim.certificates(optimizer) if logged else nullcontext() as measured:
             loss = descend(model, optimizer, batch_of(words, step, args), args, job)
         if measured is not None:
-            row = {
-                "step": step,
-                "lr": args.lr * share_of_rate(step, args),
-                "loss": loss,
-            }
+            row: dict[str, Any] = {"step": step, "lr": lr, "loss": job.mean(loss)}
             row["validation"] = measure(model, unseen, job)
-            row["certificates"] = [
-                c._asdict() | {"step": step} for c in measured.records
-            ]
+            figures = [c._asdict() | {"step": step} for c in measured.records]
+            row["certificates"] = figures
             log.write(row)
             job.say(line_of(row))
         if step % args.save_every == 0 or step == args.steps:
             save(args.folder, step, model, optimizer, settings, job)
-    last, apart = (
-        measure(model, batch, job)
-        for batch in (batch_of(words, args.steps, args), unseen)
-    )
+    last = measure(model, batch_of(words, args.steps, args), job)
+    apart = measure(model, unseen, job)
     job.say(f"trained {args.steps} steps: loss {last:.9g}, validation {apart:.9g}")
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -218,20 +217,28 @@ def test_other_optimizers(name: str, processes: Processes, tmp_path: Path) -> No
         assert logged(tmp_path) == expected
 
 
+def test_random_numbers_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dropout leaves out follows from the step."""
+    whole = gpt.lab.transformer
+
+    def leaky(**sizes: int) -> torch.nn.Module:
+        return torch.nn.Sequential(whole(**sizes), torch.nn.Dropout(0.5))
+
+    monkeypatch.setattr(gpt.lab, "transformer", leaky)
+    gpt.main([*TINY, f"--folder={tmp_path}"])
+    expected = logged(tmp_path)
+    forget(tmp_path)
+    torch.rand(3)
+    gpt.main([*TINY, f"--folder={tmp_path}"])
+    assert logged(tmp_path) == expected
+
+
 def test_other_settings_are_refused(alone: tuple[Path, str]) -> None:
     folder = alone[0]
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit, match=r"made with lr 0\.02, not 0\.5"):
         gpt.main([*TINY, "--lr=0.5", f"--folder={folder}"])
     assert sorted(folder.rglob("*")) == before
-
-
-def test_two_jobs_in_one_folder_are_refused(tmp_path: Path) -> None:
-    job = resumable.Job(0, 1, torch.device("cpu"))
-    busy = pytest.raises(SystemExit, match="another job is at work in")
-    with resumable.hold(tmp_path, job), busy:
-        gpt.main([*TINY, f"--folder={tmp_path}"])
-    assert names(tmp_path) == ["lock"]
 
 
 @pytest.mark.parametrize(
@@ -266,33 +273,3 @@ def test_torchrun_leaves_its_options_alone(capsys: pytest.CaptureFixture[str]) -
     assert len(options) == 14
     theirs = [o for a in get_args_parser()._actions for o in a.option_strings]
     assert not [(o, t) for o in options for t in theirs if t.startswith(o)]
-
-
-def test_an_earlier_start_is_not_met() -> None:
-    """Each process finds the others of its start, however late they come."""
-    store, agreed = dist.HashStore(), []
-
-    def meet(rank: int, wait: float) -> None:
-        time.sleep(wait)
-        agreed.append(resumable.agreed_name(store, rank, 3))
-
-    for attempt in range(6):
-        waits = [(0.0, 0.1, 0.2)[(attempt + rank) % 3] for rank in range(3)]
-        threads = [threading.Thread(target=meet, args=x) for x in enumerate(waits)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        assert len(agreed) == 3 * (attempt + 1)
-        assert len(set(agreed)) == attempt + 1
-
-
-def test_a_log_says_each_step_once(tmp_path: Path) -> None:
-    job, path = resumable.Job(0, 1, torch.device("cpu")), tmp_path / "log.jsonl"
-    log = resumable.Log(path, 0, job)
-    for step in (1, 2, 3):
-        log.write({"step": step, "loss": float("nan")})
-    with path.open("a", encoding="utf-8") as file:
-        file.write('{"step": 1, "lo')  # killed while it wrote
-    resumable.Log(path, 2, job).write({"step": 3, "loss": 0.5})
-    assert [row["loss"] for row in logged(tmp_path)] == [None, None, 0.5]
