@@ -151,6 +151,7 @@ def families() -> list[Family]:
     norm = "RMSToRMS(method='muon')"
     sign: dict[str, Any] = {"norm": "LInf()", "lr": 1e-3}
     muon: dict[str, Any] = {"ns_dtype": "bfloat16"}
+    express: dict[str, Any] = {"method": "polar-express", "ns_steps": 4}
     few = ("foreach", "compiled")
     factors = ("mlp", "quick")
     # what is like another family needs no more to be seen
@@ -159,6 +160,7 @@ def families() -> list[Family]:
     plain: dict[str, Any] = {"normuon": False, "cautious_wd": False}
     half = [
         *ours(optim.Muon, **muon),
+        *ours(optim.Muon, "Muon express", few, **express, **muon),
         peer("torch.optim", "Muon"),
         *(
             Contestant(f"{kozistr} Muon {name}", kozistr, _kozistr_muon(foreach=on))
@@ -240,6 +242,7 @@ def families() -> list[Family]:
             "Muon float32",
             [
                 *ours(optim.Muon, "Muon muon", few),
+                *ours(optim.Muon, "Muon express", few, **express),
                 *ours(optim.Muon, "Muon gram", few, method="gram"),
                 *ours(optim.Muon, "Muon eigh", ("foreach",), method="eigh"),
                 peer("optimuon", "Muon", "Muon gram", ns_dtype=None, **plain),

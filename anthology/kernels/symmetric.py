@@ -119,14 +119,15 @@ def _product(x: Tensor, b: float, c: float, add: bool) -> Tensor:
     m, n = x.shape[-2:]
     stack = x.reshape(-1, m, n)
     out = x.new_empty(len(stack), m, m)
-    tile, depth = (16, 16) if interpreted() else (128, 32)
+    tile, depth = (16, 16) if interpreted() else (128, 128 // x.itemsize)
     rows = -(-m // tile)
     grid = (rows * (rows + 1) // 2, len(stack))
     # tf32 would keep ten bits of a float32
     precision = "ieee" if x.dtype == torch.float32 else "tf32"
     sizes = (m, n, *stack.stride(), *out.stride())
-    flags = (add, interpreted(), precision, tile, depth)
+    even = m % tile == 0 and n % depth == 0
+    flags = (add, even, interpreted(), precision, tile, depth)
     from .device.symmetric import product
 
-    product[grid](stack, out, b, c, *sizes, *flags, num_warps=8)
+    product[grid](stack, out, b, c, *sizes, *flags, num_warps=8, num_stages=3)
     return out.reshape(*x.shape[:-1], m)

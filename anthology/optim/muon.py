@@ -22,8 +22,9 @@ from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factor, ortho
 from .parts.points import spec
 from .parts.routing import ADAMW, MUON, adopt, in_words, split_by_rule
 
-# Numbers whose matrices become batches; while one is computed it takes four times that.
-TOGETHER = 2**20
+# Numbers whose matrices become batches; while one is computed it takes six times that.
+CPU_TOGETHER = 2**19
+DEVICE_TOGETHER = 2**26
 
 
 class Muon(BaseOptimizer):
@@ -223,7 +224,9 @@ class Muon(BaseOptimizer):
 
     def together(self, group: Mapping[str, Any]) -> int:
         """Matrices of equal shape want to be one batch, as far as memory allows."""
-        return TOGETHER if group["rule"] == MUON else super().together(group)
+        if group["rule"] == ADAMW:
+            return super().together(group)
+        return CPU_TOGETHER if group["params"][0].is_cpu else DEVICE_TOGETHER
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for ``momentum_buffer``, or AdamW's two averages."""

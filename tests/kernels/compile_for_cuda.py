@@ -64,6 +64,7 @@ for low in ("fp32", "bf16"):
     report("observe", observe_kernel, low, {"BLOCK": 1024})
     report("move", move_kernel, low, {"BLOCK": 1024})
     for add in (True, False):
-        flags = {"ADD": add, "WIDEN": False, "TILE": 128, "DEPTH": 32}
+        flags = {"ADD": add, "EVEN": True, "WIDEN": False, "TILE": 128}
+        flags |= {"x_col": 1, "out_col": 1, "DEPTH": 32 if low == "fp32" else 64}
         flags["PRECISION"] = "ieee" if low == "fp32" else "tf32"
-        report("product", product, low, flags, num_warps=8)
+        report("product", product, low, flags, num_warps=8, num_stages=3)

@@ -14,7 +14,7 @@ def test_every_part_runs(device: str, capsys: pytest.CaptureFixture[str]) -> Non
     names = [line.split()[1].rstrip(",") for line in lines]
     assert names[:8] == [*kernels.RULES, "prodigy"]
     muon = ["Muon"] * hasattr(torch.optim, "Muon")
-    assert names[8:] == ["AdamW", *["gram", "quadratic"] * 2, "3", *muon]
+    assert names[8:] == ["AdamW", *["gram", "quadratic"] * 2, "polar", "3", *muon]
 
 
 def test_a_part_that_is_not_there() -> None:

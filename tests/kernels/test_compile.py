@@ -34,6 +34,7 @@ def test_every_kernel_compiles_for_an_h100(tmp_path: Path) -> None:
         if name == "product":  # tensor cores, and no single precision in ten bits
             assert ("wgmma" in words) == (low == "bf16")
             assert "tf32" not in words
+            assert "st.global.v4" in words  # the mirrored tile too is written in lines
             continue
         # 16 bytes at a time, but where addresses do not allow it, and all in registers
         assert ("ld.global.v4" in words) == (name != "odd") == ("st.global.v4" in words)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from anthology.kernels.symmetric import gram, gram_eager, quadratic, quadratic_eager
+from anthology.linalg import polar, products
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # odd, below one tile, one tile, beyond it, many tiles, a stack of stacks, one number
@@ -69,3 +70,52 @@ def test_what_is_refused(device: str) -> None:
     for x in (torch.ones(3), torch.ones(3, 3, dtype=torch.float64)):
         with pytest.raises(ValueError, match="it must be matrices in float32"):
             gram(x.to(device))
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 33), (33, 20), (3, 17, 17)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_polar_factors_by_the_kernels(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = random(shape, torch.float32, device)
+    plain, exact = polar(x, "muon", dtype=dtype), polar(x.double(), "muon")
+    seen = []
+    monkeypatch.setattr(products, "by_kernel", lambda y: not seen.append(y.shape))
+    found = polar(x, "muon", dtype=dtype)
+    assert (
+        seen
+        == [
+            (x[..., 0, 0].numel(), min(shape[-2:]), n)
+            for n in (max(shape[-2:]), min(shape[-2:]))
+        ]
+        * 5
+    )
+    assert error(found, exact) < 2 * error(plain, exact) + torch.finfo(dtype).eps
+
+
+def test_where_the_kernels_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnCuda:
+        """A tensor as far as the choice looks at it."""
+
+        is_cuda = True
+
+        def __init__(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> None:
+            self.shape, self.dtype = shape, dtype
+
+    monkeypatch.setattr(products, "untraced", lambda x: True)
+    monkeypatch.setattr(products, "_has_triton", lambda: True)
+    assert products.by_kernel(OnCuda(1, 2048, 2048))
+    assert products.by_kernel(OnCuda(100, 512, 512))
+    assert products.by_kernel(OnCuda(4, 1024, 4096, dtype=torch.float16))
+    for few in (OnCuda(1, 1024, 4096), OnCuda(500, 64, 64)):
+        assert not products.by_kernel(few)
+    for dtype in (torch.float32, torch.float64, torch.complex64):
+        assert not products.by_kernel(OnCuda(1, 4096, 4096, dtype=dtype))
+    for name in ("untraced", "_has_triton"):
+        with monkeypatch.context() as without:
+            without.setattr(products, name, lambda *x: False)
+            assert not products.by_kernel(OnCuda(1, 2048, 2048))
+    assert not products.by_kernel(torch.empty(1, 2048, 2048, dtype=torch.bfloat16))

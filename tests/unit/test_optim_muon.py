@@ -10,6 +10,7 @@ from torch import nn
 
 from anthology.norms import RMSToRMS, metrize
 from anthology.optim import AdamW, Muon, convert_lr
+from anthology.optim.core.gather import DEVICE_BATCH, gather, split
 
 SCALES = {
     "original": lambda m, n: math.sqrt(max(1, m / n)),
@@ -291,3 +292,20 @@ def test_every_method_of_the_docstring_is_near_the_exact_step(method):
         optimizer.step()
         steps.append(p.detach())
     assert float((steps[0] - steps[1]).abs().max()) < 0.02
+
+
+def test_matrices_of_equal_shape_are_one_batch_whatever_their_number() -> None:
+    """Of 500 small ones a few batches; those of AdamW stay in the cache."""
+    params = [torch.randn(64, 64).requires_grad_() for _ in range(300)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer = Muon(params)
+    sizes = [len(batch.tensors) for batch in gather(optimizer)]
+    assert sizes == [128, 128, 44]
+    here = torch.empty(2**13, device="meta")
+    many = DEVICE_BATCH // here.numel() + 1
+    assert len(split([here] * many, None, 2 * DEVICE_BATCH)) == 1
+    assert len(split([here] * many, None, 2**10)) == 2
+    on_a_device = Muon([torch.empty(8, 8, device="meta").requires_grad_()])
+    group = on_a_device.param_groups[0]
+    assert on_a_device.together(group) > DEVICE_BATCH

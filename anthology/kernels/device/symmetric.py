@@ -19,6 +19,7 @@ def product(
     out_row,
     out_col,
     ADD: tl.constexpr,
+    EVEN: tl.constexpr,
     WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE: tl.constexpr,
@@ -40,9 +41,12 @@ def product(
     right = x_ptr + cols[None, :] * x_row + inner[:, None] * x_col
     total = tl.zeros((TILE, TILE), dtype=tl.float32)
     for start in range(0, n, DEPTH):
-        there = inner + start < n
-        a = tl.load(left, mask=(rows < m)[:, None] & there[None, :], other=0.0)
-        d = tl.load(right, mask=(cols < m)[None, :] & there[:, None], other=0.0)
+        if EVEN:  # whole tiles only: nothing to compare in the inner loop
+            a, d = tl.load(left), tl.load(right)
+        else:
+            there = inner + start < n
+            a = tl.load(left, mask=(rows < m)[:, None] & there[None, :], other=0.0)
+            d = tl.load(right, mask=(cols < m)[None, :] & there[:, None], other=0.0)
         if WIDEN:  # the interpreter multiplies bfloat16 as if it were integers
             a, d = a.to(tl.float32), d.to(tl.float32)
         total = tl.dot(a, d, total, input_precision=PRECISION)
@@ -54,13 +58,16 @@ def product(
         same = x_ptr + rows[:, None] * x_row + cols[None, :] * x_col
         total += b * tl.load(same, mask=inside, other=0.0).to(tl.float32)
     result = total.to(out_ptr.dtype.element_ty)
-    if i != j:
-        here = out_ptr + rows[:, None] * out_row + cols[None, :] * out_col
-        tl.store(here, result, mask=inside)
-    else:  # both halves of a tile on the diagonal from its upper one
-        upper = inside & (rows[:, None] <= cols[None, :])
-        here = out_ptr + rows[:, None] * out_row + cols[None, :] * out_col
-        tl.store(here, result, mask=upper)
-    strict = inside & (rows[:, None] < cols[None, :])
+    here = out_ptr + rows[:, None] * out_row + cols[None, :] * out_col
     mirror = out_ptr + cols[None, :] * out_row + rows[:, None] * out_col
-    tl.store(mirror, result, mask=strict)
+    if i != j:  # whole lines, so that both are written in wide words
+        if EVEN:
+            tl.store(here, result)
+            tl.store(mirror, result)
+        else:
+            tl.store(here, result, mask=inside)
+            tl.store(mirror, result, mask=inside)
+    else:  # both halves of a tile on the diagonal from its upper one
+        order = rows[:, None] - cols[None, :]
+        tl.store(here, result, mask=inside & (order <= 0))
+        tl.store(mirror, result, mask=inside & (order < 0))

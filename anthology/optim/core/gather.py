@@ -98,7 +98,8 @@ def split(
     label : callable, optional
         What beside device and dtype must not be mixed.
     together : int
-        How many numbers may go together on a CPU. Default `CPU_BATCH`.
+        How many numbers may go together on a CPU. Default `CPU_BATCH`; a device takes
+        `DEVICE_BATCH` at least.
 
     Returns
     -------
@@ -115,7 +116,7 @@ def split(
             kinds.setdefault(key, []).append(p)
     parts = []
     for alike in kinds.values():
-        limit = together if alike[0].is_cpu else DEVICE_BATCH
+        limit = together if alike[0].is_cpu else max(together, DEVICE_BATCH)
         start, size = 0, 0
         for end, p in enumerate(alike):
             numbers = p.numel()

@@ -62,8 +62,8 @@ def descend_along(
     for members in alike.values():
         stack = _stack([points[i] for i in members], view, group)
         if others is not None:
-            ahead = _stack([others[i] for i in members], view, group)
-            stack = stack.lerp_(ahead, group["momentum"])
+            ahead = [view.matrices(_numbers(others[i], group)) for i in members]
+            torch._foreach_lerp_(list(stack.unbind()), ahead, group["momentum"])
         found = _polar(stack, group)
         like = _numbers(points[members[0]], group)
         moves = [view.weight(t, like) for t in found.unbind()]
