@@ -100,23 +100,25 @@ def stored_results() -> dict[str, Any]:
 
 HEAD = (
     "ranks",
-    "with work",
-    "balance",
-    "best balance",
-    "MB, busiest",
-    "MB, mean",
-    "products, ms",
-    "network, ms",
-    "step, ms",
-    "AdamW, ms",
+    "at work",
+    "balance (best)",
+    "MB",
+    "products",
+    "network",
+    "step",
+    "AdamW",
 )
 
 
 def shown(rows: dict[str, list[dict[str, Any]]]) -> list[Table]:
-    """One table a model: milliseconds and megabytes."""
+    """One table a model: milliseconds, and megabytes of the busiest rank."""
     return [
-        Table(f"{model}, {len(matrices(model))} matrices", HEAD, tuple(map(line, rows)))
-        for model, rows in rows.items()
+        Table(
+            f"{model}, {len(matrices(model))} matrices; times in ms",
+            HEAD,
+            tuple(map(line, lines)),
+        )
+        for model, lines in rows.items()
     ]
 
 
@@ -126,10 +128,8 @@ def line(r: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(r["ranks"]),
         str(r["with work"]),
-        f"{r['balance']:.2f}",
-        f"{r['best balance']:.2f}",
-        f"{r['bytes of busiest'] / 1e6:.1f}",
-        f"{r['bytes of mean'] / 1e6:.1f}",
+        f"{r['balance']:.2f} ({r['best balance']:.2f})",
+        f"{r['bytes of busiest'] / 1e6:.0f}",
         f"{1e3 * r['compute seconds']:.2f}",
         f"{1e3 * r['network seconds']:.2f}",
         f"{low:.1f} to {high:.1f}",

@@ -38,7 +38,7 @@ def limit_shares(run: Measured, sets: Sequence[str] | None = None) -> Any:
     plt = optional("matplotlib.pyplot", "matplotlib")
     chosen = [s for s in sets or run.sets if s in run.sets][:2] or list(run.sets)[:2]
     shown = [f for f in run.families if any(run.best(f, s)[0] for s in chosen)]
-    size = (3.2 + 2.2 * len(chosen), 1.2 + 0.26 * len(shown))
+    size = (2.4 + 2.1 * len(chosen), 1.2 + 0.26 * len(shown))
     fig, axes = plt.subplots(1, len(chosen), figsize=size, sharey=True, squeeze=False)
     for ax, name in zip(axes[0], chosen, strict=True):
         _panel(ax, run, name, shown)

@@ -150,7 +150,7 @@ class Measured:
                 lines.append(
                     (
                         row["name"],
-                        f"{1e3 * _seconds(row):.3g}",
+                        f"{1e3 * _seconds(row):.2f}",
                         f"{state:.1f}",
                         f"{row['peak_bytes'] / largest:.2f}" if largest else _NONE,
                     )

@@ -60,7 +60,7 @@ def test_ratios_are_of_the_fastest_of_each_side(tmp_path):
     assert run.title == "a processor, 2 threads, 2026-01-02"
     names = [line[0] for line in run.times("gpt").rows]
     assert names == ["Lion fused", "theirs", "alone"]
-    assert run.times("gpt").rows[0] == ("Lion fused", "2e+03", "4.0", "0.50")
+    assert run.times("gpt").rows[0] == ("Lion fused", "2000.00", "4.0", "0.50")
     where = dict(run.where().rows)
     assert where["bandwidth, largest set"] == "2 GB/s"
     assert where["samples"] == "30, of which undisturbed 20"
