@@ -1,14 +1,14 @@
 """Everything that wants a CUDA device, by one command.
 
-    python -m benchmarks.cuda [--part tests,elementwise] [--limit 560] [--rehearse]
+    python -m benchmarks.cuda [--part kernels,polar] [--limit 560] [--rehearse]
 
 Runs the tests on the device, the benchmarks with their goals and all chapters, each
 part as commands of its own within a limit of time, and writes for each what was run,
 on what, and all that it printed to ``benchmarks/results/cuda/<part>.txt``, with a
 summary beside. The exit status is 0 only if everything ran, passed and reached its
-goals. Parts: tests, elementwise, polar, steps, large and chapters; each fits ten
-minutes. ``--rehearse`` goes the same way on a CPU with tiny sizes, to see that the way
-is clear; nothing is kept then, unless ``--out`` says where.
+goals. Parts: kernels, optimizers, elementwise, polar, steps, large and chapters; each
+fits ten minutes. ``--rehearse`` goes the same way on a CPU with tiny sizes, to see that
+the way is clear; nothing is kept then, unless ``--out`` says where.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .outcomes import ROOT, Outcome, execute, keep_others, saved_results, write
 from .report import RESULTS
 
 HOME = RESULTS / "cuda"
+TESTED = ("pytest", "pytest_timeout", "hypothesis", "triton")
 LAB = ("matplotlib", "scipy", "sklearn", "torchdiffeq", "tqdm", "ipywidgets")
 Words = tuple[str, ...]
 
@@ -66,11 +67,17 @@ def _steps(about: str, sets: str) -> Part:
 
 _BOOK, _SPREAD = (*PYTEST, *NBVAL), (*WORKERS, "--dist=loadfile")
 PARTS = {
-    "tests": Part(
-        "what the kernels and the optimizers compute on the device",
-        ((*PYTEST, "tests/kernels", "tests/cuda"),),
-        ((*PYTEST, "tests/kernels/test_many.py", "tests/cuda"),),
-        ("pytest", "pytest_timeout", "hypothesis", "triton"),
+    "kernels": Part(
+        "what the kernels compute on the device",
+        ((*PYTEST, "tests/kernels", "tests/cuda/test_numbers.py"),),
+        ((*PYTEST, "tests/kernels/test_many.py", "tests/cuda/test_numbers.py"),),
+        TESTED,
+    ),
+    "optimizers": Part(
+        "every optimizer as on the CPU, without waiting, and in a CUDA graph",
+        ((*PYTEST, "tests/cuda/test_optimizers.py"),),
+        ((*PYTEST, "tests/cuda/test_optimizers.py"),),
+        TESTED,
     ),
     "elementwise": _kernels(
         "passes over 10⁸ numbers at the bandwidth of a copy, and many small tensors",
@@ -87,7 +94,7 @@ PARTS = {
         "every cell of every chapter prints on the device what is stored",
         ((*_BOOK, *(_SPREAD if find_spec("xdist") else ()), "chapters"),),
         ((*_BOOK, "chapters/norms/steepest-descent.ipynb"),),
-        ("pytest", "pytest_timeout", "hypothesis", "nbval", "ipykernel", *LAB),
+        (*TESTED, "nbval", "ipykernel", *LAB),
     ),
 }
 
