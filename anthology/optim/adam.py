@@ -14,6 +14,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, corrected_root, each
+from .parts.passes import divide, scale, shift
 
 
 class Adam(BaseOptimizer):
@@ -153,7 +154,12 @@ class Adam(BaseOptimizer):
             v = torch.maximum(top.clone() if group["differentiable"] else top, v)
             top.copy_(v)
         root = corrected_root(beta2, step, param.dtype)
-        denominator = (v.sqrt() / root).add_(group["eps"])
+        denominator = v.sqrt()
+        if group["differentiable"]:  # autograd needs the root as it was
+            denominator = denominator / root
+        else:
+            denominator.div_(root)
+        denominator.add_(group["eps"])
         size = corrected_rate(lr, beta1, step, param.dtype)
         if isinstance(size, Tensor):
             param.addcdiv_(m * -size, denominator)
@@ -193,11 +199,11 @@ class Adam(BaseOptimizer):
             )
             return
         if decay and self.decoupled:
-            torch._foreach_mul_(params, 1 - lr * decay)
+            scale(params, 1 - lr * decay)
         elif decay:
             grads = list(torch._foreach_add(grads, params, alpha=decay))
         torch._foreach_lerp_(m, grads, 1 - beta1)
-        torch._foreach_mul_(v, beta2)
+        scale(v, beta2)
         torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
         if top:
             torch._foreach_maximum_(top, v)
@@ -205,8 +211,8 @@ class Adam(BaseOptimizer):
         dtype = params[0].dtype
         roots = each(steps, lambda t: bias_correction(beta2, t, dtype) ** 0.5)
         sizes = each(steps, lambda t: -lr / bias_correction(beta1, t, dtype))
-        torch._foreach_div_(denominators, roots)
-        torch._foreach_add_(denominators, group["eps"])
+        divide(denominators, roots)
+        shift(denominators, group["eps"])
         if isinstance(sizes[0], Tensor):
             torch._foreach_addcdiv_(params, torch._foreach_mul(m, sizes), denominators)
         else:

@@ -13,6 +13,7 @@ from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.state import State, fresh_state
 from .parts.averages import descend
+from .parts.passes import scale
 
 
 class Signum(BaseOptimizer):
@@ -142,7 +143,7 @@ class Signum(BaseOptimizer):
             ahead = grad.lerp(m, beta) if group["nesterov"] else m
         if group["weight_decay"]:
             param.mul_(1 - lr * group["weight_decay"])
-        param.sub_(ahead.sign() * lr)
+        param.sub_(ahead.sign().mul_(lr))
 
     def multi(
         self,
@@ -160,7 +161,7 @@ class Signum(BaseOptimizer):
             if group["nesterov"]:
                 ahead = list(torch._foreach_lerp(grads, ahead, beta))
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+            scale(params, 1 - lr * group["weight_decay"])
         descend(params, list(torch._foreach_sign(ahead)), lr)
 
 
@@ -273,7 +274,7 @@ class Lion(BaseOptimizer):
         (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
         if group["weight_decay"]:
             param.mul_(1 - lr * group["weight_decay"])
-        param.sub_(m.lerp(grad, 1 - beta1).sign() * lr)
+        param.sub_(m.lerp(grad, 1 - beta1).sign_().mul_(lr))
         m.lerp_(grad, 1 - beta2)
 
     def multi(
@@ -288,7 +289,7 @@ class Lion(BaseOptimizer):
         (beta1, beta2), lr = group["betas"], group["lr"]
         m = [state["exp_avg"] for state in states]
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+            scale(params, 1 - lr * group["weight_decay"])
         ahead = torch._foreach_lerp(m, grads, 1 - beta1)
         torch._foreach_sign_(ahead)
         torch._foreach_lerp_(m, grads, 1 - beta2)

@@ -18,6 +18,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, descend, each
+from .parts.passes import scale
 
 
 class _RootFree(BaseOptimizer):
@@ -158,9 +159,9 @@ class RootFreeRMSProp(_RootFree):
         s = [state["exp_avg_sq"] for state in states]
         m = [state["momentum_buffer"] for state in states]
         alpha = group["alpha"]
-        torch._foreach_mul_(s, alpha)
+        scale(s, alpha)
         torch._foreach_addcmul_(s, grads, grads, (1 - alpha) * group["batch_size"])
-        torch._foreach_mul_(m, group["momentum"])
+        scale(m, group["momentum"])
         torch._foreach_addcdiv_(m, grads, torch._foreach_add(s, group["eps"]))
         if group["weight_decay"]:
             torch._foreach_add_(m, params, alpha=group["weight_decay"])
@@ -265,10 +266,12 @@ class RootFreeAdamW(_RootFree):
             param.mul_(1 - lr * group["weight_decay"])
         m.lerp_(grad, 1 - beta1)
         s.mul_(beta2).addcmul_(grad, grad, value=(1 - beta2) * group["batch_size"])
-        if group["bias_correction"]:
+        if corrected := group["bias_correction"]:
             s = s / bias_correction(beta2, step, param.dtype)
             lr = corrected_rate(lr, beta1, step, param.dtype)
-        param.addcdiv_(m * lr, s + group["eps"], value=-1.0)
+        below = s.add_(group["eps"]) if corrected else s + group["eps"]
+        rate, move = (-1.0, m * lr) if isinstance(lr, Tensor) else (-lr, m)
+        param.addcdiv_(move, below, value=rate)
 
     def multi(
         self,
@@ -283,9 +286,9 @@ class RootFreeAdamW(_RootFree):
         m = [state["exp_avg"] for state in states]
         s = [state["exp_avg_sq"] for state in states]
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+            scale(params, 1 - lr * group["weight_decay"])
         torch._foreach_lerp_(m, grads, 1 - beta1)
-        torch._foreach_mul_(s, beta2)
+        scale(s, beta2)
         torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
         if group["bias_correction"]:
             weights = each(steps, lambda t: bias_correction(beta2, t, dtype))

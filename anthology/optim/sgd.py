@@ -15,6 +15,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, number
 from .core.state import State, fresh_state
 from .parts.averages import descend
+from .parts.passes import scale
 
 
 class SGD(BaseOptimizer):
@@ -272,7 +273,7 @@ def _directions(
     if not momentum:
         return grads
     m = [state["momentum_buffer"] for state in states]
-    torch._foreach_mul_(m, momentum)
+    scale(m, momentum)
     if dampening:
         started = torch.stack([state["started"] for state in states])
         shares = 1 - dampening * started.to(grads[0].dtype)

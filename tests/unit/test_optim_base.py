@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from anthology.norms import metrize
-from anthology.optim import AdamW, BaseOptimizer, SteepestDescent
+from anthology.optim import AdamW, BaseOptimizer, Lion, SteepestDescent
 from anthology.optim.core import batch, gather
+from anthology.optim.parts import passes
 from anthology.testing import contract
 
 
@@ -208,3 +209,38 @@ def test_loading_runs_the_users_hooks_and_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="doesn't match the size"):
         AdamW([p, torch.ones(2)]).load_state_dict(optimizer.state_dict())
     assert len(other._optimizer_load_state_dict_pre_hooks) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rate", [0.1, [0.3, 0.3], [0.3, 0.7]])
+def test_passes_over_lists_do_what_one_operation_a_tensor_does(dtype, rate):
+    """To the last bit, however a number reaches the tensors."""
+    xs = [torch.randn(5, 3, dtype=dtype), torch.randn(7, dtype=dtype)]
+    rates = rate if isinstance(rate, list) else [rate] * 2
+    for run, compute in (
+        (passes.scale, torch.mul),
+        (passes.divide, torch.div),
+        (passes.shift, torch.add),
+    ):
+        if run is passes.shift and isinstance(rate, list):
+            continue
+        found = [x.clone() for x in xs]
+        run(found, rate)
+        for x, y, r in zip(found, xs, rates, strict=True):
+            assert torch.equal(x, compute(y, r))
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("foreach", [True, False])
+def test_a_gradient_may_be_as_large_as_its_limit(count, foreach):
+    """The bound on several small tensors must not skip what is still finite."""
+    largest = torch.finfo(torch.float32).max / 2
+    params = [torch.zeros(40).requires_grad_() for _ in range(count)]
+    for p in params:
+        p.grad = torch.full((40,), largest)
+    Lion(params, 0.1, foreach=foreach).step()
+    assert all(bool((p == -0.1).all()) for p in params)
+    params[0].grad[7] *= 1.001
+    optimizer = Lion(params, 0.1, foreach=foreach)
+    optimizer.step()
+    assert optimizer.skipped == {"0.0": 1}

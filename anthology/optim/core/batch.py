@@ -116,7 +116,8 @@ class Batch:
         limits = _limits(optimizer, self.grads, group)
         if differentiable or reads_flags_for_free(self.tensors[0].device):
             agreed = self.agreed and torch.stack(self.agreed).tolist()
-            self._take_out(agreed or _readable_flags(self.grads, limits))
+            stack = self.foreach and not group.get("fused")
+            self._take_out(agreed or _readable_flags(self.grads, limits, stack))
         else:
             self.finite = self.agreed or _device_flags(self.grads, limits)
         if differentiable:
@@ -222,10 +223,8 @@ def _limits(
 ) -> list[float]:
     """How large each gradient may be; asked once for all of one shape."""
     shapes = [g.shape for g in grads]
-    known = {
-        shape: optimizer.gradient_limit(g, group)
-        for shape, g in dict(zip(shapes, grads, strict=True)).items()
-    }
+    some = dict(zip(shapes, grads, strict=True))
+    known = {x: optimizer.gradient_limit(g, group) for x, g in some.items()}
     return [known[shape] for shape in shapes]
 
 
@@ -234,16 +233,24 @@ SMALL = 2**14
 
 
 @torch.no_grad()
-def _readable_flags(grads: list[Tensor], limits: list[float]) -> list[bool]:
+def _readable_flags(
+    grads: list[Tensor], limits: list[float], stack: bool = False
+) -> list[bool]:
     """Whether each gradient is finite and within its limit.
 
-    Small ones of one shape are stacked, and looked at one by one only where the stack
-    has an entry too large.
+    Small ones are bounded together, by their Euclidean norms or, faster but in memory
+    of its own, by the entries of their stack. They are looked at one by one only where
+    the bound does not settle it.
     """
-    some = len(grads) > 2 and grads[0].numel() < SMALL
-    stacks = some and len({g.shape for g in grads}) == 1
-    if stacks and _within(torch.stack(grads), min(limits)):
-        return [True] * len(grads)
+    shapes = {g.shape for g in grads}
+    if len(grads) > 2 and max(shape.numel() for shape in shapes) < SMALL:
+        if stack and len(shapes) == 1:
+            fine = _within(torch.stack(grads), min(limits))
+        else:
+            norms = torch.stack(torch._foreach_norm(grads))
+            fine = float(norms.max()) <= min(limits)
+        if fine:
+            return [True] * len(grads)
     return [_within(g, limit) for g, limit in zip(grads, limits, strict=True)]
 
 

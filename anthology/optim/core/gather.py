@@ -15,8 +15,8 @@ from .batch import Batch
 # stay in the cache between the passes over them; on a device the limit bounds the
 # memory for the copies that the NaN policy keeps.
 CPU_BATCH = 2**18
-# Where one pass follows on the look at the gradients, which costs the less a number.
-FUSED_BATCH = 2**20
+# Where one pass follows on the look at the gradients: the fewer batches the better.
+FUSED_BATCH = 2**22
 DEVICE_BATCH = 2**24
 
 
