@@ -143,7 +143,7 @@ def step(
 
     grid = (-(-p.numel() // BLOCK),)
     rounding = rounding_of(residual, seed)
-    with torch.no_grad():
+    with torch.no_grad(), torch.cuda.device_of(p):
         entrywise[grid](
             p,
             g,

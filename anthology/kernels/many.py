@@ -110,7 +110,7 @@ def step_many(
     from .device.entrywise import entrywise_many
 
     rounding = rounding_of(residuals, seeds)
-    with torch.no_grad():
+    with torch.no_grad(), torch.cuda.device_of(first):
         for table in found:
             entrywise_many[(len(table.owners),)](
                 table.rows,

@@ -129,5 +129,6 @@ def _product(x: Tensor, b: float, c: float, add: bool) -> Tensor:
     flags = (add, even, interpreted(), precision, tile, depth)
     from .device.symmetric import product
 
-    product[grid](stack, out, b, c, *sizes, *flags, num_warps=8, num_stages=3)
+    with torch.no_grad(), torch.cuda.device_of(x):  # which need not be the current one
+        product[grid](stack, out, b, c, *sizes, *flags, num_warps=8, num_stages=3)
     return out.reshape(*x.shape[:-1], m)

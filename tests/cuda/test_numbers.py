@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from anthology.kernels.entrywise import step, step_eager
+from anthology.kernels.symmetric import gram
 from anthology.linalg.polar import certificate, polar
 from anthology.optim import SGD, AdamW, Lion, Muon
 
@@ -130,3 +131,16 @@ def test_hundreds_of_small_tensors_take_few_launches(
         torch.cuda.synchronize()
     kernels = [e for e in found.events() if e.device_type.name == "CUDA"]
     assert 0 < len(kernels) < 80
+
+
+def test_a_device_that_is_not_the_current_one(card: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    params = [torch.zeros(64, device="cuda:1").requires_grad_() for _ in range(3)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    Lion(params, lr=0.5, weight_decay=0.0, fused="triton").step()
+    assert all(p.tolist() == [-0.5] * 64 for p in params)
+    assert torch.equal(
+        gram(torch.ones(2, 2, device="cuda:1")).cpu(), torch.full((2, 2), 2.0)
+    )
