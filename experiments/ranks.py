@@ -124,17 +124,23 @@ def shown(rows: dict[str, list[dict[str, Any]]]) -> list[Table]:
 
 def line(r: dict[str, Any]) -> tuple[str, ...]:
     """One row of a table; a step takes the first of two times if all overlaps."""
-    low, high = (1e3 * x for x in r["step seconds"])
+    low, high = map(_milliseconds, r["step seconds"])
     return (
         str(r["ranks"]),
         str(r["with work"]),
         f"{r['balance']:.2f} ({r['best balance']:.2f})",
         f"{r['bytes of busiest'] / 1e6:.0f}",
-        f"{1e3 * r['compute seconds']:.2f}",
-        f"{1e3 * r['network seconds']:.2f}",
-        f"{low:.1f} to {high:.1f}",
+        _milliseconds(r["compute seconds"]),
+        _milliseconds(r["network seconds"]),
+        f"{low} to {high}",
         f"{1e3 * r['adamw seconds']:.3f}",
     )
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits, or those before the point."""
+    found = 1e3 * seconds
+    return f"{found:.{max(0, 2 - len(str(int(found))) + 1)}f}"
 
 
 def measured_rates(path: Path) -> dict[str, float]:
