@@ -106,3 +106,16 @@ def test_a_state_of_another_length_is_not_stepped_by_addresses() -> None:
     optimizer.state[p]["exp_avg"] = torch.zeros(3)
     with pytest.raises(RuntimeError):
         optimizer.step()
+
+
+def test_parameters_in_one_place_move_one_after_the_other() -> None:
+    made = []
+    for fused in (None, "compile"):
+        p = torch.ones(6, requires_grad=True)
+        q = p.detach().requires_grad_()
+        optimizer = AdamW([p, q], 0.1, fused=fused, foreach=False)
+        p.grad, q.grad = torch.ones(6), torch.full((6,), 2.0)
+        optimizer.step()
+        made.append(p.detach())
+        assert optimizer.state[p]["step"] == optimizer.state[q]["step"] == 1
+    torch.testing.assert_close(made[0], made[1])

@@ -111,6 +111,8 @@ class Passes:
         numbers = {t: self.numbers_at(t, p.dtype).data_ptr() for t in set(steps)}
         tensors = (sort.tensors, sort.grads, *sort.entries)
         columns = [[x.data_ptr() for x in xs] for xs in tensors]
+        if len(set(columns[0])) < len(columns[0]):
+            return False  # two parameters in one place must not move at the same time
         columns.insert(2, [numbers[t] for t in steps])
         like = torch.empty(0, dtype=state_dtype(p.dtype), device="meta")
         limit = self.optimizer.gradient_limit(like, self.group)
