@@ -58,7 +58,8 @@ class Muon(BaseOptimizer):
     nesterov : bool
         Orthogonalise βM + (1−β)G, not M. Default True.
     ns_steps : int, optional
-        Number of polynomials; None is the default of the method (5 for "muon").
+        Number of polynomials; None is the default of the method (5 for "muon"). Four
+        of "polar-express" cost less and descend more steeply than those.
     method : str
         How the polar factor is found, a method of ``anthology.linalg.polar``:
         "muon" (default), "cubic", "pade", "you", "polar-express" and "gram", by
