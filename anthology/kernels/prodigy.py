@@ -1,8 +1,8 @@
 """Prodigy in two passes over the memory, its distance found on the device between.
 
 `observe` puts the gradient into m, v and s and leaves partial sums of ⟨g, w₀ − w⟩ and
-of |s|; `move` takes the step. The estimate d that lies between them is made of 0-d
-tensors, so nothing waits for the host.
+of the moduli of s; `move` takes the step. The estimate d that lies between them is made
+of 0-d tensors, so nothing waits for the host.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def observe_eager(
     Returns
     -------
     Tensor
-        (2,), the sums of g·(w₀ − w) and of |s|.
+        (2,), the sums of g·(w₀ − w) and of the moduli of s.
     """
     (d, weight), (m, v, s), (beta1, beta2, beta3) = numbers.unbind(), averages, betas
     g, w = g.to(m.dtype), p.to(m.dtype)
@@ -52,6 +52,7 @@ def observe(
     numbers: Tensor,
     *,
     betas: tuple[float, float, float],
+    finite: Tensor | None = None,
 ) -> Tensor:
     """The first pass: put the gradient into m, v and s, and measure.
 
@@ -67,6 +68,9 @@ def observe(
         Two float32 on the device: d, and the weight of g in s.
     betas : tuple of float
         β₁, β₂, β₃.
+    finite : Tensor, optional
+        0-d boolean on the device; where it is False nothing is written, and the sums
+        are zero.
 
     Returns
     -------
@@ -100,9 +104,12 @@ def observe(
 
         (beta1, beta2, beta3), (m, v, s) = betas, averages
         constants = (beta1, 1 - beta1, beta2, 1 - beta2, beta3)
-        tensors = (p, g, start, m, v, s, numbers, sums)
-        with torch.no_grad():
-            observe_kernel[(blocks,)](*tensors, p.numel(), blocks, *constants, BLOCK)
+        tensors = (p, g, start, m, v, s, numbers, sums, _flag(finite, p))
+        sizes = p.numel(), blocks
+        with torch.no_grad(), torch.cuda.device_of(p):
+            observe_kernel[(blocks,)](
+                *tensors, *sizes, *constants, finite is not None, BLOCK
+            )
     return sums.sum(1)
 
 
@@ -121,7 +128,14 @@ def move_eager(
     p.copy_(w - rate * m / (v.sqrt() + least))
 
 
-def move(p: Tensor, averages: list[Tensor], numbers: Tensor, *, decay: float) -> None:
+def move(
+    p: Tensor,
+    averages: list[Tensor],
+    numbers: Tensor,
+    *,
+    decay: float,
+    finite: Tensor | None = None,
+) -> None:
     """The second pass: decay, and w ← w − γd·m/(√v + d₊ε).
 
     Parameters
@@ -134,6 +148,8 @@ def move(p: Tensor, averages: list[Tensor], numbers: Tensor, *, decay: float) ->
         Two float32 on the device: γd, and d₊ε, above zero.
     decay : float
         κ.
+    finite : Tensor, optional
+        As for `observe`.
 
     Raises
     ------
@@ -159,5 +175,12 @@ def move(p: Tensor, averages: list[Tensor], numbers: Tensor, *, decay: float) ->
         from .device.prodigy import move_kernel
 
         blocks = -(-p.numel() // BLOCK)
-        with torch.no_grad():
-            move_kernel[(blocks,)](p, *averages, numbers, p.numel(), decay, BLOCK)
+        with torch.no_grad(), torch.cuda.device_of(p):
+            tensors = (p, *averages, numbers, _flag(finite, p))
+            checked = finite is not None
+            move_kernel[(blocks,)](*tensors, p.numel(), decay, checked, BLOCK)
+
+
+def _flag(finite: Tensor | None, p: Tensor) -> Tensor:
+    """A flag as Triton takes it; anything where there is none."""
+    return p if finite is None else finite.view(torch.uint8)

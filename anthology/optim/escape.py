@@ -14,7 +14,8 @@ from anthology.norms import Norm
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .parts.distance import _DistanceEstimate, counted, factor, top_rate
+from .parts.distance import _DistanceEstimate
+from .parts.joint import counted, factor, top_rate
 from .parts.points import spec
 from .steepest import SteepestDescent
 
@@ -158,12 +159,11 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
 
     def apply(self, batches: list[Batch]) -> None:
         """Average and dualize all tensors, let d grow, and move."""
-        for batch in batches:
-            batch.open(self)
-        for scope in self.scopes(batches):
+        for scope, ready in self.opened(batches):
             d, top = self.current(scope), top_rate(scope)
-            products, lengths, plans = [], [], []
-            for batch in scope:
+            parts, products, lengths, plans = [], [], [], []
+            for batch in ready:
+                parts.append(batch)
                 plans.append(self._plan(batch))
                 moves, _ = plans[-1]
                 r, s = self._remembered(batch, factor(d, batch), factor(top, batch))
@@ -171,10 +171,12 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
                     moves = self._dualize(batch, s)
                 products.append(counted(batch, r))
                 lengths.append(counted(batch, self._duals(batch, s, moves)))
-            order = 2 if scope[0].group["across"] == "l2" else 1
-            self.grow(scope, d, *self.jointly(products, lengths, order))
-            factors = self._factors(scope, [duals for _, duals in plans])
-            for batch, (moves, _), sizes in zip(scope, plans, factors, strict=True):
+            if not parts:
+                continue
+            order = 2 if parts[0].group["across"] == "l2" else 1
+            self.grow(parts, d, *self.jointly(products, lengths, order))
+            factors = self._factors(parts, [duals for _, duals in plans])
+            for batch, (moves, _), sizes in zip(parts, plans, factors, strict=True):
                 length = batch.group["lr"] * factor(d, batch)
                 batch.group = {**batch.group, "lr": length}
                 self._move(batch, moves, sizes)

@@ -14,22 +14,11 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.state import State
-from .parts.averages import bias_correction, each
-from .parts.distance import (
-    _DistanceEstimate,
-    counted,
-    factor,
-    top_rate,
-)
-from .parts.passes import (
-    Rate,
-    add_scaled,
-    divided_by_root,
-    mapped,
-    on_cpu,
-    one_norms,
-    scale,
-)
+from .parts.adaptive import corrected, move
+from .parts.distance import _DistanceEstimate
+from .parts.joint import counted, factor, top_rate
+from .parts.passes import add_scaled, mapped, on_cpu, one_norms, scale
+from .parts.served import two_passes
 
 
 class Prodigy(_DistanceEstimate):
@@ -96,12 +85,17 @@ class Prodigy(_DistanceEstimate):
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
         As for `Adam`. Default False.
+    fused : bool or str, optional
+        Two passes over the memory: "compile" (or True) takes `torch.compile`,
+        "triton" the kernels of this package on CUDA. Not for ``slice_p`` above 1.
 
     Raises
     ------
     ValueError
         If a hyper-parameter is out of range, here or in a group, or if groups that
         share d disagree on ``d0``, ``d_coef`` or ``growth_rate``.
+    RuntimeError
+        If `fused` is combined with `foreach` or `differentiable`.
 
     Notes
     -----
@@ -142,6 +136,9 @@ class Prodigy(_DistanceEstimate):
         source="Mishchenko & Defazio 2024; Bernstein & Newhouse 2024, eqs. 22-29",
     )
 
+    has_passes = True
+    _shelves: dict[Any, Any] | None = None
+
     def __init__(
         self,
         params: Params,
@@ -162,8 +159,16 @@ class Prodigy(_DistanceEstimate):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool | str | None = None,
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
+
+    @property
+    def shelves(self) -> dict[Any, Any]:
+        """How small tensors are laid end to end; see `Shelf`. Not part of the state."""
+        if self._shelves is None:
+            self._shelves = {}
+        return self._shelves
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what Prodigy cannot use; see the class for the limits."""
@@ -192,20 +197,34 @@ class Prodigy(_DistanceEstimate):
 
     def apply(self, batches: list[Batch]) -> None:
         """Average, let d grow over all tensors that share it, and move."""
-        for batch in batches:
-            batch.open(self)
-        for scope in self.scopes(batches):
+        for scope, ready in self.opened(two_passes(self, batches)):
             d, top = self.current(scope), top_rate(scope)
-            products, lengths = [], []
-            for batch in scope:
-                r, length = self._observe(batch, factor(d, batch), factor(top, batch))
-                products.append(counted(batch, r))
-                lengths.append(counted(batch, length))
-            new = self.grow(scope, d, *self.jointly(products, lengths))
-            for batch in scope:
-                _move(batch, factor(d, batch), factor(new, batch))
+            parts, products, lengths = [], [], []
+            for part in ready:
+                r, length = self._observed(part, d, top)
+                if r:
+                    parts.append(part)
+                    products.append(r)
+                    lengths.append(length)
+            if not parts:
+                continue
+            new = self.grow(parts, d, *self.jointly(products, lengths))
+            for part in parts:
+                if isinstance(part, Batch):
+                    move(part, factor(d, part), factor(new, part))
+                else:
+                    part.move(d, new)
         for batch in batches:
             batch.close(self)
+
+    def _observed(
+        self, part: Any, d: Tensor, top: Any
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        if not isinstance(part, Batch):
+            both: tuple[list[Tensor], list[Tensor]] = part.observe(d, top)
+            return both
+        r, length = self._observe(part, factor(d, part), factor(top, part))
+        return counted(part, r), counted(part, length)
 
     def _observe(
         self, batch: Batch, d: Any, top: Any
@@ -227,46 +246,7 @@ class Prodigy(_DistanceEstimate):
             torch._foreach_addcmul_(v, scaled, scaled, 1 - beta2)
         # over d0, which keeps r and s far from underflow while d is small
         unit = (group["lr"] > 0) * d / group["d0"]
-        rate = mapped(_rate(batch, d * top), lambda size: unit * size)
+        rate = mapped(corrected(batch, d * top), lambda size: unit * size)
         of_grads = unit * d if group["safeguard_warmup"] else rate
         r, s = self.remember(batch, rate, of_grads)
         return r, one_norms(s) if on_cpu(batch) else list(torch._foreach_norm(s, 1))
-
-
-def _rate(batch: Batch, size: Any) -> Rate:
-    """A step size with the bias correction of each tensor in it, if that is on."""
-    if not batch.group["use_bias_correction"]:
-        return size
-    (beta1, beta2), dtype = batch.group["betas"], batch.params[0].dtype
-
-    def correction(t: Any) -> Any:
-        root = bias_correction(beta2, t, dtype) ** 0.5
-        return root / bias_correction(beta1, t, dtype)
-
-    return [size * c for c in each(batch.steps, correction)]
-
-
-def _move(batch: Batch, d: Any, new: Any) -> None:
-    """Decay, and Δw = −γd·m/(√v + d₊ε)."""
-    group, params = batch.group, batch.params
-    rate = _rate(batch, d * group["lr"])
-    if decay := group["weight_decay"]:
-        scale(params, mapped(rate, lambda size: 1 - decay * size))
-    if group["betas"][0]:
-        m = [state["exp_avg"] for state in batch.states]
-    else:
-        m = list(torch._foreach_mul(batch.grads, d))
-    v = [state["exp_avg_sq"] for state in batch.states]
-    least, tiny = group["eps"] * new, torch.finfo(params[0].dtype).tiny
-    # at least the smallest number, so that 0/0 cannot arise whatever ε is
-    least = least.clamp_min(tiny) if isinstance(least, Tensor) else max(least, tiny)
-    sizes = rate if isinstance(rate, list) else [rate]
-    if on_cpu(batch) and not any(isinstance(x, Tensor) for x in (least, *sizes)):
-        divided_by_root(params, m, v, rate, least)
-        return
-    below = list(torch._foreach_sqrt(v))
-    if group["differentiable"]:  # autograd needs the roots as they are
-        below = list(torch._foreach_add(below, least))
-    else:
-        torch._foreach_add_(below, least)
-    torch._foreach_addcdiv_(params, torch._foreach_mul(m, rate), below, -1.0)

@@ -61,8 +61,8 @@ for low in ("fp32", "bf16"):
         if low == "bf16" or rounding == "nearest":
             report(f"many-{rounding}", entrywise_many, low, {**flags, "ALIGNED": True})
     report("odd", entrywise_many, low, {**flags, "ALIGNED": False})
-    report("observe", observe_kernel, low, {"BLOCK": 1024})
-    report("move", move_kernel, low, {"BLOCK": 1024})
+    report("observe", observe_kernel, low, {"CHECKED": True, "BLOCK": 1024})
+    report("move", move_kernel, low, {"CHECKED": True, "BLOCK": 1024})
     for add in (True, False):
         flags = {"ADD": add, "EVEN": True, "WIDEN": False, "TILE": 128}
         flags |= {"x_col": 1, "out_col": 1, "DEPTH": 32 if low == "fp32" else 64}

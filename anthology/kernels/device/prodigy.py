@@ -16,6 +16,7 @@ def observe_kernel(
     s_ptr,
     numbers,
     sums,
+    finite_ptr,
     n,
     blocks,
     beta1,
@@ -23,10 +24,13 @@ def observe_kernel(
     beta2,
     rest2,
     beta3,
+    CHECKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     block = tl.program_id(0)
     at = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    if CHECKED:  # a tensor to be left alone is neither read nor written
+        n = n * tl.load(finite_ptr).to(tl.int64)
     mask = at < n
     d = tl.load(numbers)
     weight = tl.load(numbers + 1)
@@ -45,8 +49,20 @@ def observe_kernel(
 
 
 @triton.jit
-def move_kernel(p_ptr, m_ptr, v_ptr, numbers, n, decay, BLOCK: tl.constexpr):
+def move_kernel(
+    p_ptr,
+    m_ptr,
+    v_ptr,
+    numbers,
+    finite_ptr,
+    n,
+    decay,
+    CHECKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    if CHECKED:
+        n = n * tl.load(finite_ptr).to(tl.int64)
     mask = at < n
     rate = tl.load(numbers)
     least = tl.load(numbers + 1)

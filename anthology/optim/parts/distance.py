@@ -10,19 +10,18 @@ were taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from copy import copy
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anthology.optim.core import batch as batching
 from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
-from anthology.optim.core.state import State, fresh_state, real
+from anthology.optim.core.state import State, fresh_state, real, state_dtype
 from anthology.optim.parts import passes
+from anthology.optim.parts.joint import gathered, one_by_one, thinned
 from anthology.optim.parts.passes import Rate
 
 
@@ -75,6 +74,10 @@ class _DistanceEstimate(BaseOptimizer):
             state["d_max"] = d.clone()
         return {**super().new_state(param, group), **state}
 
+    def entries(self, group: Mapping[str, Any]) -> set[str]:
+        """What every state holds once w₀ is known."""
+        return {"p0", "s"} if self.remembers(group) else {"p0"}
+
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; w₀ is where the parameter stands when it is made."""
         new = not self.state.get(p)
@@ -114,23 +117,47 @@ class _DistanceEstimate(BaseOptimizer):
             return found
         return [max(found)] * len(found)
 
-    def scopes(self, batches: list[Batch]) -> list[list[Batch]]:
-        """The open batches that share one d, or their tensors one by one."""
-        alike: dict[int, list[Batch]] = {}
-        for batch in batches:
-            key = id(batch.group["params"]) if batch.group["per_group"] else 0
-            parts = [batch] if batch.foreach else one_by_one(batch)
-            if batch.params:
-                alike.setdefault(key, []).extend(parts)
+    def scopes(self, parts: list[Any]) -> list[list[Any]]:
+        """The batches (or what goes in two passes) that share one d."""
+        alike: dict[int, list[Any]] = {}
+        for part in parts:
+            key = id(part.group["params"]) if part.group["per_group"] else 0
+            alike.setdefault(key, []).append(part)
         return list(alike.values())
 
-    def current(self, scope: list[Batch], name: str = "d") -> Tensor:
+    def opened(self, parts: list[Any]) -> list[tuple[list[Any], Iterable[Any]]]:
+        """Every scope, and the same ready for its rule, without empty batches.
+
+        One after the other, so that the gradients that `Batch.open` has looked at are
+        still in the cache; but all at once where other processes wait for that.
+        """
+        scopes = [(scope, self._opening(scope)) for scope in self.scopes(parts)]
+        if self._shards is None:
+            return [*scopes]
+        return [(scope, list(ready)) for scope, ready in scopes]
+
+    def _opening(self, scope: list[Any]) -> Iterator[Any]:
+        for part in scope:
+            if not isinstance(part, Batch):
+                yield part
+                continue
+            part.open(self)
+            if part.params:
+                yield from [part] if part.foreach else one_by_one(part)
+
+    def current(self, scope: list[Any], name: str = "d") -> Tensor:
         """The largest d (or ``d_max``) in the state of a scope, a 0-d tensor."""
-        rule, home = scope[0].group, scope[0].params[0].device
-        groups = [rule] if rule["per_group"] else self.param_groups
-        kept = [self.state[p] for g in groups for p in g["params"] if self.state.get(p)]
-        values = [state.get(name, state["d"]) for state in kept]
-        return gathered([values], home).max()
+        rule, first = scope[0].group, scope[0].tensors[0]
+        found = self.state.values()
+        if rule["per_group"]:
+            found = [self.state.get(p) for p in rule["params"]]
+        kept = [state for state in found if state]
+        # mostly one and the same tensor
+        values = {id(x): x for x in (s.get(name, s["d"]) for s in kept)}
+        if not values:
+            kind = state_dtype(first.dtype).to_real()
+            return torch.full((), rule["d0"], dtype=kind, device=first.device)
+        return gathered([list(values.values())], first.device).max()
 
     @property
     def couples(self) -> bool:
@@ -140,7 +167,7 @@ class _DistanceEstimate(BaseOptimizer):
     def quiet_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """d, which every process knows."""
         names = ["d", *["d_max"] * (group["growth_rate"] < math.inf)]
-        return {name: param.new_tensor(group["d0"]) for name in names}
+        return {name: param.new_full((), group["d0"]) for name in names}
 
     def jointly(
         self, products: list[list[Tensor]], lengths: list[list[Tensor]], order: int = 1
@@ -191,17 +218,29 @@ class _DistanceEstimate(BaseOptimizer):
             start = torch.where(d <= rule["d0"], torch.maximum(d, estimate), d)
             new = torch.minimum(largest, start * rule["growth_rate"])
         for name, value in (("d", new), ("d_max", largest)):
-            for batch in scope:
-                same = value.to(batch.params[0].device, batch.params[0].dtype)
-                kept = [state[name] for state in batch.states if name in state]
-                if batch.group["differentiable"]:  # lists are not differentiable here
-                    for x in kept:
-                        x.copy_(same)
-                elif kept:
-                    torch._foreach_copy_(kept, [same] * len(kept))
+            for part in scope:
+                self._keep(part, name, value)
             for state in self.quiet_states(rule):
                 state[name].copy_(value) if name in state else None
         return new
+
+    def _keep(self, part: Any, name: str, value: Tensor) -> None:
+        """Write d into the state of each tensor of a batch that has moved."""
+        if not isinstance(part, Batch):
+            part.keep(name, value)
+            return
+        same = value.to(part.params[0].device, part.params[0].dtype)
+        if passes.on_cpu(part):
+            for p in part.tensors:  # one tensor for all, which is never written again
+                if name in self.state[p]:
+                    self.state[p][name] = same
+            return
+        kept = [state[name] for state in part.states if name in state]
+        if part.group["differentiable"]:  # lists are not differentiable here
+            for x in kept:
+                x.copy_(same)
+        elif kept:
+            torch._foreach_copy_(kept, [same] * len(kept))
 
     def remember(
         self, batch: Batch, of_products: Rate, of_grads: Rate
@@ -240,61 +279,3 @@ class _DistanceEstimate(BaseOptimizer):
         passes.scale(r, beta)
         passes.add_scaled(r, products, of_products)
         return r, s
-
-
-def one_by_one(batch: Batch) -> list[Batch]:
-    """An open batch as batches of one tensor, not to be closed themselves."""
-    parts = []
-    for index in range(len(batch.params)):
-        part = copy(batch)
-        for name in ("tensors", "params", "grads", "states", "steps", "finite"):
-            values = getattr(batch, name)
-            setattr(part, name, values and [values[index]])
-        parts.append(part)
-    return parts
-
-
-def thinned(x: Tensor, every: int) -> Tensor:
-    """Every p-th number of a tensor, flattened; all of it, as it is, for p = 1."""
-    return x if every == 1 else x.reshape(-1)[::every]
-
-
-def top_rate(scope: list[Batch]) -> Any:
-    """The largest learning rate of a scope, as a float where all are."""
-    rates = [batch.group["lr"] for batch in scope]
-    if not any(isinstance(rate, Tensor) for rate in rates):
-        return max(rates)
-    home = scope[0].params[0].device
-    return torch.stack([torch.as_tensor(rate, device=home) for rate in rates]).max()
-
-
-def factor(value: Any, batch: Batch) -> Any:
-    """A 0-d tensor as a float where reading it is free, else where the batch is."""
-    if not isinstance(value, Tensor):
-        return value
-    x = batch.params[0]
-    if batch.group["differentiable"] or not batching.reads_flags_for_free(x.device):
-        return value.to(x.device, x.dtype, non_blocking=True)
-    return float(value)
-
-
-def counted(batch: Batch, values: list[Tensor]) -> list[Tensor]:
-    """0-d values, zero for tensors that sit this step out or do not move at all."""
-    if not batch.counts:
-        return [torch.zeros_like(value) for value in values]
-    if batch.finite is not None:
-        pairs = zip(batch.finite, values, strict=True)
-        values = [torch.where(flag, value, 0.0) for flag, value in pairs]
-    lr = batch.group["lr"]
-    if isinstance(lr, Tensor):
-        return [torch.where(lr > 0, value, 0.0) for value in values]
-    return values if lr > 0 else [torch.zeros_like(value) for value in values]
-
-
-def gathered(rows: list[list[Tensor]], home: torch.device | None = None) -> Tensor:
-    """0-d tensors of several batches as one vector, on the device of the first."""
-    home = home or rows[0][0].device
-    every = [x for row in rows for x in row]
-    if any(x.device != home for x in every):
-        every = [x.to(home, non_blocking=True) for x in every]
-    return torch.stack(every)

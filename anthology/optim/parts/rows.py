@@ -1,0 +1,207 @@
+"""Small tensors of one shape laid end to end, so that one call serves them all.
+
+Their state is laid end to end for good: each keeps a view of its part, so that nothing
+is copied from step to step but parameters and gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.optim.core.state import State, real
+
+# Tensors below this are laid end to end.
+SMALL = 2**14
+# Numbers of one row of tensors; with their state they should stay in the cache.
+ROW = 2**18
+
+
+class Row:
+    """One tensor, or several small ones of one shape, on their way through a step.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        The parameters.
+    states : list of dict
+        Their states.
+    step : float or Tensor
+        How many steps they have taken, this one included.
+    flag : Tensor, optional
+        0-d; where it is False nothing is written.
+    """
+
+    def __init__(
+        self,
+        tensors: list[Tensor],
+        states: list[State],
+        step: Any = 0.0,
+        flag: Tensor | None = None,
+    ) -> None:
+        self.tensors, self.states, self.step, self.flag = tensors, states, step, flag
+        self.grads: Tensor | None = None  # laid end to end, if that has been done
+        self.laid: dict[str, Tensor] = {}  # entries of the state of several tensors
+        self._views: dict[str, list[Tensor]] = {}
+
+    def flags(self) -> list[Tensor]:
+        """The flag, if there is one."""
+        return [] if self.flag is None else [self.flag]
+
+    def of(self, name: str) -> list[Tensor]:
+        """An entry of the state of each."""
+        return [state[name] for state in self.states]
+
+    def entry(self, name: str) -> Tensor:
+        """An entry of the state of all, with a row for each tensor if several."""
+        if name not in self.laid:
+            self.laid[name] = real(self.states[0][name]).view(-1)
+        return self.laid[name]
+
+    def lay(self, names: Iterable[str]) -> None:
+        """Lay entries of the state end to end, for good."""
+        for name in names:
+            xs = self.of(name)
+            if len(xs) == 1:
+                self._views[name], _ = xs, self.entry(name)
+                continue
+            laid = torch.stack([real(x) for x in xs])
+            whole = torch.view_as_complex(laid) if xs[0].is_complex() else laid
+            self._views[name] = list(whole.unbind())
+            self.laid[name] = laid.view(len(xs), -1)
+            for state, view in zip(self.states, self._views[name], strict=True):
+                state[name] = view
+
+    def holds(self) -> bool:
+        """Whether the entries are still where they have been laid."""
+        return all(
+            state.get(name) is view
+            for name, views in self._views.items()
+            for state, view in zip(self.states, views, strict=True)
+        )
+
+    def joined(self, xs: list[Tensor], room: Room) -> Tensor:
+        """Parameters or gradients end to end: a copy, or of a single one a view."""
+        if len(xs) == 1:
+            return real(xs[0].detach()).view(-1)
+        xs = [real(x) for x in xs] if xs[0].is_complex() else xs
+        flat, _ = room.like(xs)
+        torch.cat(xs, out=flat)
+        return flat.view(len(xs), -1)
+
+    def write(self, room: Room) -> None:
+        """Write back parameters that have been joined."""
+        if len(self.tensors) > 1:
+            xs = self.tensors
+            xs = [real(x) for x in xs] if xs[0].is_complex() else xs
+            torch._foreach_copy_(xs, room.like(xs)[1])
+
+
+class Room:
+    """Memory for one row of tensors at a time, taken once for all."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[torch.dtype, Tensor] = {}
+        self._parts: dict[Any, tuple[Tensor, list[Tensor]]] = {}
+
+    def like(self, xs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Memory for tensors of one shape end to end, and its parts."""
+        key = xs[0].shape, xs[0].dtype, len(xs)
+        if key not in self._parts:
+            if xs[0].dtype not in self._rooms:
+                self._rooms[xs[0].dtype] = xs[0].detach().new_empty(ROW)
+            numel = xs[0].numel()
+            flat = self._rooms[xs[0].dtype][: len(xs) * numel]
+            parts = flat.view(len(xs), *xs[0].shape).unbind()
+            flat = flat.view(len(xs) * xs[0].shape[0], *xs[0].shape[1:])
+            self._parts[key] = flat, list(parts)
+        return self._parts[key]
+
+
+class Shelf:
+    """The rows of one group of tensors, from step to step.
+
+    Parameters
+    ----------
+    optimizer : BaseOptimizer
+        Whose state it is.
+    names : list of str
+        What is laid end to end of it.
+    """
+
+    def __init__(self, optimizer: Any, names: list[str]) -> None:
+        self.optimizer, self.names = optimizer, names
+        self.rows: list[Row] = []
+
+    def rows_of(self, tensors: list[Tensor], states: list[State]) -> list[Row]:
+        """All tensors in rows: small ones of one shape together.
+
+        Parameters
+        ----------
+        tensors : list of Tensor
+            Of one device and dtype.
+        states : list of dict
+            Their states.
+
+        Returns
+        -------
+        list of Row
+            A tensor of which the others of its row are missing is alone in this step.
+        """
+        here = {id(state): i for i, state in enumerate(states)}
+        rows, self.rows, found = self.rows, [], []
+        for row in rows:
+            whole = all(id(state) in here for state in row.states)
+            if row.holds() and (whole or self._known(row)):
+                self.rows.append(row)
+                if whole and _alike(row.tensors):
+                    found.append(row)
+                    for state in row.states:
+                        del here[id(state)]
+        alike: dict[Any, list[int]] = {}
+        for i in here.values():
+            p, state = tensors[i], states[i]
+            make_lines(state)
+            small = p.numel() < SMALL and _free(state, self.names)
+            key = (p.shape, p.grad.dtype) if small else i  # type: ignore[union-attr]
+            alike.setdefault(key, []).append(i)
+        for places in alike.values():
+            length = max(1, ROW // _numbers(tensors[places[0]]))
+            for start in range(0, len(places), length):
+                some = places[start : start + length]
+                row = Row([tensors[i] for i in some], [states[i] for i in some])
+                if len(some) > 1 or _free(states[some[0]], self.names):
+                    row.lay(self.names)
+                    self.rows.append(row)
+                found.append(row)
+        return found
+
+    def _known(self, row: Row) -> bool:
+        """Whether its states are still those of the optimizer."""
+        kept = self.optimizer.state
+        pairs = zip(row.tensors, row.states, strict=True)
+        return all(kept.get(p) is state for p, state in pairs)
+
+
+def make_lines(state: State) -> None:
+    """Lay entries that a checkpoint brought in another order as the parameter lies."""
+    for name, x in state.items():
+        if not x.is_contiguous():
+            state[name] = x.contiguous()
+
+
+def _numbers(p: Tensor) -> int:
+    return p.numel() * (2 if p.is_complex() else 1)
+
+
+def _free(state: State, names: list[str]) -> bool:
+    """Whether entries are all there is in their memory, and in no other row."""
+    xs = [state[name] for name in names]
+    return all(x.untyped_storage().nbytes() == x.numel() * x.itemsize for x in xs)
+
+
+def _alike(tensors: list[Tensor]) -> bool:
+    return len({p.grad.dtype for p in tensors}) == 1  # type: ignore[union-attr]
