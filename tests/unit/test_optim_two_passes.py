@@ -12,7 +12,7 @@ from torch import Tensor
 from anthology.optim import Prodigy
 from anthology.optim.core import batch
 from anthology.optim.core.compiling import missing_compiler
-from anthology.optim.parts import compiled_passes, rows
+from anthology.optim.parts import compiled_passes, eager_passes, rows
 
 pytestmark = pytest.mark.skipif(
     bool(missing_compiler(torch.device("cpu"))), reason="needs a C++ compiler"
@@ -122,6 +122,15 @@ def test_where_flags_cannot_be_read(monkeypatch, name):
     ours, optimizer = run(torch.float64, fused="compile", **OPTIONS[name])
     assert gap(ours, theirs) < 1e-12
     assert optimizer.skipped == plain.skipped
+    same_state(optimizer, plain, 1e-11)
+
+
+@pytest.mark.parametrize("name", ["defaults", "without the first average", "all"])
+def test_piece_by_piece(monkeypatch, name):
+    theirs, plain = run(torch.float64, foreach=False, **OPTIONS[name])
+    monkeypatch.setattr(eager_passes, "PIECE", 64)
+    ours, optimizer = run(torch.float64, foreach=True, **OPTIONS[name])
+    assert gap(ours, theirs) < 1e-12
     same_state(optimizer, plain, 1e-11)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Numbers of a piece: three of them should stay in the cache from one operation to the
-# next, and be long enough that what an operation costs beside its work does not count.
-PIECE = 2**18
+# Numbers of a piece: long enough that what an operation costs beside its work does not
+# count, and few enough that the last level of cache holds it until the next operation.
+PIECE = 2**20
 
 
 def first_eager(
