@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from anthology.optim import SGD, AdamW, Lion, RootFreeAdamW, Signum
+from anthology.optim import SGD, AdamW, Lion, Prodigy, RootFreeAdamW, Signum
 from anthology.optim.core.compiling import missing_compiler
 from tests.device_cases import CHOOSING, MATRICES_ONLY, OURS, SHAPES
 
@@ -17,6 +17,7 @@ ENTRYWISE: dict[str, Any] = {
     "Signum": (Signum, {"nesterov": True}),
     "Lion": (Lion, {"weight_decay": 0.1}),
     "AdamW": (AdamW, {}),
+    "Prodigy": (Prodigy, {"use_bias_correction": True}),
     "RootFreeAdamW": (RootFreeAdamW, {"batch_size": 4, "bias_correction": True}),
 }
 # Every pass that there is of each; True is a kernel of PyTorch's, or "compile" again.

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anthology import optim
 from anthology.optim.core import compiled, launching
+from anthology.optim.parts import two_passes
 from tests.device_cases import CHOOSING, MATRICES_ONLY, OURS, SHAPES
 
 LOOKING = ("eigh", "svd", "lstsq", "nonzero", "local_scalar", "is_nonzero", "unique")
@@ -147,6 +148,23 @@ def test_adamw_goes_to_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
         steps(make, SHAPES, torch.bfloat16)
         assert len(seen) == 3 * len(SHAPES)
+
+
+@pytest.mark.parametrize("rate", [1.0, torch.empty((), device="meta")])
+def test_nor_does_prodigys_way_to_the_kernels(
+    rate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def observe(*_: Any, **__: Any) -> torch.Tensor:
+        seen.append("observe")
+        return torch.empty(2, device="meta")
+
+    monkeypatch.setattr(launching, "missing", lambda _: "")
+    monkeypatch.setattr(two_passes, "observe", observe)
+    monkeypatch.setattr(two_passes, "move", lambda *_, **__: seen.append("move"))
+    steps(OURS["Prodigy"], SHAPES, torch.float32, fused="triton", lr=rate)
+    assert seen.count("observe") == seen.count("move") > 0
 
 
 @pytest.mark.parametrize("name", CHOOSING)
