@@ -68,7 +68,7 @@ class Rates:
             return self.ladder[min(above, len(self.ladder) - 1)][1]
         (low, fast), (high, slow) = self.ladder[above - 1 : above + 1]
         share = math.log(working_set / low) / math.log(high / low)
-        return fast * (slow / fast) ** share
+        return float(fast * (slow / fast) ** share)
 
     def rate(self, dtype: str) -> float:
         """Operations a second in a dtype.
