@@ -134,7 +134,9 @@ class _DistanceEstimate(BaseOptimizer):
         scopes = [(scope, self._opening(scope)) for scope in self.scopes(parts)]
         if self._shards is None:
             return [*scopes]
-        return [(scope, list(ready)) for scope, ready in scopes]
+        every = [(scope, list(ready)) for scope, ready in scopes]
+        left = [([part for part in some if part.tensors], x) for some, x in every]
+        return [(some, x) for some, x in left if some]
 
     def _opening(self, scope: list[Any]) -> Iterator[Any]:
         for part in scope:
