@@ -1,10 +1,10 @@
-"""The products of the odd iterations, of which half need not be computed.
+"""Products whose result is symmetric, of which half need not be computed.
 
-XXᵀ, bA + cA² and the product of two polynomials of one symmetric matrix are
-symmetric. On CUDA one kernel computes the upper tiles; on a CPU four products of rows
-do, each as wide as what is left of the upper triangle, which is 5/8 of the
-multiplications; the rest is copied. Small matrices, complex and double ones on CUDA,
-and what is recorded or transformed go through plain products.
+A library's product does not know that XXᵀ, bA + cA² or VΛVᵀ are symmetric. On CUDA
+one kernel computes the upper tiles; on a CPU four products of rows do, each as wide as
+what is left of the upper triangle, which is 5/8 of the multiplications; the rest is
+copied. Small, thin and complex matrices, double ones on CUDA, and what is recorded or
+transformed go through plain products.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ SIDES = {
     torch.bfloat16: (384, 512),
     torch.float16: (384, 512),
 }
+DEPTH = 256
+"""With less to sum the copying costs more than it saves."""
 # On CUDA: what is in single precision keeps all of its digits in PyTorch's products.
 KERNELS = (torch.bfloat16, torch.float16)
 TILE = 128
@@ -77,7 +79,7 @@ def quadratic(a: Tensor, b: float, c: float) -> Tensor:
     if by_kernel(a):
         return kernels.quadratic(a, b, c)
     if by_rows(a):
-        return _rows(a, a, b, c)
+        return _rows(a, a, a, b, c)
     # sums formed within the product: two passes over the memory less
     return torch.baddbmm(a, a, a, beta=b, alpha=c)
 
@@ -103,6 +105,57 @@ def commuting(a: Tensor, b: Tensor) -> Tensor:
         return out
     product = torch.bmm(a, b)
     return (product + product.mH) / 2
+
+
+def symmetric(a: Tensor, b: Tensor) -> Tensor:
+    """AB where that is known to be symmetric (Hermitian), such as VΛVᵀ.
+
+    Parameters
+    ----------
+    a, b : Tensor
+        Shapes (..., m, n) and (..., n, m) with the same leading axes.
+
+    Returns
+    -------
+    Tensor
+        Shape (..., m, m).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from anthology.linalg.products import symmetric
+    >>> x = torch.ones(2, 3)
+    >>> symmetric(x, x.mT)
+    tensor([[3., 3.],
+            [3., 3.]])
+    """
+    if not (by_rows(a) and untraced(b)):
+        return a @ b
+    m, n = a.shape[-2:]
+    found = _rows(a.reshape(-1, m, n), b.reshape(-1, n, m))
+    return found.view(*a.shape[:-1], m)
+
+
+def add_gram_(total: Tensor, x: Tensor, old: float, new: float) -> Tensor:
+    """old·total + new·XXᵀ in place of total, without a copy of either.
+
+    Parameters
+    ----------
+    total : Tensor
+        Symmetric, shape (batch, m, m); written.
+    x : Tensor
+        Shape (batch, m, n).
+    old, new : float
+        The weights.
+
+    Returns
+    -------
+    Tensor
+        `total`.
+    """
+    if not by_rows(x):
+        return total.baddbmm_(x, x.mT, beta=old, alpha=new)
+    return _rows(x, x.mT, total, old, new, out=total)
 
 
 def by_kernel(x: Tensor) -> bool:
@@ -141,27 +194,33 @@ def by_rows(x: Tensor) -> bool:
     Returns
     -------
     bool
-        True for the larger real matrices, the smaller the longer they are.
+        True for the larger real matrices; less is enough for long ones.
     """
     m, n = x.shape[-2:]
     long, square = SIDES.get(x.dtype, (m + 1, m + 1))
-    enough = x.is_cpu and m >= (square if n < 2 * m else long)
-    return enough and untraced(x)
+    enough = n >= DEPTH and m >= (square if n < 2 * m else long)
+    return x.is_cpu and enough and untraced(x)
 
 
-def _rows(left: Tensor, right: Tensor, b: float = 0.0, c: float = 1.0) -> Tensor:
-    """c·left·right + b·left, from the upper triangle of it."""
+def _rows(
+    left: Tensor,
+    right: Tensor,
+    onto: Tensor | None = None,
+    beta: float = 1.0,
+    alpha: float = 1.0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """beta·onto + alpha·left·right, from the upper triangle of it."""
     m = left.shape[-2]
-    ends = _ends(m)
-    out = left.new_empty(len(left), m, m)
-    for x, y, z in zip(left, right, out, strict=True):
-        for start, end in pairwise(ends):
+    out = left.new_empty(len(left), m, m) if out is None else out
+    for i, (x, y, z) in enumerate(zip(left, right, out, strict=True)):
+        for start, end in pairwise(_ends(m)):
             rows, columns, target = x[start:end], y[:, start:], z[start:end, start:]
-            if b:
-                same = rows[:, start:]
-                torch.addmm(same, rows, columns, beta=b, alpha=c, out=target)
-            else:
+            if onto is None:
                 torch.mm(rows, columns, out=target)
+            else:
+                same = onto[i, start:end, start:]
+                torch.addmm(same, rows, columns, beta=beta, alpha=alpha, out=target)
             z[end:, start:end] = z[start:end, end:].mT
     return out
 

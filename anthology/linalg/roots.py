@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.linalg.products import symmetric
 from anthology.linalg.safe import guarded, peak, real_dtype, require_numeric
-from anthology.linalg.symmetric import symmetric_product
 
 ROOT_METHODS = ("eigh", "newton", "newton-schulz")
 """Every method of ``inverse_root``."""
@@ -204,7 +204,7 @@ class _InverseRoot(torch.autograd.Function):
         ctx.save_for_backward(torch.where(kept, base, 0), vectors, root)
         ctx.p = p
         scaled = vectors * root.to(vectors.dtype)[..., None, :]
-        return _hermitian(symmetric_product(scaled, vectors.mH))
+        return _hermitian(symmetric(scaled, vectors.mH))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -33,8 +33,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from anthology.linalg.products import symmetric
 from anthology.linalg.safe import peak, require_numeric, working_dtype
-from anthology.linalg.symmetric import symmetric_product
 
 
 class Structure:
@@ -242,7 +242,7 @@ class Structure:
         if not self.symmetric:
             raise ValueError(f"K Kᵀ is not {self.name}; use apply_outer")
         dense = self.dense(x)
-        return self.entries(symmetric_product(dense, dense.mT))
+        return self.entries(symmetric(dense, dense.mT))
 
     def project_inner(self, x: Tensor) -> Tensor:
         """Π̂(KᵀK).
@@ -258,7 +258,7 @@ class Structure:
             Packed.
         """
         d = self.dense(x)
-        return self.project(symmetric_product(d.mT, d))
+        return self.project(symmetric(d.mT, d))
 
     def project_gram(self, rows: Tensor) -> Tensor:
         """Π̂(A Aᵀ).
@@ -273,7 +273,7 @@ class Structure:
         Tensor
             Packed.
         """
-        return self.project(symmetric_product(rows, rows.mT))
+        return self.project(symmetric(rows, rows.mT))
 
     def trace(self, x: Tensor) -> Tensor:
         """tr K, of shape (\\*batch), in at least float32."""
@@ -286,7 +286,8 @@ class Structure:
         wide = x.to(working_dtype(x.dtype))
         top, times = peak(wide, -1), self.multiplicity(wide)
         unit = wide / top * (times if isinstance(times, float) else times.sqrt())
-        return torch.linalg.vector_norm(unit, dim=-1) * top[..., 0]
+        size: Tensor = torch.linalg.vector_norm(unit, dim=-1)
+        return size * top[..., 0]
 
     def multiplicity(self, x: Tensor) -> Tensor | float:
         """In how many places each packed number stands, in the dtype of x."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.symmetric import symmetric_product
+from anthology.linalg.products import symmetric
 
 from .core import limits
 from .core.base import Params, hyperparameters
@@ -276,7 +276,7 @@ def _preconditioned(
         if group["beta2"] < 1:
             factor.div_(group["beta2"])
         if damps(factor, group):
-            factor.sub_(symmetric_product(factor, factor), alpha=group["eps"])
+            factor.sub_(symmetric(factor, factor), alpha=group["eps"])
         factor.copy_(dominate(factor, gram(seen, axis, order), group["bound"]))
     roots = {}
     for axis in axes + others * (group["refresh"] > 1) if due else []:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.linalg.products import add_gram_
 from anthology.linalg.roots import robust_eigh
-from anthology.linalg.symmetric import add_gram_
 
 from .core.base import Params, hyperparameters
 from .core.card import Card

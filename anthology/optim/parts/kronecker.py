@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from anthology.linalg import inverse_root
+from anthology.linalg.products import add_gram_, symmetric
 from anthology.linalg.roots import robust_eigh
-from anthology.linalg.symmetric import add_gram_, symmetric_product
 
 from .averages import bias_correction
 
@@ -76,7 +76,7 @@ def gram(x: Tensor, axis: int, order: int) -> Tensor:
         Shape ``(*batch, d, d)``.
     """
     flat = unfold(x, axis, order)
-    return symmetric_product(flat, flat.mT)
+    return symmetric(flat, flat.mT)
 
 
 def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
@@ -262,7 +262,7 @@ def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tens
     else:
         top = nonzero(product.abs().amax((-2, -1), keepdim=True))
         size = torch.linalg.matrix_norm(product / top, keepdim=True) * top
-    lower = factor - symmetric_product(factor, product / (1 + size))
+    lower = factor - symmetric(factor, product / (1 + size))
     return (lower + lower.mT) / 2
 
 
@@ -284,5 +284,5 @@ def positive_root(factor: Tensor, power: int) -> Tensor:
     top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
     values, vectors = robust_eigh(factor / top)
     values = values.clamp_min(0) ** (1 / power)
-    root = symmetric_product(vectors * values[..., None, :], vectors.mT)
+    root = symmetric(vectors * values[..., None, :], vectors.mT)
     return root * top ** (1 / power)
