@@ -14,7 +14,7 @@ ROOMS = {
     "linalg": {"kernels"},
     "norms": {"linalg"},
     "optim.core": {"kernels"},
-    "optim.parts": {"optim.core", "norms", "linalg"},
+    "optim.parts": {"optim.core", "norms", "linalg", "kernels"},
     "optim": {"optim.parts", "optim.core", "norms", "linalg"},
     "motion": {"norms", "motion.probe"},
     "motion.probe": {"motion", "optim", "optim.parts", "optim.core", "norms"},

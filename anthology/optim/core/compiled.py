@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, reads_flags_for_free
-from .compiling import EXAMPLE, Kernel, compile_flat, flat_step, plain_step
+from .compiling import EXAMPLE, flat_step, plain_step
+from .direct import Kernel, compile_direct
 from .lists import Lists, compile_lists
 from .state import State, advance, real, state_dtype, states_of
 
@@ -128,7 +129,7 @@ class Passes:
     def alone(self, p: Tensor, state: State) -> None:
         """A pass over one tensor, which finds out whether it counts."""
         grad = _flat(p.grad)  # type: ignore[arg-type]
-        kernel: Any = self.kernel(p, grad, state, compile_flat)
+        kernel: Any = self.kernel(p, grad, state, compile_direct)
         numbers = self.count(state, p.dtype)
         entries = [_flat(state[name]) for name in _names(state)]
         self.taken.append(kernel(_flat(p), grad, numbers, *entries))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compiling import Kernel, agree, captured
+from .direct import Kernel, agree, captured
 
 # Tensors of fewer numbers are stepped whole by one thread, several at a time.
 LARGE = 2**15
@@ -189,7 +189,7 @@ def compile_lists(pure: Kernel, example: list[Tensor]) -> Lists | None:
     pure : callable
         From `plain_step`.
     example : list of Tensor
-        As for `compile_flat`, on a CPU; the second is the gradient.
+        As for `compile_direct`, on a CPU; the second is the gradient.
 
     Returns
     -------
@@ -207,8 +207,8 @@ def compile_lists(pure: Kernel, example: list[Tensor]) -> Lists | None:
 
 
 def _of_one(lists: Lists) -> Kernel:
-    def kernel(*xs: Tensor) -> bool:
-        return lists([[x.data_ptr()] for x in xs], [xs[0].numel()], 1e4)[0]
+    def kernel(*xs: Tensor) -> None:
+        lists([[x.data_ptr()] for x in xs], [xs[0].numel()], 1e4)
 
     return kernel
 
@@ -230,7 +230,7 @@ def _single_function(pure: Kernel, example: list[Tensor]) -> tuple[Any, list[int
     length = example[0].numel()
     space[name] = lambda *args: seen.append(args)
     try:
-        call([length if i is None else example[i] for i in places])
+        call([example[i] if axis is None else length for i, axis in places])
     finally:
         space[name] = function
     ((*tensors, last),) = seen

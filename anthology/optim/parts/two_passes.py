@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.kernels.prodigy import move, observe
 from anthology.optim.core import batch as batching
-from anthology.optim.core.paired import move, observe
 from anthology.optim.core.state import State, real, state_dtype
 from anthology.optim.parts.adaptive import correction
 from anthology.optim.parts.compiled_passes import pass_kernel
@@ -270,7 +270,8 @@ class TwoPasses:
             return first_eager(params, grads, start, averages, values)
         numbers, flags = self._numbers.of(values), row.flags()
         run = pass_kernel("first", params, grads, self.kind, self.names, bool(flags))
-        return run(params, grads, start, numbers, *averages.values(), *flags)
+        sums: Tensor = run(params, grads, start, numbers, *averages.values(), *flags)
+        return sums
 
     def _grads(self, row: Row) -> Tensor:
         if row.grads is None:
