@@ -20,6 +20,7 @@ from anthology.norms import Norm
 from .core.spread import whole, whole_state
 from .core.state import state_dtype
 from .parts.points import as_points, must_fit, norm_for, spec
+from .parts.turned import ROTATED, turned
 
 Norms = Norm | str | Mapping[str, Norm | str] | None
 
@@ -235,6 +236,8 @@ def _average(
 ) -> Callable[[Tensor], Tensor] | None:
     """The direction an optimizer averaged, as a function of the gradient."""
     m = state.get("momentum_buffer", state.get("exp_avg"))
+    if ROTATED in state:  # of SOAP
+        m = turned(state[ROTATED], dict(state), back=True)
     if not isinstance(m, Tensor) or m.shape != p.shape:
         return None
     beta = group.get("momentum")

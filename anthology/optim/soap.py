@@ -24,10 +24,7 @@ from .core.limits import (
 from .core.state import State, real
 from .parts.alike import _Alike
 from .parts.kronecker import multiply, nonzero, unfold
-
-# The average of the gradient in the basis. To turn it there and back when that changes
-# is less work than to turn it at every step, if T > 2; else there is "exp_avg".
-ROTATED = "exp_avg_rotated"
+from .parts.turned import ROTATED, turned
 
 
 class SOAP(_Alike):
@@ -189,13 +186,7 @@ class SOAP(_Alike):
             state.pop(ROTATED if name == "exp_avg" else "exp_avg", None)
             return state
         with torch.no_grad():
-            m = real(state.pop(kept))[None]
-            for axis in axes:
-                basis = real(state[f"basis_{axis}"])[None]
-                basis = basis.mT if name == ROTATED else basis
-                m = multiply(m, basis, axis, m.ndim - 1)
-            turned = m[0].contiguous()
-            state[name] = torch.view_as_complex(turned) if p.is_complex() else turned
+            state[name] = turned(state.pop(kept), state, back=name == "exp_avg")
         return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
