@@ -17,6 +17,7 @@ import torch
 from anthology.norms import Norm, Scaled, Split, Transpose
 from anthology.norms.kernels import FlatSpectral
 from anthology.norms.spectral import Conv, Nuclear, Schatten, Spectral
+from anthology.optim.parts.inverted import damps, keeps_roots
 from anthology.optim.parts.matrices import view_of
 from anthology.optim.parts.points import norm_for
 
@@ -141,7 +142,7 @@ def _kradagrad(s: Subject) -> Work:
     axes = [shape[0] for shape in s.named("factor_")]
     every, square = s.group["refresh"], sum(d * d for d in axes)
     # GGᵀL and L times it; εL²; the root
-    cubic = 2 + (1 if s.symmetric else 2) * (1 + bool(s.group["eps"]) + 1 / every)
+    cubic = 2 + (1 if s.symmetric else 2) * (1 + damps(s.dtype, s.group) + 1 / every)
     work = flops.kronecker(
         s.numbers,
         axes,
@@ -150,7 +151,7 @@ def _kradagrad(s: Subject) -> Work:
         cubic=cubic + flops.EIGH / every,
         symmetric=s.symmetric,
     )
-    roots = square * (every > 1)
+    roots = square * keeps_roots(s.group)
     moved = 2 * (s.numbers + square) + roots * (1 + 1 / every)
     return Work(state=s.numbers + square + roots, state_moved=moved, flops=work)
 

@@ -275,7 +275,7 @@ def _preconditioned(
         factor = state[f"factor_{tag}{axis}"]
         if group["beta2"] < 1:
             factor.div_(group["beta2"])
-        if damps(factor, group):
+        if damps(factor.dtype, group):
             factor.sub_(symmetric(factor, factor), alpha=group["eps"])
         factor.copy_(dominate(factor, gram(seen, axis, order), group["bound"]))
     roots = {}

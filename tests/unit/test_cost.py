@@ -181,8 +181,10 @@ def test_joined_pairs_count_once():
 def test_kradagrad():
     found = of(optim.KrADagrad, (M, N), symmetric=False)
     linear, cubic = M**2 * N + M * N**2, M**3 + N**3
-    # GGᵀL, LGGᵀL, L² and the root with its decomposition of 9d³
-    assert found.flops == pytest.approx(4 * linear + (2 + 2 + 2 + 11) * cubic)
+    # GGᵀL, LGGᵀL and the root with its decomposition of 9d³
+    assert found.flops == pytest.approx(4 * linear + (2 + 2 + 11) * cubic)
+    damped = of(lambda p: optim.KrADagrad(p, eps=0.1), (M, N), symmetric=False)
+    assert damped.flops - found.flops == pytest.approx(2 * cubic)  # L²
 
 
 def test_norms_without_polar_factors_multiply_nothing():

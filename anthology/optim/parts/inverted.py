@@ -46,7 +46,7 @@ def keeps_roots(group: Mapping[str, Any]) -> bool:
     return bool(group["refresh"] > 1 or group["variant"] == "mm")
 
 
-def damps(factor: Tensor, group: Mapping[str, Any]) -> bool:
+def damps(dtype: torch.dtype, group: Mapping[str, Any]) -> bool:
     """Whether εL² is more than rounding; without forgetting L only shrinks."""
     largest = group["initial"] if group["beta2"] == 1 else math.inf
-    return bool(group["eps"] * largest > torch.finfo(factor.dtype).eps / 8)
+    return bool(group["eps"] * largest > torch.finfo(dtype).eps / 8)
