@@ -210,6 +210,11 @@ class SteepestDescent(BaseOptimizer):
         """Whether one length holds for all tensors."""
         return _coupled(self.param_groups[0])
 
+    def together(self, group: Mapping[str, Any]) -> int:
+        """As in the base; a loop that may keeps the step of one tensor at a time."""
+        alone = group["foreach"] is False and not self.couples
+        return 1 if alone else super().together(group)
+
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
         points = _average(batch)
