@@ -4,8 +4,8 @@
     torchrun --standalone --nproc-per-node 2 --max-restarts 3 train_gpt.py
 
 The text is a million bytes of Python's own library, which every Python has: nothing is
-downloaded, and losses differ a little between versions of Python. To train something else, copy this file and resumable.py beside it and
-change `build` and `batch_of`.
+downloaded, and losses differ a little between versions of Python. To train something
+else, copy this file and resumable.py beside it and change `build` and `batch_of`.
 
 Under torchrun the weights are shared out (--parallel fsdp) or each process keeps them
 all (ddp), and each takes its slice of every batch: the same data whatever the number of
