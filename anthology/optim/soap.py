@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.linalg.decompositions import robust_eigh, robust_qr
 from anthology.linalg.products import add_gram_
-from anthology.linalg.roots import robust_eigh
 
 from .core.base import Params, hyperparameters
 from .core.card import Card
@@ -273,7 +273,7 @@ def _refresh(basis: Tensor, kept: Tensor, v: Tensor, axis: int) -> None:
     shape = [len(v), *(-1 if i == axis else 1 for i in range(v.ndim - 1))]
     v.copy_(torch.take_along_dim(v.clone(), order.reshape(shape), axis + 1))
     columns = torch.take_along_dim(product, order[:, None, :], -1)
-    basis.copy_(torch.linalg.qr(columns)[0])
+    basis.copy_(robust_qr(columns)[0])
 
 
 def _scaled(kept: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg import inverse_root
+from anthology.linalg import inverse_root, robust_eigh
 from anthology.linalg.products import add_gram_, symmetric
-from anthology.linalg.roots import robust_eigh
 
 from .averages import bias_correction
 
