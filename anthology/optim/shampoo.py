@@ -142,6 +142,7 @@ class Shampoo(BaseOptimizer):
         lr: float | Tensor = 1e-2,
         betas: tuple[float, float] = (0.9, 1.0),
         eps: float = 1e-12,
+        relative_eps: bool = False,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         nesterov: bool = False,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.decompositions import robust_eigh, robust_qr
 from anthology.linalg.products import add_gram_
 
 from .core.base import Params, hyperparameters
@@ -23,6 +22,7 @@ from .core.limits import (
 )
 from .core.state import State, real
 from .parts.alike import _Alike
+from .parts.bases import first_basis, next_basis
 from .parts.kronecker import multiply, nonzero, unfold
 from .parts.turned import ROTATED, turned
 
@@ -140,6 +140,7 @@ class SOAP(_Alike):
         max_dim: int = 10000,
         vectors: str = "diagonal",
         relative_eps: bool = False,
+        basis_eps: float = 0.0,
         skip_first: bool = True,
         *,
         foreach: bool | None = None,
@@ -154,6 +155,7 @@ class SOAP(_Alike):
         super().check(group)
         check_betas(group["betas"])
         at_least_zero("epsilon value", group["eps"])
+        at_least_zero("basis_eps value", group["basis_eps"])
         if group["gram_beta"] is not None:
             below_one("gram_beta value", group["gram_beta"])
         positive_integer("refresh", group["refresh"])
@@ -236,7 +238,7 @@ def _advance(
     if step <= 1:
         gather()
         for axis, basis in bases.items():
-            basis.copy_(robust_eigh(_scaled(grams[axis]))[1].flip(-1))
+            basis.copy_(first_basis(grams[axis], group["basis_eps"]))
         if group["skip_first"]:
             return
     count = max(step - int(group["skip_first"]), 1)
@@ -261,24 +263,17 @@ def _advance(
     if bases and count % group["refresh"] == 0:
         straight = turn(m, back=True) if name == ROTATED else m
         for axis, basis in bases.items():
-            _refresh(basis, grams[axis], v, axis)
+            fresh, places = next_basis(basis, grams[axis], group["basis_eps"])
+            basis.copy_(fresh)
+            v.copy_(_reordered(v, places, axis))
         if name == ROTATED:
             m.copy_(turn(straight))
 
 
-def _refresh(basis: Tensor, kept: Tensor, v: Tensor, axis: int) -> None:
-    """One power step and QR; columns, and v with them, by falling eigenvalue."""
-    product = _scaled(kept) @ basis
-    order = (basis * product).sum(-2).argsort(dim=-1, descending=True)
+def _reordered(v: Tensor, order: Tensor, axis: int) -> Tensor:
+    """v, (n, *shape), with its entries along an axis in another order, (n, d)."""
     shape = [len(v), *(-1 if i == axis else 1 for i in range(v.ndim - 1))]
-    v.copy_(torch.take_along_dim(v.clone(), order.reshape(shape), axis + 1))
-    columns = torch.take_along_dim(product, order[:, None, :], -1)
-    basis.copy_(robust_qr(columns)[0])
-
-
-def _scaled(kept: Tensor) -> Tensor:
-    """A Gram matrix divided by its largest entry, which no eigenvector notices."""
-    return kept / nonzero(kept.abs().amax((-2, -1), keepdim=True))
+    return torch.take_along_dim(v, order.reshape(shape), axis + 1)
 
 
 def _sqrt(v: Tensor) -> Tensor:
