@@ -6,41 +6,19 @@ gradient of a loss that is the mean of B terms, and starts at one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, check_terms
+from .core.limits import below_one, check_betas
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, descend, each
+from .parts.curvature import _RootFree
 from .parts.passes import scale
-
-
-class _RootFree(BaseOptimizer):
-    """What both share: S starts at one and gathers B·g²."""
-
-    elementwise = True
-    _buffer: ClassVar[str]
-    entrywise = True
-
-    def check(self, group: Mapping[str, Any]) -> None:
-        super().check(group)
-        at_least_zero("epsilon value", group["eps"])
-        check_terms(group)
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for the averaged step, ones for ``exp_avg_sq`` (S)."""
-        zeros, ones = torch.zeros_like(param), torch.ones_like(param)
-        return {self._buffer: zeros, "exp_avg_sq": ones}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """The largest gradient for which B·g² is finite."""
-        return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"])
 
 
 class RootFreeRMSProp(_RootFree):
@@ -82,7 +60,10 @@ class RootFreeRMSProp(_RootFree):
 
     Notes
     -----
-    No bias correction; S₀ = 1 makes the first steps those of gradient descent.
+    No bias correction; S₀ = 1 makes the first steps those of gradient descent. A
+    gradient that is exactly zero says nothing of the curvature (an expert that nobody
+    chose) and is treated as None: weight, averages, counter and decay rest.
+
     Source: Lin et al. 2024 (arXiv 2402.03496); their code keeps s = S/B, s₀ = 1/B.
 
     Examples
@@ -205,6 +186,8 @@ class RootFreeAdamW(_RootFree):
 
     Notes
     -----
+    A gradient that is exactly zero is treated as None, as by `RootFreeRMSProp`.
+
     Source: Lin et al. 2024 (arXiv 2402.03496), published code.
 
     Examples

@@ -199,9 +199,7 @@ ERRORS = [torch.linalg.LinAlgError, RuntimeError]
         (5, (torch.float32, torch.float64)),
     ],
 )
-def test_a_failing_decomposition_is_repeated(
-    times, dtypes, error, monkeypatch
-) -> None:
+def test_a_failing_decomposition_is_repeated(times, dtypes, error, monkeypatch) -> None:
     A = torch.stack([definite(4, 10, seed) for seed in range(2)]).float()
     expected = inverse_root(A, 4)
     calls = failing(times, dtypes, monkeypatch, error=error)

@@ -156,7 +156,9 @@ def test_the_bound_on_the_largest_eigenvalue(n, scale) -> None:
         found = module.eigenvalue_bound(A * scale) / scale
         assert found.shape == (1, 1)
         assert top * (1 - 1e-12) <= found.item() <= top * n ** (1 / 16) * (1 + 1e-12)
-    assert torch.equal(module.eigenvalue_bound(torch.zeros(2, 3, 3)), torch.ones(2, 1, 1))
+    assert torch.equal(
+        module.eigenvalue_bound(torch.zeros(2, 3, 3)), torch.ones(2, 1, 1)
+    )
 
 
 def test_the_lyapunov_equation() -> None:

@@ -75,6 +75,8 @@ class BaseOptimizer(_Resumed):
     # flat and the step be fused; and whether `multi` knows PyTorch's fused kernel.
     entrywise: ClassVar[bool] = False
     has_torch_kernel: ClassVar[bool] = False
+    # Whether a gradient that is exactly zero is treated as if there were none.
+    zero_is_none: ClassVar[bool] = False
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}

@@ -117,11 +117,12 @@ class Passes:
         columns.insert(2, [numbers[t] for t in steps])
         like = torch.empty(0, dtype=state_dtype(p.dtype), device="meta")
         limit = self.optimizer.gradient_limit(like, self.group)
-        taken = lists(columns, sort.sizes, limit)
-        if not all(taken):
-            counters = [c for c, moved in zip(counters, taken, strict=True) if moved]
-            for state, moved in zip(states, taken, strict=True):
-                state["skipped"] += not moved
+        taken = lists(columns, sort.sizes, limit, self.optimizer.zero_is_none)
+        if set(taken) != {1}:
+            pairs = zip(counters, taken, strict=True)
+            counters = [counter for counter, code in pairs if code == 1]
+            for state, code in zip(states, taken, strict=True):
+                state["skipped"] += code == 0
         if counters:
             advance(counters)
         return True
@@ -140,11 +141,13 @@ class Passes:
         if not self.states:
             return
         steps = [state["step"] for state in self.states]
-        taken = torch.stack(self.taken).to(steps[0].dtype)
+        codes = torch.stack(self.taken)
+        taken = (codes == 1).to(steps[0].dtype)
         torch._foreach_add_(steps, list(taken.unbind()))
         if not reads_flags_for_free(taken.device) or not taken.all():
             skipped = [state["skipped"] for state in self.states]
-            torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
+            refused = (codes == 0).to(taken.dtype)
+            torch._foreach_add_(skipped, list(refused.unbind()))
 
     def count(self, state: State, dtype: torch.dtype) -> Tensor:
         """η and, for each β, what `Counted` holds: one vector on the device."""

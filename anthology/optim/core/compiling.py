@@ -104,7 +104,7 @@ def plain_step(
 def flat_step(
     rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any, limit: float
 ) -> Kernel:
-    """The same, only where the gradient is finite.
+    """The same, only where the gradient is finite, and none of zeros if told so.
 
     Parameters
     ----------
@@ -116,19 +116,24 @@ def flat_step(
     Returns
     -------
     callable
-        It returns whether it wrote (0-d, boolean).
+        It returns, 0-d, 1 where it wrote, 0 where the gradient is not finite, and 2
+        where it is zero and ``rule.zero_is_none``.
     """
     if torch.tensor(limit, dtype=kind).double() > limit:
         limit = float(torch.nextafter(torch.tensor(limit, dtype=kind), -torch.ones(())))
-    pure = plain_step(rule, plain, names, kind)
+    pure, silent = plain_step(rule, plain, names, kind), rule.zero_is_none
 
     def step(xs: list[Tensor]) -> Tensor:
         p, g, numbers, *entries = xs
-        taken = g.to(kind).abs().amax() <= limit
+        top = g.to(kind).abs().amax()
+        code = (top <= limit).to(kind)
+        if silent:
+            code = torch.where(top == 0, 2.0, code)
+        taken = code == 1
         new_p, *new = (x.clone() for x in (p, *entries))
         pure([new_p, g, numbers, *new])
         for old, x in zip((p, *entries), (new_p, *new), strict=True):
             old.copy_(torch.where(taken, x, old))
-        return taken
+        return code
 
     return step

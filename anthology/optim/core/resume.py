@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from .state import State, fresh_state, restored_state
 
 class _Resumed(_Spread, torch.optim.Optimizer):
     """How the shared base makes, reads, saves and loads its state."""
+
+    # What a group of a checkpoint had before its class knew such a setting.
+    before: ClassVar[tuple[tuple[str, Any], ...]] = ()
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """The initial state of one parameter; `BaseOptimizer` says more."""
@@ -89,7 +92,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, default in self.defaults.items():
+            for name, default in {**self.defaults, **dict(self.before)}.items():
                 group.setdefault(name, default)
 
     def state_dict(self) -> dict[str, Any]:

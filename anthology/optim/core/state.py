@@ -97,6 +97,7 @@ class StateKeeper(Protocol):
     """What a batch asks of its optimizer."""
 
     state: Any
+    zero_is_none: bool
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
 
