@@ -140,9 +140,10 @@ def _like(part: Tensor, A: Tensor) -> Tensor:
 
 def _shapes(name: str, m: int, n: int) -> list[tuple[int, ...]]:
     k = min(m, n)
-    return {
+    shapes: dict[str, list[tuple[int, ...]]] = {
         "eigh": [(n,), (n, n)],
         "svd": [(m, k), (k,), (k, n)],
         "svdvals": [(k,)],
         "qr": [(m, k), (k, n)],
-    }[name]
+    }
+    return shapes[name]

@@ -112,7 +112,8 @@ def inverse_root(
             if not epsilon:
                 alive = (x.detach().abs().amax((-2, -1), keepdim=True) > 0).to(x.dtype)
                 root = root * alive
-        return (root * top ** (-1 / p)).to(dtype)
+        out: Tensor = root * top ** (-1 / p)
+        return out.to(dtype)
 
     return guarded(A, 2, compute, per_point=False)
 

@@ -77,7 +77,8 @@ class SOAP(_Alike):
     basis_eps : float
         ρ ≥ 0, a share of the largest entry of :math:`L_i`: the first basis is that of
         :math:`L_i` plus a diagonal that falls from ρ to zero, and a refresh multiplies
-        by :math:`L_i + ρI`. Default 0.1; 0 is as published.
+        by :math:`L_i + ρI`, so it turns slowly where eigenvalues are below ρ. Default
+        0.1; 0 is as published.
     skip_first : bool
         The first gradient of a tensor only sets its bases, and the tensor stays.
         Default True, as published, and told in ``warmup_steps``; False also moves,

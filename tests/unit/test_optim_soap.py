@@ -136,7 +136,7 @@ def test_the_bases_stay_orthogonal_and_follow_the_gram_matrices():
     p = torch.zeros(6, 4, dtype=torch.float64).requires_grad_()
     scale = torch.logspace(0, -2, 6, dtype=torch.float64)[:, None]
     turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
-    optimizer = SOAP([p], betas=(0.9, 0.99), refresh=2)
+    optimizer = SOAP([p], betas=(0.9, 0.99), refresh=2, **PUBLISHED)
     for _ in range(400):
         p.grad = turn @ (scale * torch.randn(6, 4, dtype=torch.float64))
         optimizer.step()

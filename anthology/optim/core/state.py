@@ -97,7 +97,9 @@ class StateKeeper(Protocol):
     """What a batch asks of its optimizer."""
 
     state: Any
-    zero_is_none: bool
+
+    @property
+    def zero_is_none(self) -> bool: ...
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
 
