@@ -104,7 +104,7 @@ class SOAP(_Alike):
     with ``skip_first=False``). Where gradients leave a direction out, rounding is
     all that is there, and where they do not tell two directions apart rounding chooses
     the basis: Adam with a tiny ε makes whole steps of both. So one batch, and the same
-    in two halves, lead up to 30 η apart in ten steps as published, and with the
+    in two halves, lead up to 50 η apart in ten steps as published, and with the
     defaults here 0.2 η at most, at much the same loss (``experiments/rounding.py``).
     A scalar or a
     vector is treated by Adam with ε outside the correction. A complex tensor has
