@@ -46,7 +46,6 @@ CONTESTANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "SOAP, 0.1": (SOAP, {"relative_eps": True, "basis_eps": 0.1, "eps": 0.1}),
     "Shampoo, published": (Shampoo, {"relative_eps": False, "eps": 1e-12}),
     "Shampoo, 1e-4": (Shampoo, {"relative_eps": True, "eps": 1e-4}),
-    "Shampoo, 1e-2": (Shampoo, {"relative_eps": True, "eps": 1e-2}),
 }
 Pair = tuple[Tensor, Tensor]
 
