@@ -27,6 +27,7 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import number, one_of
 from .parts.averages import descend
+from .parts.passes import scale
 from .parts.points import spec
 from .steepest import SteepestDescent
 
@@ -156,7 +157,7 @@ class Scion(SteepestDescent):
         if not batch.params:
             return
         if not group["unconstrained"]:
-            torch._foreach_mul_(batch.params, 1 - group["lr"])
+            scale(batch.params, 1 - group["lr"])
         descend(batch.params, moves, group["lr"] * (group["radius"] / group["scale"]))
 
 

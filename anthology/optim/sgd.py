@@ -234,6 +234,8 @@ class SGD(BaseOptimizer):
             return self.norm_over_all(own, order)
 
         def over(lists: list[list[Tensor]], size: Tensor) -> list[list[Tensor]]:
+            if size.requires_grad:  # the list operation gives it no slope
+                return [[x / size.to(x.device) for x in part] for part in lists]
             return [list(torch._foreach_div(x, size.to(x[0].device))) for x in lists]
 
         own = [part for _, part in held]

@@ -16,6 +16,7 @@ from .core.card import Card
 from .core.limits import below_one, check_nesterov, number, one_of
 from .core.state import State, fresh_state
 from .parts.averages import descend
+from .parts.passes import scale
 from .parts.points import dualize, dualize_together, must_fit, norm_for, spec
 
 Plan = tuple[list[Tensor], list[Tensor]]
@@ -269,7 +270,7 @@ class SteepestDescent(BaseOptimizer):
         if not batch.params:
             return
         if decay:
-            torch._foreach_mul_(batch.params, 1 - lr * decay)
+            scale(batch.params, 1 - lr * decay)
         if _needs_duals(batch.group):
             moves = list(torch._foreach_mul(moves, sizes))
         descend(batch.params, moves, lr / batch.group["scale"])

@@ -8,20 +8,7 @@ import torch
 from anthology import optim
 from anthology.norms import metrize
 from anthology.optim import functional
-
-NEEDED = {
-    "steepest_descent": {"lr": 0.1},
-    "root_free_rmsprop": {"batch_size": 4},
-    "root_free_adamw": {"batch_size": 4},
-    "sirf_shampoo": {"batch_size": 4},
-}
-FORMS = {
-    name: form
-    for name, form in vars(functional).items()
-    if inspect.isfunction(form)
-    and form.__module__ == functional.__name__
-    and not name.startswith("_")
-}
+from tests.pure_forms import FORMS, NEEDED
 
 
 def rule_of(name):

@@ -108,6 +108,28 @@ def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> No
         η.
     """
     if isinstance(lr, Tensor):
-        torch._foreach_sub_(params, torch._foreach_mul(moves, lr))
+        torch._foreach_sub_(params, multiplied(moves, lr))
     else:
         torch._foreach_sub_(params, moves, alpha=lr)
+
+
+def multiplied(xs: list[Tensor], factor: Any) -> list[Tensor]:
+    """factor·x for a list.
+
+    Parameters
+    ----------
+    xs : list of Tensor
+        Not written.
+    factor : float, Tensor or list of either
+        One for all, or one a tensor. The list operation cannot give one tensor the
+        slope that it has through several, so where autograd follows it each member
+        is multiplied alone.
+
+    Returns
+    -------
+    list of Tensor
+        Shapes of `xs`.
+    """
+    if isinstance(factor, Tensor) and factor.requires_grad:
+        return [x * factor for x in xs]
+    return list(torch._foreach_mul(xs, factor))
