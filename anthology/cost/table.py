@@ -207,7 +207,7 @@ def _dualized(s: Subject) -> float:
 
 def _steepest(s: Subject) -> Work:
     kept = bool(s.group["momentum"]) * s.numbers
-    together = (s.group["step"] == "steepest") == (s.group["across"] == "max")
+    together = (s.group["step_rule"] == "steepest") == (s.group["across"] == "max")
     again = kept if kept and together else 0
     reads = 1 + (together and not kept)
     return Work(kept, 2 * kept + again, reads, flops=_dualized(s))

@@ -169,7 +169,7 @@ class PureOptimizer:
 
 
 def _state(optimizer: BaseOptimizer, tensors: list[Tensor]) -> PureState:
-    given = {"params", "param_names", *signature(type(optimizer)).parameters}
+    given = {"params", "param_names", *optimizer.defaults}
     groups = [
         {k: v for k, v in group.items() if k not in given}
         for group in optimizer.param_groups

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from anthology.norms import (
@@ -128,7 +127,7 @@ class Scion(SteepestDescent):
         defaults = {**hyperparameters(locals()), "norm": spec(norm)}
         # What SteepestDescent reads and Scion does not vary
         defaults |= {"nesterov": False, "weight_decay": 0.0, "scale": 1.0}
-        defaults |= {"step": "dualize", "across": "max"}
+        defaults |= {"step_rule": "dualize", "across": "max"}
         super(SteepestDescent, self).__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
@@ -143,9 +142,10 @@ class Scion(SteepestDescent):
                 f"Invalid learning rate: {group['lr']}; it must be at most 1, the "
                 "whole way to the edge of the ball, or unconstrained=True"
             )
-        for name, only in (("step", "dualize"), ("across", "max")):
-            if group[name] != only:
-                raise ValueError(f"Scion has no {name}={group[name]!r}")
+        if group["step_rule"] != "dualize":
+            raise ValueError(f"Scion has no step={group['step_rule']!r}")
+        if group["across"] != "max":
+            raise ValueError(f"Scion has no across={group['across']!r}")
         if group["weight_decay"] or group["nesterov"]:
             raise ValueError(
                 "Scion has neither weight_decay (the constraint takes its place) nor "

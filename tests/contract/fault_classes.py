@@ -159,3 +159,16 @@ class SharesState(Sound):
 class SharesParameters(Sound):
     def __deepcopy__(self, memo: Any) -> Sound:
         return type(self)(self.param_groups[0]["params"])
+
+
+@fault("foreign group keys")
+class OwnCounter(Sound):
+    """Counts in its groups, where a wrapper counts as well."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            if group["k"] % 2 == 0:
+                for p in group["params"]:
+                    self.state.pop(p, None)
+        return BaseOptimizer.step(self, closure)

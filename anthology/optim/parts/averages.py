@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.optim.core.batch import Batch
 from anthology.optim.core.state import Counted
 
 
@@ -133,3 +134,26 @@ def multiplied(xs: list[Tensor], factor: Any) -> list[Tensor]:
     if isinstance(factor, Tensor) and factor.requires_grad:
         return [x * factor for x in xs]
     return list(torch._foreach_mul(xs, factor))
+
+
+def averaged(batch: Batch) -> list[Tensor]:
+    """The gradients, or their averages, of which steepest steps are taken.
+
+    Parameters
+    ----------
+    batch : Batch
+        Open. With a ``momentum`` its ``momentum_buffer`` are written.
+
+    Returns
+    -------
+    list of Tensor
+        One a tensor: g, m, or with ``nesterov`` βm + (1−β)g.
+    """
+    beta = batch.group["momentum"]
+    if not beta or not batch.params:
+        return batch.grads
+    buffers = [state["momentum_buffer"] for state in batch.states]
+    torch._foreach_lerp_(buffers, batch.grads, 1 - beta)
+    if batch.group["nesterov"]:
+        return list(torch._foreach_lerp(batch.grads, buffers, beta))
+    return buffers
