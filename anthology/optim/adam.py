@@ -247,6 +247,7 @@ class AdamW(Adam):
         source="Loshchilov & Hutter 2019, Alg. 2",
     )
     decoupled = True
+    kernel = "adamw"
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class Signum(BaseOptimizer):
     )
 
     entrywise = True
+    kernel = "signum"
 
     def __init__(
         self,
@@ -233,6 +234,7 @@ class Lion(BaseOptimizer):
     )
 
     entrywise = True
+    kernel = "lion"
 
     def __init__(
         self,

@@ -26,7 +26,6 @@ class _RootFree(BaseOptimizer):
 
     elementwise = True
     _buffer: ClassVar[str]
-    entrywise = True
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
@@ -105,6 +104,7 @@ class RootFreeRMSProp(_RootFree):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     _buffer = "momentum_buffer"
+    entrywise, kernel = True, "rmsprop"
 
     def __init__(
         self,
@@ -227,6 +227,7 @@ class RootFreeAdamW(_RootFree):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     _buffer = "exp_avg"
+    entrywise, kernel = True, "rootfree"
 
     def __init__(
         self,
@@ -290,11 +291,10 @@ class RootFreeAdamW(_RootFree):
         torch._foreach_lerp_(m, grads, 1 - beta1)
         scale(s, beta2)
         torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
+        sizes: Any = lr
         if group["bias_correction"]:
             weights = each(steps, lambda t: bias_correction(beta2, t, dtype))
             sizes = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
             s = list(torch._foreach_div(s, weights))
-            m = list(torch._foreach_mul(m, sizes))
-        else:
-            m = list(torch._foreach_mul(m, lr))
+        m = list(torch._foreach_mul(m, sizes))
         torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)

@@ -100,6 +100,7 @@ class SGD(BaseOptimizer):
     )
 
     entrywise = True
+    kernel = "sgd"
 
     def __init__(
         self,

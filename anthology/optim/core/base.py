@@ -18,7 +18,7 @@ from torch import Tensor
 from . import dispatch
 from .batch import Batch
 from .card import Card
-from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather
+from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
 from .resume import _Resumed
 from .rounding import check_rounding
@@ -262,8 +262,13 @@ class BaseOptimizer(_Resumed):
         ------
         ValueError
             If a hyper-parameter is out of range.
+        RuntimeError
+            If ``fused`` is asked for on the meta device.
         """
         if isinstance(param_group, dict):
             self.check({**self.defaults, **param_group})
             param_group = dict(param_group)
         super().add_param_group(param_group)
+        group = self.param_groups.pop()
+        must_hold_numbers(group["params"], group)
+        self.param_groups.append(group)

@@ -8,7 +8,7 @@ this package on CUDA. All are equal up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +59,30 @@ def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
+def states_rule(rule: type, name: str) -> bool:
+    """Whether what a class says of its rule holds for it.
+
+    Parameters
+    ----------
+    rule : type
+        The class of an optimizer.
+    name : str
+        An attribute that describes `single` and `multi`, such as ``entrywise``.
+
+    Returns
+    -------
+    bool
+        False for a subclass with a `single` or `multi` of its own that does not say
+        it anew.
+    """
+    return _depth(rule, name) <= min(_depth(rule, "single"), _depth(rule, "multi"))
+
+
+def _depth(rule: type, name: str) -> int:
+    """Where in the order of its classes an attribute is found, 0 for its own."""
+    return next(i for i, kind in enumerate(rule.__mro__) if name in vars(kind))
+
+
 def way_of(optimizer: Any, batch: Batch) -> str:
     """How a batch is computed.
 
@@ -90,7 +114,14 @@ def way_of(optimizer: Any, batch: Batch) -> str:
         return "triton"
     if rounding_of(batch.tensors[0], batch.group) != "nearest":
         return "foreach"  # other passes round to the nearest
-    if fused is True and optimizer.has_torch_kernel:
+    rule = type(optimizer)
+    if not states_rule(rule, "entrywise"):
+        return "foreach"
+    if (
+        fused is True
+        and rule.has_torch_kernel
+        and states_rule(rule, "has_torch_kernel")
+    ):
         return "torch"
     lacking = missing_compiler(batch.tensors[0].device)
     if lacking:
@@ -121,10 +152,16 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
             continue
         batch.open(optimizer)
         if batch.params:
-            rule = type(optimizer).multi if way != "loop" else _loop
             lists = (batch.params, batch.grads, batch.states, batch.steps)
-            rule(optimizer, *lists, batch.group)
+            _list_rule(type(optimizer), way)(optimizer, *lists, batch.group)
         batch.close(optimizer)
+
+
+def _list_rule(rule: Any, way: str) -> Callable[..., None]:
+    """The rule for lists; a loop where a subclass changed only that for one tensor."""
+    changed = _depth(rule, "single") < _depth(rule, "multi")
+    chosen: Callable[..., None] = _loop if way == "loop" or changed else rule.multi
+    return chosen
 
 
 def _joint(batch: Batch) -> bool:
