@@ -72,9 +72,12 @@ class BaseOptimizer(_Resumed):
 
     card: ClassVar[Card]
     # Whether the rule treats every entry alike and alone, so that tensors may be laid
-    # flat and the step be fused; and whether `multi` knows PyTorch's fused kernel.
+    # flat and the step be fused; whether `multi` knows PyTorch's fused kernel; and
+    # which hyper-parameters compiled code of `single` reads as a `Coefficient`, so
+    # that a schedule may change them.
     entrywise: ClassVar[bool] = False
     has_torch_kernel: ClassVar[bool] = False
+    numbers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}

@@ -1,15 +1,16 @@
 """How a rule for one tensor becomes compiled code for flat tensors of any length.
 
-The eager twin is ``BaseOptimizer.single`` itself. The learning rate and what depends
-on the step count come in as tensors, so that neither compiles anew. The same pass
-finds out whether the gradient is finite and keeps the old values if it is not.
+The eager twin is ``BaseOptimizer.single`` itself. The rate, what depends on the step
+count and the hyper-parameters that a class lists as its `numbers` are read from a
+tensor, so that none compiles anew. The same pass finds out whether the gradient is
+finite and keeps the old values if it is not.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import Counted
+from .state import Coefficient
 
 # The length compiled for: long enough that the code is made for many threads.
 EXAMPLE = 2**18
@@ -56,8 +57,50 @@ def _triton() -> bool:
     return find_spec("triton") is not None
 
 
+# What stands first among the numbers that compiled code reads: the rate, the largest
+# entry of a gradient that counts as finite, and the step count.
+LR, LIMIT, STEP = HEAD = range(3)
+
+
+def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
+    """Hyper-parameters by name, out of the numbers that compiled code reads.
+
+    Parameters
+    ----------
+    names : sequence of str
+        In their order; ``betas`` are two.
+    numbers : Tensor
+        `HEAD`; for each hyper-parameter x and 1 − x; for each β the other three
+        numbers of a `Coefficient`.
+
+    Returns
+    -------
+    dict
+        A `Coefficient` each, or two.
+    """
+    found: dict[str, Any] = {}
+    at = len(HEAD)
+    last = at + 2 * len(names) + 2 * ("betas" in names)
+    for name in names:
+        if name != "betas":
+            found[name] = Coefficient(numbers[at], numbers[at + 1])
+            at += 2
+            continue
+        pairs = ((at, last), (at + 2, last + 3))
+        found[name] = tuple(
+            Coefficient(*(numbers[k] for k in (i, i + 1, j, j + 1, j + 2)))
+            for i, j in pairs
+        )
+        at += 4
+    return found
+
+
 def plain_step(
-    rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any
+    rule: Any,
+    plain: Mapping[str, Any],
+    names: list[str],
+    kind: Any,
+    varying: Sequence[str] = (),
 ) -> Kernel:
     """``rule.single`` as a function of flat tensors.
 
@@ -66,17 +109,19 @@ def plain_step(
     rule : type
         An optimizer that works entry by entry.
     plain : mapping
-        Its hyper-parameters but lr.
+        Its hyper-parameters that are constants of the code.
     names : list of str
         The entries of the state.
     kind : torch.dtype
         In which to compute.
+    varying : sequence of str
+        The hyper-parameters that are numbers to be read, see `coefficients`.
 
     Returns
     -------
     callable
-        Of a list: parameter, gradient, the numbers η and for each β those of
-        `Counted`, and the state. It writes all but the gradient and the numbers.
+        Of a list: parameter, gradient, the numbers, and the state. It writes all but
+        the gradient and the numbers.
     """
     constants = {
         name: getattr(rule, name)
@@ -84,47 +129,40 @@ def plain_step(
         if isinstance(getattr(rule, name), bool | int | float | str)
     }
     own = SimpleNamespace(**constants)  # what a rule may ask of its own object
-    betas, maximize = plain.get("betas", ()), plain["maximize"]
-    single = rule.single
+    maximize, single = plain["maximize"], rule.single
 
     def step(xs: list[Tensor]) -> None:
         p, g, numbers, *entries = xs
         g = g.to(kind)
         g = -g if maximize else g
-        rates = {b: numbers[1 + 3 * i : 4 + 3 * i] for i, b in enumerate(betas)}
-        group = {**plain, "lr": numbers[0]}
+        group = {**plain, "lr": numbers[LR], **coefficients(varying, numbers)}
         state = dict(zip(names, entries, strict=True))
         new = p.to(kind)
-        single(own, new, g, state, Counted(rates), group)
+        single(own, new, g, state, numbers[STEP], group)
         p.copy_(new)
 
     return step
 
 
-def flat_step(
-    rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any, limit: float
-) -> Kernel:
+def flat_step(pure: Kernel, kind: Any) -> Kernel:
     """The same, only where the gradient is finite.
 
     Parameters
     ----------
-    rule, plain, names, kind
-        As for `plain_step`.
-    limit : float
-        The largest entry of a gradient that counts as finite.
+    pure : callable
+        From `plain_step`.
+    kind : torch.dtype
+        In which it computes.
 
     Returns
     -------
     callable
         It returns whether it wrote (0-d, boolean).
     """
-    if torch.tensor(limit, dtype=kind).double() > limit:
-        limit = float(torch.nextafter(torch.tensor(limit, dtype=kind), -torch.ones(())))
-    pure = plain_step(rule, plain, names, kind)
 
     def step(xs: list[Tensor]) -> Tensor:
         p, g, numbers, *entries = xs
-        taken = g.to(kind).abs().amax() <= limit
+        taken = g.to(kind).abs().amax() <= numbers[LIMIT]
         new_p, *new = (x.clone() for x in (p, *entries))
         pure([new_p, g, numbers, *new])
         for old, x in zip((p, *entries), (new_p, *new), strict=True):
@@ -132,3 +170,24 @@ def flat_step(
         return taken
 
     return step
+
+
+def at_most(limit: float, kind: torch.dtype) -> float:
+    """The largest number of a dtype that is not above a limit.
+
+    Parameters
+    ----------
+    limit : float
+        Above zero.
+    kind : torch.dtype
+        The dtype.
+
+    Returns
+    -------
+    float
+        The limit, rounded down.
+    """
+    near = torch.tensor(limit, dtype=kind)
+    if near.double() > limit:
+        near = torch.nextafter(near, torch.zeros_like(near))
+    return float(near)

@@ -18,6 +18,7 @@ from . import compiled, launching
 from .batch import Batch
 from .compiling import missing_compiler
 from .rounding import rounding_of
+from .stated import depth, states_rule
 
 PLAIN = {Tensor, torch.nn.Parameter}
 WAYS = (None, False, True, "compile", "triton")
@@ -57,30 +58,6 @@ def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
         raise RuntimeError("`fused` does not support `differentiable`")
     if group["foreach"]:
         raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-
-
-def states_rule(rule: type, name: str) -> bool:
-    """Whether what a class says of its rule holds for it.
-
-    Parameters
-    ----------
-    rule : type
-        The class of an optimizer.
-    name : str
-        An attribute that describes `single` and `multi`, such as ``entrywise``.
-
-    Returns
-    -------
-    bool
-        False for a subclass with a `single` or `multi` of its own that does not say
-        it anew.
-    """
-    return _depth(rule, name) <= min(_depth(rule, "single"), _depth(rule, "multi"))
-
-
-def _depth(rule: type, name: str) -> int:
-    """Where in the order of its classes an attribute is found, 0 for its own."""
-    return next(i for i, kind in enumerate(rule.__mro__) if name in vars(kind))
 
 
 def way_of(optimizer: Any, batch: Batch) -> str:
@@ -159,7 +136,7 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
 
 def _list_rule(rule: Any, way: str) -> Callable[..., None]:
     """The rule for lists; a loop where a subclass changed only that for one tensor."""
-    changed = _depth(rule, "single") < _depth(rule, "multi")
+    changed = depth(rule, "single") < depth(rule, "multi")
     chosen: Callable[..., None] = _loop if way == "loop" or changed else rule.multi
     return chosen
 

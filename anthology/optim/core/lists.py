@@ -22,6 +22,8 @@ from .direct import UNKNOWN, Kernel, agree, captured
 
 # Tensors of fewer numbers are stepped whole by one thread, several at a time.
 LARGE = 2**15
+# What goes wrong where PyTorch is built otherwise, or the compiler of C++ refuses.
+REFUSED: tuple[type[Exception], ...] = (*UNKNOWN, OSError, RuntimeError)
 # Whole numbers as wide as a gradient's entries.
 BITS = {
     torch.float64: (torch.int64, "uint64_t"),
@@ -196,7 +198,7 @@ def compile_lists(pure: Kernel, example: list[Tensor]) -> Lists | None:
     try:
         found = Lists(*_single_function(pure, example), example)
         return found if agree(_of_one(found), pure, example) else None
-    except (*UNKNOWN, OSError, RuntimeError):  # or the compiler refuses
+    except REFUSED:
         return None
 
 

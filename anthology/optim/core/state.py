@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,17 +14,22 @@ State = dict[str, Tensor]
 NewState = Callable[[Tensor, Mapping[str, Any]], State]
 
 
-class Counted:
-    """A step count that comes with what the rules compute of it.
+class Coefficient(NamedTuple):
+    """A hyper-parameter in compiled code: numbers that it reads, none that it holds.
 
-    Parameters
+    Attributes
     ----------
-    rates : dict of float to Tensor
-        For each β three numbers: 1 − βᵗ, its root, and η/(1 − βᵗ).
+    value, rest : Tensor
+        β and 1 − β, 0-d; a subtraction in single precision would round the second.
+    weight, root, size : Tensor or None
+        Of the β of an average at step t: 1 − βᵗ, its root, and η/(1 − βᵗ).
     """
 
-    def __init__(self, rates: Mapping[float, Tensor]) -> None:
-        self.rates = rates
+    value: Tensor
+    rest: Tensor
+    weight: Tensor | None = None
+    root: Tensor | None = None
+    size: Tensor | None = None
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from anthology.optim.core.batch import Batch
-from anthology.optim.core.state import Counted
+from anthology.optim.core.state import Coefficient
 
 
-def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
+def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
     """1 − βᵗ, the weight that an average started at zero has gathered.
 
     Parameters
     ----------
-    beta : float
+    beta : float or Coefficient
         β in [0, 1).
-    step : float, Tensor or Counted
+    step : float or Tensor
         t. For a tensor, expm1 keeps the digits that 1 − βᵗ would lose in float32.
     dtype : torch.dtype
         Dtype of the result for a tensor.
@@ -30,15 +30,15 @@ def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
     float or Tensor
         Like `step`.
     """
-    if isinstance(step, Counted):
-        return step.rates[beta][0]
+    if isinstance(beta, Coefficient):
+        return beta.weight
     if not isinstance(step, Tensor):
         return 1 - beta**step
     log = math.log(beta) if beta > 0 else -math.inf
     return -torch.expm1(step.to(dtype) * log)
 
 
-def corrected_root(beta: float, step: Any, dtype: torch.dtype) -> Any:
+def corrected_root(beta: Any, step: Any, dtype: torch.dtype) -> Any:
     """The root of 1 − βᵗ.
 
     Parameters
@@ -51,12 +51,12 @@ def corrected_root(beta: float, step: Any, dtype: torch.dtype) -> Any:
     float or Tensor
         Like `step`.
     """
-    if isinstance(step, Counted):
-        return step.rates[beta][1]
+    if isinstance(beta, Coefficient):
+        return beta.root
     return bias_correction(beta, step, dtype) ** 0.5
 
 
-def corrected_rate(lr: Any, beta: float, step: Any, dtype: torch.dtype) -> Any:
+def corrected_rate(lr: Any, beta: Any, step: Any, dtype: torch.dtype) -> Any:
     """η/(1 − βᵗ).
 
     Parameters
@@ -71,8 +71,8 @@ def corrected_rate(lr: Any, beta: float, step: Any, dtype: torch.dtype) -> Any:
     float or Tensor
         A tensor if η or `step` is one.
     """
-    if isinstance(step, Counted):
-        return step.rates[beta][2]
+    if isinstance(beta, Coefficient):
+        return beta.size
     return lr / bias_correction(beta, step, dtype)
 
 
