@@ -14,7 +14,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, corrected_root, each
-from .parts.coefficients import add_square, plus, rest, value
+from .parts.coefficients import add_square, blend_, kept, plus, rest, value
 from .parts.passes import divide, scale, shift
 
 
@@ -146,10 +146,10 @@ class Adam(BaseOptimizer):
         beta1, beta2 = group["betas"]
         m, v = state["exp_avg"], state["exp_avg_sq"]
         if decay and self.decoupled:
-            param.mul_(1 - lr * value(decay))
+            param.mul_(kept(lr, decay))
         elif decay:
             grad = plus(grad, param, decay)
-        m.lerp_(grad, rest(beta1))
+        blend_(m, grad, beta1)
         add_square(v.mul_(value(beta2)), grad, rest(beta2))
         if group["amsgrad"]:
             top = state["max_exp_avg_sq"]

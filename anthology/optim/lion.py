@@ -13,7 +13,7 @@ from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.state import State, fresh_state
 from .parts.averages import descend
-from .parts.coefficients import rest, value
+from .parts.coefficients import blend, blend_, kept
 from .parts.passes import scale
 
 
@@ -141,10 +141,10 @@ class Signum(BaseOptimizer):
         """One tensor; the definition."""
         lr, beta, ahead = group["lr"], group["momentum"], grad
         if beta:
-            m = state["momentum_buffer"].lerp_(grad, rest(beta))
-            ahead = grad.lerp(m, value(beta)) if group["nesterov"] else m
+            m = blend_(state["momentum_buffer"], grad, beta)
+            ahead = blend(m, grad, beta) if group["nesterov"] else m
         if group["weight_decay"]:
-            param.mul_(1 - lr * value(group["weight_decay"]))
+            param.mul_(kept(lr, group["weight_decay"]))
         param.sub_(ahead.sign().mul_(lr))
 
     def multi(
@@ -276,9 +276,9 @@ class Lion(BaseOptimizer):
         """One tensor; the definition."""
         (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
         if group["weight_decay"]:
-            param.mul_(1 - lr * value(group["weight_decay"]))
-        param.sub_(m.lerp(grad, rest(beta1)).sign_().mul_(lr))
-        m.lerp_(grad, rest(beta2))
+            param.mul_(kept(lr, group["weight_decay"]))
+        param.sub_(blend(m, grad, beta1).sign_().mul_(lr))
+        blend_(m, grad, beta2)
 
     def multi(
         self,

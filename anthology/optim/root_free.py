@@ -18,7 +18,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, descend, each
-from .parts.coefficients import add_square, plus, rest, value
+from .parts.coefficients import add_square, blend_, kept, plus, rest, value
 from .parts.passes import scale
 
 
@@ -266,8 +266,8 @@ class RootFreeAdamW(_RootFree):
         (beta1, beta2), lr = group["betas"], group["lr"]
         m, s = state["exp_avg"], state["exp_avg_sq"]
         if group["weight_decay"]:
-            param.mul_(1 - lr * value(group["weight_decay"]))
-        m.lerp_(grad, rest(beta1))
+            param.mul_(kept(lr, group["weight_decay"]))
+        blend_(m, grad, beta1)
         add_square(s.mul_(value(beta2)), grad, rest(beta2) * value(group["batch_size"]))
         if group["bias_correction"]:
             s = s / bias_correction(beta2, step, param.dtype)

@@ -60,6 +60,8 @@ def _triton() -> bool:
 # What stands first among the numbers that compiled code reads: the rate, the largest
 # entry of a gradient that counts as finite, and the step count.
 LR, LIMIT, STEP = HEAD = range(3)
+# How many of the numbers of a `Coefficient` do not depend on the step count.
+OWN = 4
 
 
 def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
@@ -70,8 +72,8 @@ def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
     names : sequence of str
         In their order; ``betas`` are two.
     numbers : Tensor
-        `HEAD`; for each hyper-parameter x and 1 − x; for each β the other three
-        numbers of a `Coefficient`.
+        `HEAD`; for each hyper-parameter the first four numbers of a `Coefficient`;
+        for each β the other three.
 
     Returns
     -------
@@ -80,18 +82,16 @@ def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     at = len(HEAD)
-    last = at + 2 * len(names) + 2 * ("betas" in names)
+    last = at + OWN * (len(names) + ("betas" in names))
     for name in names:
-        if name != "betas":
-            found[name] = Coefficient(numbers[at], numbers[at + 1])
-            at += 2
-            continue
-        pairs = ((at, last), (at + 2, last + 3))
-        found[name] = tuple(
-            Coefficient(*(numbers[k] for k in (i, i + 1, j, j + 1, j + 2)))
-            for i, j in pairs
-        )
-        at += 4
+        pair = []
+        for i in range(2 if name == "betas" else 1):
+            places = [at + k for k in range(OWN)]
+            if name == "betas":
+                places += [last + 3 * i + k for k in range(3)]
+            pair.append(Coefficient(*(numbers[k] for k in places)))
+            at += OWN
+        found[name] = tuple(pair) if name == "betas" else pair[0]
     return found
 
 

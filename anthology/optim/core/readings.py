@@ -56,7 +56,8 @@ class Numbers:
         kind, like = state_dtype(dtype).to_real(), step.double() + 1
         if (dtype, step.device) not in self._known:  # the same for all
             # a number is filled in on the device, for a copy would wait
-            fixed = [self.group["lr"], at_most(self.limit(dtype), kind), *self._pairs()]
+            lr = self.group["lr"]
+            fixed = [lr, at_most(self.limit(dtype), kind), *self._own(lr)]
             self._known[dtype, step.device] = torch.stack(
                 [
                     x.to(like) if isinstance(x, Tensor) else like.new_full((), x)
@@ -76,7 +77,7 @@ class Numbers:
         """The same for so many steps taken, on a CPU."""
         if (step, dtype) not in self._known:
             kind, lr = state_dtype(dtype).to_real(), float(self.group["lr"])
-            found = [lr, at_most(self.limit(dtype), kind), step + 1, *self._pairs()]
+            found = [lr, at_most(self.limit(dtype), kind), step + 1, *self._own(lr)]
             for beta in self._betas():
                 weight = 1 - beta ** (step + 1)
                 found += [weight, math.sqrt(weight), lr / weight]
@@ -88,13 +89,15 @@ class Numbers:
         betas: Sequence[float] = self.group["betas"] if "betas" in self.varying else ()
         return betas
 
-    def _pairs(self) -> list[Any]:
-        """x and 1 − x of each hyper-parameter that compiled code reads."""
+    def _own(self, lr: Any) -> list[Any]:
+        """What a `Coefficient` holds of each hyper-parameter but for its powers."""
         values: list[Any] = []
         for name in self.varying:
             x = self.group[name]
             values += x if name == "betas" else [x]
-        return [y for x in values for y in (x, 1 - x)]
+        return [
+            y for x in values for y in (x, 1 - x, 1 - x if x > 0.5 else -x, 1 - lr * x)
+        ]
 
     def limit(self, dtype: torch.dtype) -> float:
         """The largest entry of a gradient that counts as finite."""

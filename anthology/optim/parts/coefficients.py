@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from anthology.optim.core.state import Coefficient
@@ -43,6 +44,67 @@ def rest(beta: Any) -> Any:
         What is missing to one.
     """
     return beta.rest if isinstance(beta, Coefficient) else 1 - beta
+
+
+def kept(lr: Any, decay: Any) -> Any:
+    """1 − ηκ, what a decoupled decay leaves.
+
+    Parameters
+    ----------
+    lr : float or Tensor
+        η.
+    decay : float or Coefficient
+        κ.
+
+    Returns
+    -------
+    float or Tensor
+        The factor.
+    """
+    return decay.kept if isinstance(decay, Coefficient) else 1 - lr * decay
+
+
+def blend(m: Tensor, g: Tensor, beta: Any) -> Tensor:
+    """βm + (1−β)g, from the nearer of the two.
+
+    Parameters
+    ----------
+    m, g : Tensor
+        Equal shapes; not written.
+    beta : float or Coefficient
+        β in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        A new one.
+    """
+    if isinstance(beta, Coefficient):
+        near = torch.where(beta.pull > 0, m, g)
+        return near + beta.pull * (g - m)
+    return m.lerp(g, 1 - beta)
+
+
+def blend_(m: Tensor, g: Tensor, beta: Any) -> Tensor:
+    """The same, written into m.
+
+    Parameters
+    ----------
+    m : Tensor
+        Written in place.
+    g : Tensor
+        Of its shape.
+    beta : float or Coefficient
+        β in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        m.
+    """
+    if isinstance(beta, Coefficient):
+        return m.copy_(blend(m, g, beta))
+    return m.lerp_(g, 1 - beta)
 
 
 def plus(x: Tensor, y: Tensor, rate: Any) -> Tensor:
