@@ -13,7 +13,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.state import State
-from .parts.averages import bias_correction, corrected_rate, corrected_root, each
+from .parts.averages import bias_correction, corrected_rate, each, over_root
 from .parts.coefficients import add_square, blend_, kept, plus, rest, value
 from .parts.passes import divide, scale, shift
 
@@ -155,13 +155,7 @@ class Adam(BaseOptimizer):
             top = state["max_exp_avg_sq"]
             v = torch.maximum(top.clone() if group["differentiable"] else top, v)
             top.copy_(v)
-        root = corrected_root(beta2, step, param.dtype)
-        denominator = v.sqrt()
-        if group["differentiable"]:  # autograd needs the root as it was
-            denominator = denominator / root
-        else:
-            denominator.div_(root)
-        denominator.add_(value(group["eps"]))
+        denominator = over_root(v.sqrt(), beta2, step).add_(value(group["eps"]))
         size = corrected_rate(lr, beta1, step, param.dtype)
         if isinstance(size, Tensor):
             param.addcdiv_(m * -size, denominator)

@@ -110,7 +110,7 @@ class Passes:
         steps = torch.stack(counters).tolist()
         numbers = {t: self.numbers.at(t, p.dtype).data_ptr() for t in set(steps)}
         tensors = (sort.tensors, sort.grads, *sort.entries)
-        columns = [[x.data_ptr() for x in xs] for xs in tensors]
+        columns = [list(map(Tensor.data_ptr, xs)) for xs in tensors]
         if len(set(columns[0])) < len(columns[0]):
             return False  # two parameters in one place must not move at the same time
         columns.insert(2, [numbers[t] for t in steps])
@@ -217,7 +217,7 @@ def _sorts(
 def _sort(tensors: list[Tensor], states: list[State]) -> _Sort:
     grads: list[Tensor] = [p.grad for p in tensors]  # type: ignore[misc]
     entries = [[state[name] for state in states] for name in _names(states[0])]
-    return _Sort(tensors, states, grads, entries, [p.numel() for p in tensors])
+    return _Sort(tensors, states, grads, entries, list(map(Tensor.numel, tensors)))
 
 
 def _uniform(sort: _Sort) -> bool:
@@ -228,7 +228,7 @@ def _uniform(sort: _Sort) -> bool:
     return all(
         len({x.dtype for x in xs}) == 1
         and all(map(Tensor.is_contiguous, xs))
-        and [x.numel() for x in xs] == (sort.sizes if xs[0].dim() else ones)
+        and list(map(Tensor.numel, xs)) == (sort.sizes if xs[0].dim() else ones)
         for xs in (sort.grads, *sort.entries)
     )
 

@@ -61,7 +61,7 @@ def _triton() -> bool:
 # entry of a gradient that counts as finite, and the step count.
 LR, LIMIT, STEP = HEAD = range(3)
 # How many of the numbers of a `Coefficient` do not depend on the step count.
-OWN = 4
+OWN = 3
 
 
 def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
     names : sequence of str
         In their order; ``betas`` are two.
     numbers : Tensor
-        `HEAD`; for each hyper-parameter the first four numbers of a `Coefficient`;
-        for each β the other three.
+        `HEAD`; for each hyper-parameter the first three numbers of a `Coefficient`;
+        for each β the others.
 
     Returns
     -------

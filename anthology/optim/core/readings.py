@@ -68,7 +68,7 @@ class Numbers:
         counted = []
         for beta in self._betas():
             weight = 1 - torch.pow(beta, like)
-            counted += [weight, weight.sqrt(), found[0] / weight]
+            counted += [weight, weight.rsqrt(), found[0] / weight]
         return torch.cat(
             [found[:2], torch.stack([like]), found[2:], *map(torch.atleast_1d, counted)]
         ).to(kind)
@@ -80,7 +80,7 @@ class Numbers:
             found = [lr, at_most(self.limit(dtype), kind), step + 1, *self._own(lr)]
             for beta in self._betas():
                 weight = 1 - beta ** (step + 1)
-                found += [weight, math.sqrt(weight), lr / weight]
+                found += [weight, 1 / math.sqrt(weight), lr / weight]
             self._known[step, dtype] = torch.tensor(found, dtype=kind)
         return self._known[step, dtype]
 
@@ -95,9 +95,7 @@ class Numbers:
         for name in self.varying:
             x = self.group[name]
             values += x if name == "betas" else [x]
-        return [
-            y for x in values for y in (x, 1 - x, 1 - x if x > 0.5 else -x, 1 - lr * x)
-        ]
+        return [y for x in values for y in (x, 1 - x, 1 - lr * x)]
 
     def limit(self, dtype: torch.dtype) -> float:
         """The largest entry of a gradient that counts as finite."""

@@ -21,20 +21,17 @@ class Coefficient(NamedTuple):
     ----------
     value, rest : Tensor
         x and 1 − x, 0-d; a subtraction in single precision would round the second.
-    pull : Tensor
-        1 − x where that is below a half, else −x; see ``parts.coefficients.blend``.
     kept : Tensor
         1 − ηx.
-    weight, root, size : Tensor or None
-        Of the β of an average at step t: 1 − βᵗ, its root, and η/(1 − βᵗ).
+    weight, unroot, size : Tensor or None
+        Of the β of an average at step t: 1 − βᵗ, one over its root, and η/(1 − βᵗ).
     """
 
     value: Tensor
     rest: Tensor
-    pull: Tensor
     kept: Tensor
     weight: Tensor | None = None
-    root: Tensor | None = None
+    unroot: Tensor | None = None
     size: Tensor | None = None
 
 

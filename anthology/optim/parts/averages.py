@@ -38,22 +38,25 @@ def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
     return -torch.expm1(step.to(dtype) * log)
 
 
-def corrected_root(beta: Any, step: Any, dtype: torch.dtype) -> Any:
-    """The root of 1 − βᵗ.
+def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
+    """x/√(1 − βᵗ).
 
     Parameters
     ----------
-    beta, step, dtype
+    x : Tensor
+        Not written.
+    beta, step
         As for `bias_correction`.
 
     Returns
     -------
-    float or Tensor
-        Like `step`.
+    Tensor
+        A new one.
     """
     if isinstance(beta, Coefficient):
-        return beta.root
-    return bias_correction(beta, step, dtype) ** 0.5
+        return x * beta.unroot
+    found: Tensor = x / bias_correction(beta, step, x.dtype) ** 0.5
+    return found
 
 
 def corrected_rate(lr: Any, beta: Any, step: Any, dtype: torch.dtype) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from anthology.optim.core.state import Coefficient
@@ -65,7 +64,7 @@ def kept(lr: Any, decay: Any) -> Any:
 
 
 def blend(m: Tensor, g: Tensor, beta: Any) -> Tensor:
-    """βm + (1−β)g, from the nearer of the two.
+    """βm + (1−β)g.
 
     Parameters
     ----------
@@ -80,8 +79,8 @@ def blend(m: Tensor, g: Tensor, beta: Any) -> Tensor:
         A new one.
     """
     if isinstance(beta, Coefficient):
-        near = torch.where(beta.pull > 0, m, g)
-        return near + beta.pull * (g - m)
+        # m − (1−β)m rather than βm: in single precision β and 1 − β do not add to 1
+        return m - m * beta.rest + g * beta.rest
     return m.lerp(g, 1 - beta)
 
 
