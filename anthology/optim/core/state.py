@@ -30,9 +30,9 @@ class Coefficient(NamedTuple):
     value: Tensor
     rest: Tensor
     kept: Tensor
-    weight: Tensor | None = None
-    unroot: Tensor | None = None
-    size: Tensor | None = None
+    weight: Any = None
+    unroot: Any = None
+    size: Any = None
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

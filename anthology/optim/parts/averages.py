@@ -54,8 +54,9 @@ def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
         A new one.
     """
     if isinstance(beta, Coefficient):
-        return x * beta.unroot
-    found: Tensor = x / bias_correction(beta, step, x.dtype) ** 0.5
+        found: Tensor = x * beta.unroot
+        return found
+    found = x / bias_correction(beta, step, x.dtype) ** 0.5
     return found
 
 
