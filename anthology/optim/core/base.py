@@ -266,7 +266,7 @@ class BaseOptimizer(_Resumed):
         ValueError
             If a hyper-parameter is out of range.
         RuntimeError
-            If ``fused`` is asked for on the meta device.
+            If ``fused=True`` is asked for on the meta device.
         """
         if isinstance(param_group, dict):
             self.check({**self.defaults, **param_group})

@@ -195,7 +195,7 @@ class Batch:
         else:
             torch._foreach_add_(counters, 1.0)
         if not self.group["capturable"]:
-            self.steps = torch.stack(counters).tolist()
+            self.steps = _read(counters, self.group)
 
     def _set_aside(self, flags: list[Tensor]) -> None:
         pairs = zip(flags, self.grads, strict=True)
@@ -211,6 +211,14 @@ def _without(state: State, name: str) -> State:
 
 def _where(keep: list[bool], values: list[Any]) -> list[Any]:
     return [value for value, kept in zip(values, keep, strict=True) if kept]
+
+
+def _read(counters: list[Tensor], group: Mapping[str, Any]) -> list[float]:
+    """Their numbers; one by one where ``torch.func`` may stand around them."""
+    if group["differentiable"]:
+        return [float(count) for count in counters]
+    found: list[float] = torch.stack(counters).tolist()
+    return found
 
 
 def reads_flags_for_free(device: torch.device) -> bool:

@@ -36,8 +36,8 @@ def gather(optimizer: Any) -> list[Batch]:
     Raises
     ------
     RuntimeError
-        If a gradient of any group is sparse, or a tensor of a group that is to be
-        fused holds no numbers.
+        If a gradient of any group is sparse, or a tensor of a group with
+        ``fused=True`` holds no numbers.
     """
     groups = optimizer.param_groups
     chosen = [_with_gradient(optimizer, group) for group in groups]
@@ -65,11 +65,11 @@ def must_hold_numbers(tensors: list[Tensor], group: Mapping[str, Any]) -> None:
     Raises
     ------
     RuntimeError
-        If the group has a ``fused`` and a tensor is on the meta device.
+        If the group has ``fused=True`` and a tensor is on the meta device.
     """
-    if group.get("fused") and any(p.is_meta for p in tensors):
+    if group.get("fused") is True and any(p.is_meta for p in tensors):
         raise RuntimeError(
-            f"`fused={group['fused']!r}` requires parameters that hold numbers, and "
+            "`fused=True` requires parameters that hold numbers, and "
             "one is on the meta device; leave fused=None, or make the optimizer once "
             "the model is on its device (model.to_empty(device=...))"
         )
