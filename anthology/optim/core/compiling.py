@@ -8,6 +8,8 @@ finite and keeps the old values if it is not.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -180,14 +182,14 @@ def at_most(limit: float, kind: torch.dtype) -> float:
     limit : float
         Above zero.
     kind : torch.dtype
-        The dtype.
+        float32 or float64.
 
     Returns
     -------
     float
         The limit, rounded down.
     """
-    near = torch.tensor(limit, dtype=kind)
-    if near.double() > limit:
-        near = torch.nextafter(near, torch.zeros_like(near))
-    return float(near)
+    if kind == torch.float64:
+        return limit
+    near = ctypes.c_float(limit).value  # no tensor, of which one would have to read
+    return near - math.ldexp(1, math.frexp(near)[1] - 24) if near > limit else near
