@@ -12,7 +12,7 @@ from torch import Tensor
 from anthology.linalg.polar import check_method
 
 from .adam import AdamW
-from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, number, one_of
@@ -20,14 +20,14 @@ from .core.state import State
 from .parts.matrices import KERNELS, SCALES, must_view
 from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factor, orthogonal
 from .parts.points import spec
-from .parts.routing import ADAMW, MUON, adopt, in_words, split_by_rule
+from .parts.routing import ADAMW, MUON, _Routed, in_words, split_by_rule
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
 DEVICE_TOGETHER = 2**26
 
 
-class Muon(BaseOptimizer):
+class Muon(_Routed):
     r"""Orthogonalised momentum for matrices, AdamW for all other parameters.
 
     With m the average of the gradients G of a weight of shape (d_out, d_in),
@@ -104,7 +104,8 @@ class Muon(BaseOptimizer):
 
     The polar factor ignores the size of its argument, so M ← βM + G with U = G + βM,
     as Muon is often written, gives the same steps. There is no ε: the size is divided
-    out exactly, and zero gives zero. It loads the checkpoints of ``torch.optim.Muon``.
+    out exactly, and zero gives zero. Checkpoints load
+    from ``torch.optim.Muon`` and, where its options are the same, into it.
 
     Source: Jordan et al. 2024, Muon (published code); Bernstein & Newhouse 2024,
     Prop. 5. AdamW: Loshchilov & Hutter 2019.
@@ -208,13 +209,6 @@ class Muon(BaseOptimizer):
         except Exception:
             del self.param_groups[before:]
             raise
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for group in state["param_groups"]:
-            adopt(group)
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.pop("adamw_lr", None)
 
     def __str__(self) -> str:
         return in_words(self.param_groups, factor)

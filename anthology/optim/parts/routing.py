@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from anthology.optim.core.base import BaseOptimizer
+
 MUON, ADAMW = "muon", "adamw"
+BY_ENTRY = {MUON: "momentum_buffer", ADAMW: "exp_avg_sq"}
 PUBLISHED = (3.4445, -4.7750, 2.0315)
 ELEMENTWISE = ("embedding", "head", "gain", "bias")
 
@@ -93,26 +96,97 @@ def split_by_rule(
     return parts
 
 
-def adopt(group: dict[str, Any]) -> None:
-    """Complete a group from a checkpoint of ``torch.optim.Muon``.
+def adopt(
+    group: Mapping[str, Any], own: Mapping[str, Any], states: list[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A group from a checkpoint, also one of ``torch.optim.Muon``.
 
     Parameters
     ----------
-    group : dict
-        Written in place: it gets the rule "muon" if it has none.
+    group : mapping
+        Of the checkpoint.
+    own : mapping
+        The group of the optimizer, with its ``rule``.
+    states : list of mapping
+        The entries of the checkpoint, one a parameter.
+
+    Returns
+    -------
+    dict
+        With a ``rule``: where there was none, the one of which the entries are, and
+        without any the own.
 
     Raises
     ------
     ValueError
         If it was trained with other coefficients than the published ones.
     """
-    coefficients = group.pop("ns_coefficients", PUBLISHED)
+    others = ("ns_coefficients", "adamw_lr")
+    coefficients = group.get("ns_coefficients", PUBLISHED)
     if tuple(coefficients) != PUBLISHED:
         raise ValueError(
             f"the checkpoint has ns_coefficients={coefficients}; method 'muon' has "
             f"{PUBLISHED}, and the others have lists of their own"
         )
-    group.setdefault("rule", MUON)
+    adopted = {name: value for name, value in group.items() if name not in others}
+    if not group.get("rule"):
+        kept = {name for state in states for name in state}
+        found = [rule for rule, name in BY_ENTRY.items() if name in kept]
+        adopted["rule"] = found[0] if found else own["rule"]
+    return adopted
+
+
+def for_torch(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``torch.optim.Muon`` asks of a group where it would take the same step.
+
+    Parameters
+    ----------
+    group : mapping
+        Of Muon.
+
+    Returns
+    -------
+    dict
+        Empty where it would take another one.
+    """
+    norm = str(group.get("norm", ""))
+    same = (
+        group["rule"] == MUON
+        and group["method"] == "muon"
+        and group["kernel"] == "flatten"
+        and group["adjust_lr_fn"] in (None, "original", "match_rms_adamw")
+        and group.get("scale", 1.0) == 1.0
+        and "Split" not in norm
+        and "Transpose" not in norm
+    )
+    if not same:
+        return {}
+    steps = 5 if group["ns_steps"] is None else group["ns_steps"]
+    return {"ns_coefficients": PUBLISHED, "eps": 1e-7, "ns_steps": steps}
+
+
+class _Routed(BaseOptimizer):
+    """How a group with a rule is saved and comes back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in the base; groups that ``torch.optim.Muon`` can step hold its names."""
+        saved = super().state_dict()
+        for group in saved["param_groups"]:
+            group.update(for_torch(group))
+        return saved
+
+    def adopted(
+        self,
+        group: dict[str, Any],
+        own: Mapping[str, Any],
+        states: list[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """A group of a checkpoint, which may be one of ``torch.optim.Muon``."""
+        return adopt(group, own, states)
+
+    def late(self, group: Mapping[str, Any]) -> set[str]:
+        """As in the base, and the counter of matrices, which is not used."""
+        return super().late(group) | ({"step"} if group["rule"] == MUON else set())
 
 
 def in_words(
