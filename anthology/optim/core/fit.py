@@ -48,6 +48,36 @@ def lineage(kind: type) -> list[str]:
     return [kind.__name__, *others]
 
 
+def comparable(groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has as many groups and parameters as an optimizer.
+
+    Parameters
+    ----------
+    groups : list of dict
+        Of the optimizer.
+    saved : mapping
+        The state dict.
+
+    Returns
+    -------
+    bool
+        False where `torch.optim` has its own words.
+
+    Raises
+    ------
+    ValueError
+        If it is no state dict of an optimizer.
+    """
+    lacks = [name for name in ("state", "param_groups") if name not in saved]
+    if lacks:
+        raise ValueError(
+            f"this is no state dict of an optimizer: it lacks {' and '.join(lacks)}; "
+            "give what optimizer.state_dict() returned"
+        )
+    lengths = [len(group["params"]) for group in groups]
+    return lengths == [len(group["params"]) for group in saved["param_groups"]]
+
+
 class Fit:
     """A checkpoint held against an optimizer.
 

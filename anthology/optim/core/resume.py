@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import batch
-from .fit import SAVED_BY, Fit, lineage
+from .fit import SAVED_BY, Fit, comparable, lineage
 from .rounding import RESIDUAL
 from .spread import _Spread, is_sharded
 from .state import State, fresh_state
@@ -212,7 +212,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         shards = self.spread(self.param_groups)
 
         def look(_: Any, loaded: dict[str, Any]) -> dict[str, Any] | None:
-            if not _as_many(self.param_groups, loaded["param_groups"]):
+            if not comparable(self.param_groups, loaded):
                 return None  # for torch to refuse
             fit = Fit(self, loaded)
             fit.faults = self._agreed(fit.faults)
@@ -287,8 +287,3 @@ class _Resumed(_Spread, torch.optim.Optimizer):
 def _local(g: Any) -> Tensor:
     part: Tensor = g.to_local() if is_sharded(g) else g
     return part
-
-
-def _as_many(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> bool:
-    lengths = [len(group["params"]) for group in groups]
-    return lengths == [len(group["params"]) for group in saved]

@@ -90,12 +90,12 @@ class _DistanceEstimate(BaseOptimizer):
         return state
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
-        """As in the base; without memory so far it starts at the next step."""
-        both = {"s", "numerator"}  # start together
-        if not both.intersection(saved):
-            fresh = {n: x for n, x in fresh.items() if n not in both}
-        if "d_max" in fresh and "d" in saved:
-            fresh["d_max"] = torch.as_tensor(saved["d"]).to(fresh["d"]).reshape(())
+        """As in the base; s and r start together, at the next step."""
+        if "s" not in saved and "numerator" not in saved:
+            fresh = {n: x for n, x in fresh.items() if n not in ("s", "numerator")}
+        d = saved.get("d")
+        if "d_max" in fresh and isinstance(d, Tensor) and not d.ndim:
+            fresh["d_max"] = d.to(fresh["d"])
         return fresh
 
     def late(self, group: Mapping[str, Any]) -> set[str]:
