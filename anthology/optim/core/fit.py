@@ -48,36 +48,6 @@ def lineage(kind: type) -> list[str]:
     return [kind.__name__, *others]
 
 
-def comparable(groups: list[dict[str, Any]], saved: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint has as many groups and parameters as an optimizer.
-
-    Parameters
-    ----------
-    groups : list of dict
-        Of the optimizer.
-    saved : mapping
-        The state dict.
-
-    Returns
-    -------
-    bool
-        False where `torch.optim` has its own words.
-
-    Raises
-    ------
-    ValueError
-        If it is no state dict of an optimizer.
-    """
-    lacks = [name for name in ("state", "param_groups") if name not in saved]
-    if lacks:
-        raise ValueError(
-            f"this is no state dict of an optimizer: it lacks {' and '.join(lacks)}; "
-            "give what optimizer.state_dict() returned"
-        )
-    lengths = [len(group["params"]) for group in groups]
-    return lengths == [len(group["params"]) for group in saved["param_groups"]]
-
-
 class Fit:
     """A checkpoint held against an optimizer.
 
@@ -86,10 +56,21 @@ class Fit:
     optimizer : BaseOptimizer
         Not written.
     saved : mapping
-        The state dict, after the hooks. It has as many groups and parameters.
+        The state dict, after the hooks.
+
+    Raises
+    ------
+    ValueError
+        If it is no state dict of an optimizer.
     """
 
     def __init__(self, optimizer: Any, saved: Mapping[str, Any]) -> None:
+        lacks = [name for name in ("state", "param_groups") if name not in saved]
+        if lacks:
+            raise ValueError(
+                f"this is no state dict of an optimizer: it lacks {', '.join(lacks)}; "
+                "give what optimizer.state_dict() returned"
+            )
         self.optimizer = optimizer
         self.saved, self.own = saved, lineage(type(optimizer))
         named = saved.get(SAVED_BY) or []
@@ -99,6 +80,9 @@ class Fit:
         self.sharded: list[tuple[Tensor, dict[str, Any], dict[str, Any]]] = []
         if self.by and self.by[0] not in self.own and self.own[0] not in self.by:
             self.faults.append(f"the state of {self.by[0]} means something else here")
+        self.groups: list[dict[str, Any]] = []
+        if not self._as_many():
+            return
         self.groups = self._rehearsed()
         for number, group in enumerate(self.groups):
             self._look(number, group)
@@ -122,6 +106,20 @@ class Fit:
             + "\n  ".join(lines)
             + f"\nIt takes what {mine} saved: for a parameter all of its state or none."
         )
+
+    def _as_many(self) -> bool:
+        """Whether there are as many groups and parameters."""
+        here, there = self.optimizer.param_groups, self.saved["param_groups"]
+        ours, theirs = ([len(g["params"]) for g in x] for x in (here, there))
+        words = (
+            "loaded state dict has a different number of parameter groups"
+            if len(ours) != len(theirs)
+            else "loaded state dict contains a parameter group that doesn't match the "
+            "size of optimizer's group"
+        )
+        if ours != theirs:
+            self.faults.append(f"{words}: parameters {theirs}, not {ours}, by group")
+        return ours == theirs
 
     def _rehearsed(self) -> list[dict[str, Any]]:
         """The groups as they will stand, after all that is asked of new groups."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import batch
-from .fit import SAVED_BY, Fit, comparable, lineage
+from .fit import SAVED_BY, Fit, lineage
 from .rounding import RESIDUAL
 from .spread import _Spread, is_sharded
 from .state import State, fresh_state
@@ -211,9 +211,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         found: list[Fit] = []
         shards = self.spread(self.param_groups)
 
-        def look(_: Any, loaded: dict[str, Any]) -> dict[str, Any] | None:
-            if not comparable(self.param_groups, loaded):
-                return None  # for torch to refuse
+        def look(_: Any, loaded: dict[str, Any]) -> dict[str, Any]:
             fit = Fit(self, loaded)
             fit.faults = self._agreed(fit.faults)
             fit.refuse()
