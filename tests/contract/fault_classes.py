@@ -143,7 +143,10 @@ class LosesFloat32(Sound):
 @fault("checkpoint of bfloat16")
 class CastsState(Sound):
     def load_state_dict(self, state_dict: Any) -> None:
-        torch.optim.Optimizer.load_state_dict(self, copy.deepcopy(state_dict))
+        super().load_state_dict(state_dict)
+        for p in self.param_groups[0]["params"]:
+            if p.dtype == torch.bfloat16:
+                self.state[p] = {k: v.to(p.dtype) for k, v in self.state[p].items()}
 
 
 @fault("loaded state is a copy")
