@@ -172,7 +172,8 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
             fresh = fresh_state(model, group, optimizer.new_state)
             return restored_state(every, optimizer.awaited(fresh, every))
         quiet = fresh_state(local.new_empty(0), group, optimizer.quiet_state)
-        known = {name: x for name, x in every.items() if name in quiet}
+        own = (*quiet, *(n for n, x in every.items() if not isinstance(x, Tensor)))
+        known = {name: x for name, x in every.items() if name in own}
         return restored_state(known, quiet)
     parts = {name: _shard(saved[name], p, place) for name in sorted(saved)}
     for name in set(optimizer.partial).intersection(parts):
