@@ -102,7 +102,9 @@ def test_an_entry_of_another_shape_or_kind_is_named(saved, kind):
     checkpoint = saved[kind.__name__]
     for key, entries in checkpoint["state"].items():
         for name, value in entries.items():
-            for wrong in (value.new_zeros(2, *value.shape), "text", {}, [1.0]):
+            sparse = [value.to_sparse()] if value.ndim else []
+            tensors = (value.new_zeros(2, *value.shape), value.to("meta"), *sparse)
+            for wrong in (*tensors, "text", {}, [1.0]):
                 torn = {
                     **checkpoint,
                     "state": {**checkpoint["state"], key: {**entries, name: wrong}},
@@ -153,8 +155,14 @@ def test_names_are_used_where_they_are_known():
 
 def test_what_is_no_state_dict_or_of_another_size_is_refused():
     optimizer = train(made(optim.AdamW))
-    refused(optimizer, {}, "lacks state, param_groups")
-    refused(optimizer, {"model": {}, "state": {}}, "lacks param_groups")
+    known = optimizer.state_dict()
+    for wrong in (
+        {},
+        {"state": {}},
+        {**known, "state": []},
+        {**known, "param_groups": [{}]},
+    ):
+        refused(optimizer, wrong, "no state dict of an optimizer", "`param_groups`")
     one = train(made(optim.Lion, [Parameter(torch.ones(2))])).state_dict()
     refused(optimizer, one, "of Lion;", "doesn't match the size", "[1], not [3]")
     two = made(optim.AdamW, [{"params": [Parameter(torch.ones(2))]}] * 1)

@@ -65,16 +65,17 @@ class Fit:
     """
 
     def __init__(self, optimizer: Any, saved: Mapping[str, Any]) -> None:
-        lacks = [name for name in ("state", "param_groups") if name not in saved]
-        if lacks:
+        if not _is_state_dict(saved):
             raise ValueError(
-                f"this is no state dict of an optimizer: it lacks {', '.join(lacks)}; "
-                "give what optimizer.state_dict() returned"
+                "this is no state dict of an optimizer, which has a dict `state` and a "
+                "list `param_groups` of dicts with `params`: give what "
+                "optimizer.state_dict() returned"
             )
         self.optimizer = optimizer
         self.saved, self.own = saved, lineage(type(optimizer))
-        named = saved.get(SAVED_BY) or []
-        self.by = [named] if isinstance(named, str) else list(named)
+        named = saved.get(SAVED_BY)
+        named = [named] if isinstance(named, str) else named
+        self.by = [*map(str, named)] if isinstance(named, list | tuple) else []
         self.faults: list[str] = []
         self.ready: dict[Tensor, State] = {}
         self.sharded: list[tuple[Tensor, dict[str, Any], dict[str, Any]]] = []
@@ -137,7 +138,7 @@ class Fit:
                 trial.add_param_group(optimizer.adopted(group, own, states))
                 if len(trial.param_groups) != number + 1:
                     raise ValueError("it would become two groups")
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, LookupError, RuntimeError) as error:
                 self.faults.append(f"group {number}: {error}")
                 return [{**group} for group in optimizer.param_groups]
         return [
@@ -211,15 +212,26 @@ class Fit:
                 yield f"{name} is unknown to {self.own[0]}"
 
 
+def _is_state_dict(saved: Mapping[str, Any]) -> bool:
+    groups = saved.get("param_groups")
+    return (
+        isinstance(saved.get("state"), Mapping)
+        and isinstance(groups, list | tuple)
+        and all(isinstance(g, Mapping) and "params" in g for g in groups)
+    )
+
+
 def _misfit(x: Any, like: Tensor) -> str:
     """Why an entry cannot be what is needed; nothing if it can."""
-    single = isinstance(x, int | float) or isinstance(x, Tensor) and x.numel() == 1
-    if not like.ndim and single:
+    single = isinstance(x, Tensor) and x.numel() == 1 and not x.is_meta
+    if not like.ndim and (single or isinstance(x, int | float)):
         return ""
     if not isinstance(x, Tensor):
         return f"is {_words(x)}, not a tensor of shape {tuple(like.shape)}"
     if x.shape != like.shape:
         return f"has shape {tuple(x.shape)}, not {tuple(like.shape)}"
+    if x.layout is not torch.strided or x.is_meta:
+        return f"is {'without data' if x.is_meta else x.layout}, not dense"
     if x.is_complex() and not like.is_complex():
         return f"is {x.dtype}, not {like.dtype}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, Protocol
 
 import torch
@@ -190,5 +191,7 @@ def restored_state(saved: Mapping[str, Any], fresh: State) -> State:
             value = value.detach().to(like.device, dtype, copy=True)
             if name in fresh and not like.ndim:
                 value = value.reshape(())
+        else:
+            value = deepcopy(value)
         state[name] = value
     return state
