@@ -12,22 +12,22 @@ from torch import Tensor
 from anthology.linalg.polar import check_method
 
 from .adam import AdamW
-from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, number, one_of
+from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.state import State
-from .parts.matrices import KERNELS, SCALES, must_view
+from .parts.matrices import KERNELS, SCALES
 from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factor, orthogonal
-from .parts.points import spec
-from .parts.routing import ADAMW, MUON, adopt, in_words, split_by_rule
+from .parts.routed import Routed
+from .parts.routing import ADAMW, MUON, RATE, in_words, reference
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
 DEVICE_TOGETHER = 2**26
 
 
-class Muon(BaseOptimizer):
+class Muon(Routed):
     r"""Orthogonalised momentum for matrices, AdamW for all other parameters.
 
     With m the average of the gradients G of a weight of shape (d_out, d_in),
@@ -135,7 +135,7 @@ class Muon(BaseOptimizer):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = RATE,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -155,6 +155,7 @@ class Muon(BaseOptimizer):
     ) -> None:
         defaults = hyperparameters(locals())
         defaults["ns_dtype"] = dtype_name(ns_dtype)
+        defaults["adamw_at"] = reference(lr)
         super().__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
@@ -163,7 +164,6 @@ class Muon(BaseOptimizer):
         below_one("momentum value", group["momentum"])
         one_of("adjust_lr_fn", group["adjust_lr_fn"] or "original", SCALES)
         one_of("kernel", group["kernel"], KERNELS)
-        one_of("rule", group.get("rule") or MUON, (MUON, ADAMW))
         check_method(group["method"], group["ns_steps"])
         if group["ns_dtype"] is not None:
             one_of("ns_dtype", dtype_name(group["ns_dtype"]), PRODUCTS)
@@ -172,49 +172,8 @@ class Muon(BaseOptimizer):
                     "ns_dtype is for the products of an iterative method, not for "
                     f"{group['method']!r}"
                 )
-        if not 0.0 < number("scale", group.get("scale", 1.0)) < float("inf"):
-            raise ValueError(f"Invalid scale: {group['scale']}; it must be positive")
-        spec(group.get("norm"))
-        at_least_zero("adamw learning rate", group.get("adamw_lr", 0.0))
         at_least_zero("epsilon value", group["adamw_eps"])
         check_betas(group["adamw_betas"])
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, or two if its tensors need both rules.
-
-        Parameters
-        ----------
-        param_group : dict
-            As for `torch.optim`, with ``rule``, ``norm``, ``scale`` if they differ.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As the class does; nothing is added then.
-        """
-        if not isinstance(param_group, dict):
-            super().add_param_group(param_group)
-            return
-        self.check({**self.defaults, **param_group})
-        before = len(self.param_groups)
-        try:
-            for group in split_by_rule(param_group, self.defaults):
-                if "norm" in group:
-                    group["norm"] = spec(group["norm"])
-                if group["rule"] == MUON:
-                    must_view(group)
-                super().add_param_group(group)
-                del self.param_groups[-1]["adamw_lr"]
-        except Exception:
-            del self.param_groups[before:]
-            raise
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for group in state["param_groups"]:
-            adopt(group)
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.pop("adamw_lr", None)
 
     def __str__(self) -> str:
         return in_words(self.param_groups, factor)

@@ -35,7 +35,8 @@ class _Resumed(_Spread, torch.optim.Optimizer):
             In at least float32, on the parameter's device; see `fresh_state`.
         """
         if not self.state[p]:
-            self.state[p].update(fresh_state(p, group, self.new_state))
+            made = fresh_state(p, self.group_of(p, group), self.new_state)
+            self.state[p].update(made)
         found: State = self.state[p]
         return found
 
@@ -127,7 +128,8 @@ class _Resumed(_Spread, torch.optim.Optimizer):
                     if is_sharded(p):
                         self.state[p] = shards.unpacked(p, group, entries)
                         continue
-                    fresh = fresh_state(p, group, self.new_state)
+                    seen = self.group_of(p, group)
+                    fresh = fresh_state(p, seen, self.new_state)
                     self.state[p] = restored_state(entries, fresh)
 
         hooks = (
