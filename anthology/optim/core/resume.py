@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .names import named
 from .spread import _Spread, is_sharded
 from .state import State, fresh_state, restored_state
 
 
 class _Resumed(_Spread, torch.optim.Optimizer):
     """How the shared base makes, reads, saves and loads its state."""
+
+    _watch: Any = None
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """The initial state of one parameter; `BaseOptimizer` says more."""
@@ -67,12 +70,10 @@ class _Resumed(_Spread, torch.optim.Optimizer):
             ``"group.index"``. Reading it waits for the device.
         """
         counts = {}
-        for number, group in enumerate(self.param_groups):
-            names = group.get("param_names")
-            for index, p in enumerate(group["params"]):
-                count = int(self.state[p]["skipped"]) if self.state.get(p) else 0
-                if count:
-                    counts[names[index] if names else f"{number}.{index}"] = count
+        for name, p in named(self.param_groups):
+            count = int(self.state.get(p, {}).get("skipped", 0))
+            if count:
+                counts[name] = count
         return counts
 
     def create_state(self) -> None:
@@ -89,6 +90,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._watch = None  # what was counted before is another run
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
