@@ -49,7 +49,8 @@ class Muon(Routed):
         ``metrize(model)``. Each tensor gets a rule (see Notes); ``print(optimizer)``
         shows which, and a group may decide with ``rule="muon"`` or ``"adamw"``.
     lr : float or Tensor
-        η of the matrices: the spectral norm of a step is ηs. Default 1e-3.
+        η of the matrices: the spectral norm of a step is ηs. Default 1e-3. A schedule
+        writes here, and the rate of AdamW follows.
     weight_decay : float
         κ of w ← (1−ηκ)w, before the step, η being that of the rule. Default 0.1,
         for both rules.
@@ -75,7 +76,8 @@ class Muon(Routed):
         divided by their number, "stack" the last two axes of each, as always for
         the role "stack".
     adamw_lr : float or Tensor
-        η of the tensors with the rule "adamw". Default 3e-4.
+        η of the tensors with the rule "adamw", as long as ``lr`` is the one given
+        with it; when that changes the two keep their ratio. Default 3e-4.
     adamw_betas : tuple of float
         β₁, β₂ of that rule. Default (0.9, 0.95).
     adamw_eps : float
@@ -89,18 +91,28 @@ class Muon(Routed):
     ------
     ValueError
         If a hyper-parameter is out of range, here or in a group; if a tensor with
-        less than two axes is given the rule "muon"; if a group with a rate of its
+        less than two axes is given the rule "muon"; if a group with an ``lr`` of its
         own holds tensors of both rules and does not say ``adamw_lr``.
 
     Notes
     -----
     A tensor with less than two axes gets "adamw". So does one whose group has the
     role "embedding", "head", "gain" or "bias", which ``metrize`` finds; by shape
-    alone an embedding table is a matrix like any other. A group with tensors of both
-    rules is split in two, so every group has one ``rule`` and one ``lr``, which a
-    schedule scales. Groups may carry ``scale``, which divides the step of a matrix,
-    and ``norm``, of which only `Split` (fused weights are orthogonalised apart) and
-    `Transpose` count.
+    alone an embedding table is a matrix like any other. Groups may carry ``scale``,
+    which divides the step of a matrix, and ``norm``, of which only `Split` (fused
+    weights are orthogonalised apart) and `Transpose` count.
+
+    A group stays one, whatever its tensors, and its ``lr`` is that of the matrices.
+    AdamW steps at ``adamw_lr * lr / adamw_at``, where ``adamw_at`` is the lr that came
+    with ``adamw_lr`` (1e-3 for 0, which has no ratio): so a schedule moves both,
+    whether it multiplies (``LambdaLR``) or writes (``OneCycleLR``); `rates` has both
+    as they are, for a log. In a group of AdamW's tensors alone an ``lr`` without
+    ``adamw_lr`` is their rate.
+
+    Which rate to take from elsewhere: s is a convention, and η of one becomes that of
+    another by `convert_lr`; with "match_rms_adamw" a step has about the size of
+    AdamW's, whose η and κ then serve both rules. With "rms_to_rms" η carries over
+    from one width to another, with the others from one model to one like it only.
 
     The polar factor ignores the size of its argument, so M ← βM + G with U = G + βM,
     as Muon is often written, gives the same steps. There is no ε: the size is divided

@@ -51,8 +51,8 @@ class BaseOptimizer(_Resumed):
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
     nor its state changes, weight decay included, and `skipped` counts it. Where that
-    happens at every step for long, 25 times or, depending on where it began, up to
-    50, one warning names the tensors; the host does not wait for a device for it.
+    happens at every step, one warning names the tensors after 25 to 50 steps; for it
+    the host does not wait for a CUDA device.
 
     A group with bfloat16 parameters may say how they are rounded after each step:
     ``{"params": ..., "rounding": "stochastic"}`` at random, unbiased, or
