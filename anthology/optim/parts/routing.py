@@ -122,8 +122,11 @@ def divided(group: dict[str, Any]) -> list[dict[str, Any]]:
         One for each rule of its tensors, as `seen_by`, in the order of the first.
     """
     chosen: dict[str, list[Tensor]] = {}
-    for p in group["params"]:
-        chosen.setdefault(rule_for(p, group), []).append(p)
+    if group.get("rule") and group["params"]:  # the rule of all of them
+        chosen[str(group["rule"])] = group["params"]
+    else:
+        for p in group["params"]:
+            chosen.setdefault(rule_for(p, group), []).append(p)
     return [{**seen_by(rule, group), "params": ps} for rule, ps in chosen.items()]
 
 
