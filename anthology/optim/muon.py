@@ -111,8 +111,8 @@ class Muon(Routed):
 
     Which rate to take from elsewhere: s is a convention, and η of one becomes that of
     another by `convert_lr`; with "match_rms_adamw" a step has about the size of
-    AdamW's, whose η and κ then serve both rules. With "rms_to_rms" η carries over
-    from one width to another, with the others from one model to one like it only.
+    AdamW's, whose η and κ then serve both rules. With "rms_to_rms" η is meant to
+    carry over from one width to another, with the others to models of like shapes.
 
     The polar factor ignores the size of its argument, so M ← βM + G with U = G + βM,
     as Muon is often written, gives the same steps. There is no ε: the size is divided

@@ -289,6 +289,36 @@ def test_an_empty_group_is_no_rule_of_its_own(where):
     assert len(str(optimizer).splitlines()) == (0 if where == "only" else 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bfloat16, torch.float64])
+def test_in_one_group_each_tensor_keeps_the_state_of_its_rule(dtype):
+    """A complex vector is seen as pairs, of two axes, and is none the less no matrix."""
+    shapes = [(4, 3), (4,), (), (0, 3), (2, 3, 2, 2)]
+    params = [torch.ones(s, dtype=dtype).requires_grad_() for s in shapes]
+    optimizer = Muon(params, 0.02)
+    optimizer.create_state()
+    kept = {"momentum_buffer"}, {"exp_avg", "exp_avg_sq"}
+    for p in params:
+        entries = kept[p.ndim < 2]
+        assert set(optimizer.state[p]) == {"step", "skipped"} | entries
+        assert all(optimizer.state[p][name].shape == p.shape for name in entries)
+    learn(optimizer, params, 2)
+    copies = [p.detach().clone().requires_grad_() for p in params]
+    other = Muon(copies, 0.5)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    learn(optimizer, params, 2, seed=4)
+    learn(other, copies, 2, seed=4)
+    for p, q in zip(params, copies, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_groups_may_be_handed_to_another_optimizer():
+    model = network()
+    optimizer = Muon(metrize(model), 0.02)
+    lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=9)
+    other = Muon([dict(group) for group in optimizer.param_groups], 0.5)
+    assert other.rates == optimizer.rates
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_reference_that_is_none_is_refused(value):
     group = {"params": [torch.zeros(3)], "lr": 0.1, "adamw_at": value}

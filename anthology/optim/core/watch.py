@@ -86,7 +86,7 @@ class Watch:
     def _tell(self, names: list[str]) -> None:
         if not names:
             return
-        self._told = True
+        self._told, self._last = True, None
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         warnings.warn(
             f"no finite gradient in {LONG} steps in a row, so these tensors stand "
