@@ -72,6 +72,8 @@ class Watch:
         if self._told or _capturing():
             return
         if self._steps % LONG == 0:
+            if self._coming is not None:  # still on its way, so the next is too far on
+                self._last = None
             params = [p for _, p in named(optimizer.param_groups)]
             self._coming = _Counts(optimizer.state, params)
         self._steps += 1
