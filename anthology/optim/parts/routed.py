@@ -59,7 +59,7 @@ class Routed(BaseOptimizer):
         """
         if isinstance(param_group, dict):
             self.check({**self.defaults, **param_group})
-            param_group = rates_settled(param_group, self.defaults)
+            param_group = rates_settled(param_group)
             if "norm" in param_group:
                 param_group["norm"] = spec(param_group["norm"])
                 items = param_group["params"]

@@ -44,17 +44,13 @@ def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
     return ADAMW if p.ndim < 2 or group.get("role") in ELEMENTWISE else MUON
 
 
-def rates_settled(
-    group: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> dict[str, Any]:
+def rates_settled(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group in which the rule is written, if it is one, and the rate of AdamW.
 
     Parameters
     ----------
     group : mapping
         A parameter group as a user writes it.
-    defaults : mapping
-        Of the optimizer.
 
     Returns
     -------
