@@ -19,7 +19,7 @@ True
 """
 
 import anthology.norms.builtin_rules  # noqa: F401  (fills the registry)
-from anthology.norms.base import Norm, Scaled, Split, Transpose
+from anthology.norms.base import Norm, Scaled
 from anthology.norms.combine import atom, bond, compose, concat, residual, tare
 from anthology.norms.kernels import FlatConv, FlatSpectral
 from anthology.norms.metrized import Metrized, Row
@@ -40,6 +40,7 @@ from anthology.norms.role_rules import norm_by_shape
 from anthology.norms.roles import metrize
 from anthology.norms.spec import from_spec
 from anthology.norms.spectral import Conv, Nuclear, RMSToRMS, Schatten, Spectral
+from anthology.norms.stored import Split, Transpose
 from anthology.norms.vector import L1, L2, RMS, LInf, Lp
 
 __all__ = [

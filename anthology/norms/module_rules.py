@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anthology.norms.base import Split
 from anthology.norms.combine import bond, tare
 from anthology.norms.metrized import Row
 from anthology.norms.modules import Leaf, Modular, weight_of
 from anthology.norms.roles import Override, metrize
 from anthology.norms.spectral import RMSToRMS
+from anthology.norms.stored import Split
 from anthology.norms.vector import RMS
 
 Values = Mapping[type[nn.Module] | str, float]

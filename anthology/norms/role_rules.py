@@ -7,9 +7,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
-from anthology.norms.base import Norm, Split, Transpose
+from anthology.norms.base import Norm
 from anthology.norms.operator import OneToRMS, RMSToInf
 from anthology.norms.spectral import Conv, RMSToRMS
+from anthology.norms.stored import Split, Transpose
 from anthology.norms.vector import RMS, LInf
 
 _GAINS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)

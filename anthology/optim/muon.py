@@ -18,7 +18,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.state import State
 from .parts.matrices import KERNELS, SCALES
-from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factor, orthogonal
+from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factors, orthogonal
 from .parts.routed import Routed
 from .parts.routing import ADAMW, MUON, RATE, in_words, reference
 
@@ -188,7 +188,7 @@ class Muon(Routed):
         check_betas(group["adamw_betas"])
 
     def __str__(self) -> str:
-        return in_words(self.param_groups, factor)
+        return in_words(self.param_groups, factors)
 
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
         """Matrices are needed whole; AdamW works entry by entry."""
