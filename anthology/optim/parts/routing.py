@@ -10,7 +10,7 @@ from torch import Tensor
 MUON, ADAMW = "muon", "adamw"
 RATE = 1e-3  # the default lr
 PUBLISHED = (3.4445, -4.7750, 2.0315)
-ELEMENTWISE = ("embedding", "head", "gain", "bias")
+ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
 
 def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
