@@ -61,7 +61,8 @@ def fused(place: Place, inputs: int, outputs: int) -> tuple[str, Parts, str] | N
         return None
     if _QKV.match(name) or (name == "in_proj" and is_attention(parent)):
         parts = _attention(parent, name, inputs, outputs, bool(place.split))
-        return ("qkv", parts, "q, k, v fused") if parts else None
+        apart = f", {parts} heads" if isinstance(parts, int) and parts > 3 else ""
+        return ("qkv", parts, f"q, k, v fused{apart}") if parts else None
     if _KV.match(name) and outputs % 2 == 0:
         return "qkv", 2, "k, v fused"
     if _HALVES.match(name) and outputs % 2 == 0:

@@ -150,8 +150,7 @@ def _named(module: nn.Module) -> Iterator[tuple[int, str]]:
     for part, child in module.named_children():
         strong = _STRONG.search(part)
         if strong or (_WEAK.search(part) and not is_attention(module)):
-            if not is_attention(child):
-                yield from ((id(m), f"named {part}") for m in _ends(child))
+            yield from ((id(m), f"named {part}") for m in _ends(child))
         elif not _repeated(module, child) and not is_attention(child):
             yield from _named(child)
 
@@ -160,6 +159,8 @@ def _ends(module: nn.Module) -> list[nn.Module]:
     """The last linear layer, or that of each member of a list."""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
         return [end for child in module.children() for end in _ends(child)]
+    if is_attention(module):
+        return []
     linear = [m for n, m in module.named_modules() if is_linear(m) and _counts(n)]
     return linear[-1:]
 

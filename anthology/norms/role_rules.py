@@ -99,8 +99,8 @@ def _linear(place: Place) -> Role | None:
     if not (is_linear(module) or place.head or stored or router):
         return None
     outputs, inputs = p.shape[::-1] if stored else p.shape
-    said = (place.kind, stored, "a router" if router else "")
-    why = ", ".join(filter(None, said))
+    kinds = (place.kind, stored, "a router" if router else "")
+    why = ", ".join(filter(None, kinds))
     if place.head:
         return Role("head", _turn(RMSToInf(), stored), place.head)
     known = fused(place, inputs, outputs)
@@ -140,11 +140,13 @@ def _attention(place: Place) -> Role | None:
     if not isinstance(module, nn.MultiheadAttention):
         return None
     if name == "in_proj_weight":
-        parts = 3 * (module.num_heads if place.split else 1)
-        return Role("qkv", Split(RMSToRMS(), parts), f"{place.kind}, q, k, v fused")
+        parts = 3 * module.num_heads if place.split else 3
+        said = "q, k, v fused" + (f", {parts} heads" if place.split else "")
+        return Role("qkv", Split(RMSToRMS(), parts), f"{place.kind}, {said}")
     if name.endswith("_proj_weight"):
-        norm = _split(RMSToRMS(), module.num_heads if place.split else 1)
-        return Role("linear", norm, place.kind)
+        parts = module.num_heads if place.split else 1
+        said = f", {parts} heads" if place.split else ""
+        return Role("linear", _split(RMSToRMS(), parts), f"{place.kind}{said}")
     return None
 
 

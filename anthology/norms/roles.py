@@ -1,5 +1,6 @@
 """The norm each parameter of a model deserves, by what it does there."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -135,13 +136,13 @@ def metrize(
     rows = [_row(owners, param, modules, chosen, heads) for param, owners in found]
     if include_frozen:
         rows = [replace(row, trainable=True) for row in rows]
-    rows = overridden(rows, [owners for _, owners in found], overrides or ())
-    if heads and not any("heads" in row.why for row in rows):
+    if heads and not any(re.search(r", \d+ heads", row.why) for row in rows):
         raise ValueError(
             f"heads={heads!r} finds no attention with projections called q_proj, query, "
             "qkv, … that says how many heads it has: give their number, or overrides "
             "with Split(RMSToRMS(), heads)"
         )
+    rows = overridden(rows, [owners for _, owners in found], overrides or ())
     notes += _vocabularies(rows)
     if notes:
         warnings.warn("metrize guessed: " + "; ".join(notes), stacklevel=2)
