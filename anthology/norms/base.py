@@ -196,6 +196,10 @@ class Scaled(Norm):
     def ndim(self) -> int:
         return self.base.ndim
 
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        self.base._check(x)
+
     def _norm(self, x: Tensor) -> Tensor:
         return self.base._norm(x) * self.s
 

@@ -201,7 +201,8 @@ def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
         return {id(end): f"last of {kind_of(model)}"}, []
     weighty = _weighty(model)
     outside = dict(_outside(model, ""))
-    if not weighty or weighty[-1] not in outside or _asks(model):
+    within = isinstance(model, _LAYERS) or _asks(model)
+    if within or not weighty or weighty[-1] not in outside:
         return {}, []
     last = weighty[-1]
     if last.lower().endswith("projection"):

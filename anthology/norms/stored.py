@@ -33,6 +33,10 @@ class Transpose(Norm):
     def ndim(self) -> int:
         return self.base.ndim
 
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        self.base._check(self._turn(x))
+
     def _turn(self, x: Tensor) -> Tensor:
         return x.transpose(-self.ndim, -self.ndim + 1)
 
@@ -103,6 +107,8 @@ class Split(Norm):
                 f"Split cannot divide an axis of size {size} into "
                 f"{parts} equal parts (shape {tuple(x.shape)})"
             )
+        for block in self._blocks(x):
+            self.base._check(block)
 
     def _blocks(self, x: Tensor) -> list[Tensor]:
         """Equal blocks as one tensor with an axis more, others one by one."""

@@ -232,3 +232,50 @@ def test_split_says_what_does_not_fit() -> None:
             N.Split(R, parts)
     with pytest.raises(ValueError, match="needs the role 'stack'"):
         Muon([{"params": [torch.zeros(2, 6, 3, requires_grad=True)], "norm": norm}])
+
+
+UNEQUAL = [
+    (N.Split(R, (3, 1, 2)), (6, 4)),
+    (N.Transpose(N.Split(R, (3, 1))), (6, 4)),
+    (N.Transpose(N.Split(N.Transpose(R), 2)), (6, 4)),
+    (2 * N.Split(N.Transpose(N.Conv(1)), (1, 3)), (4, 3, 2)),
+]
+
+
+@pytest.mark.parametrize(("norm", "shape"), UNEQUAL, ids=lambda x: repr(x))
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex128]
+)
+def test_what_norms_promise(norm: N.Norm, shape: tuple[int, ...], dtype) -> None:
+    torch.manual_seed(0)
+    g = torch.randn(3, *shape, dtype=dtype)
+    t = norm.dualize(g)
+    assert (t.dtype, t.shape) == (dtype, g.shape)
+    eps = torch.finfo(dtype).eps
+    slope = (t.to(torch.complex128).conj() * g.to(torch.complex128)).real
+    dual = norm.dual(g).double()
+    assert (slope.flatten(1).sum(1) / dual - 1).abs().max() < 20 * eps
+    assert (norm.norm(t).double() - 1).abs().max() < 20 * eps
+    swapped = g.transpose(-1, -2).contiguous().transpose(-1, -2)
+    for other in (swapped, g * 2.0**-60):
+        assert torch.allclose(norm.dualize(other), t, rtol=20 * eps, atol=20 * eps)
+    assert torch.equal(norm.dualize(0 * g), 0 * g)
+    assert norm.norm(g[:0]).shape == (0,)
+    g[1].view(-1)[0] = float("nan")
+    assert norm.dualize(g)[1].isnan().any()
+    assert torch.allclose(norm.dualize(g)[::2], t[::2], rtol=20 * eps, atol=20 * eps)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        2 * N.Split(R, 4),
+        N.Transpose(N.Split(R, 3)),
+        N.Split(N.Transpose(N.Split(R, 3)), 2),
+        N.Transpose(N.Split(R, (4, 1))),
+    ],
+)
+def test_what_is_inside_of_others_is_checked(norm: N.Norm) -> None:
+    for ask in (norm.norm, norm.dual, norm.dualize):
+        with pytest.raises(ValueError, match="Split"):
+            ask(torch.zeros(6, 4))
