@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from anthology.norms.places import is_linear, kind_of, own, widths
+from anthology.norms.places import WRAPPERS, is_linear, kind_of, own, widths
 
 Head = bool | str | Sequence[str] | None
 
@@ -55,6 +55,7 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
         head = [head]
     if head is not True:
         return _given(model, head), []
+    model = _bare(model)
     if is_linear(model):
         return {id(model): "the model itself"}, []
     found = _vocabulary(model) | _tied(model) | dict(_named(model))
@@ -94,6 +95,15 @@ def is_attention(module: nn.Module) -> bool:
 def _asks(module: nn.Module) -> bool:
     """Whether a module has queries of its own."""
     return any(part in _QUERIES for part, _ in module.named_children())
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The model inside of what DDP, FSDP or torch.compile put around it."""
+    children = dict(model.named_children())
+    while len(children) == 1 and set(children) <= {*WRAPPERS, "module"}:
+        (model,) = children.values()
+        children = dict(model.named_children())
+    return model
 
 
 def _given(model: nn.Module, names: Sequence[str]) -> dict[int, str]:

@@ -69,16 +69,16 @@ class Place:
         while path:
             last = path.rpartition(".")[2]
             path = path.rpartition(".")[0]
-            if last not in _WRAPPERS:
+            if last not in WRAPPERS:
                 return self.modules.get(path)
         return None
 
     def _parts(self) -> list[str]:
-        return [part for part in self.path.split(".") if part not in _WRAPPERS]
+        return [part for part in self.path.split(".") if part not in WRAPPERS]
 
 
 # of peft, torch.compile, FSDP and activation checkpointing
-_WRAPPERS = (
+WRAPPERS = (
     "base_layer",
     "_orig_mod",
     "_fsdp_wrapped_module",
@@ -94,11 +94,10 @@ def kind_of(module: nn.Module) -> str:
     Parameters
     ----------
     module : torch.nn.Module
-        Any; of a parametrized one, what it was before.
+        Any; of one that was parametrized or sharded, what it was before.
     """
-    kind = type(module)
-    if kind.__name__.startswith("Parametrized"):
-        kind = kind.__mro__[1]
+    kinds = type(module).__mro__
+    kind = next(k for k in kinds if not k.__name__.startswith(("Parametrized", "FSDP")))
     torchs = kind.__module__.startswith("torch.nn.")
     return f"nn.{kind.__name__}" if torchs else kind.__name__
 

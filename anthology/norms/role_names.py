@@ -110,8 +110,8 @@ def by_name(place: Place) -> Role | None:
     if p.ndim in (1, 2, 3) and _TABLE.search(name):
         norm = ROWS if p.ndim > 1 else RMS()
         return Role("embedding", norm, f"named {name}")
-    long = p.numel() == max(p.shape, default=1)
-    if long and _GAIN.search(name):
+    one = p.numel() == max(p.shape, default=1)
+    if _GAIN.search(name) and (one or _one_an_expert(p, place.module)):
         return Role("gain", LInf(), f"named {name}")
     if "bias" in name.lower().split("_") and p.ndim > 1:
         if _one_an_expert(p, place.module):
@@ -137,6 +137,8 @@ def _states(module: nn.Module) -> bool:
 
 def _one_an_expert(p: Tensor, module: nn.Module) -> bool:
     """Whether these are rows, as many as the module has matrices in a stack."""
+    if p.ndim < 2:
+        return False
     lead = p.shape[:-2] if p.shape[-2] == 1 and p.ndim > 2 else p.shape[:-1]
     others = (x for x in module.parameters(recurse=False) if x is not p)
     return p.numel() > p.shape[-1] and any(

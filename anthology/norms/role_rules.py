@@ -28,6 +28,7 @@ from anthology.norms.stored import Split, Transpose
 from anthology.norms.vector import RMS, LInf
 
 _GAINS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
+_KERNEL = 15  # no kernel of a convolution is wider, both ways
 _EXPERTS = re.compile(r"expert|(^|_|\.)moe($|_|\.)", re.IGNORECASE)
 
 
@@ -193,11 +194,11 @@ def _stack(place: Place) -> Role | None:
     if p.ndim == 3 and len(p) == 1:
         return Role("embedding", ROWS, "rows, 1×n×d")
     around = f"{place.path}.{place.name}.{type(place.module).__name__}"
-    if p.ndim > 3 and not _EXPERTS.search(around):
+    if p.ndim > 3 and not _EXPERTS.search(around) and min(p.shape[-2:]) <= _KERNEL:
         return None
     stored = stack_turned(place.name, p, place.module)
     parts: Parts = 1
-    if halves(place.name) and not type(place.module).__name__.startswith("GptOss"):
+    if halves(place.name) and not place.kind.startswith("GptOss"):
         parts = 2 if p.shape[-1 if stored else -2] % 2 == 0 else 1
     said = ", in × out" if stored else ""
     said += ", gate and up fused" if parts != 1 else ""

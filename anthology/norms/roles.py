@@ -72,7 +72,8 @@ def metrize(
     measured transposed. Of a stack of experts only the pair ``gate_up_proj``,
     ``down_proj`` tells; for others say ``("*.experts.*", Transpose(RMSToRMS()))``, or
     teach it once with `role_rule`. A stack with four axes is known by "expert" or
-    "moe" in its name; kernels of your own, by "conv" in the name of their type. A
+    "moe" in its name, or by more than 15 entries along each of the last two; kernels
+    of your own, by "conv" in the name of their type. A
     router ``nn.Linear`` (``router``, ``gate``) is "linear", also where it comes last.
     Kernels as one flat matrix are ``(nn.Conv2d, FlatConv(2))`` or ``FlatSpectral(2)``.
 

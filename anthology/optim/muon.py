@@ -97,10 +97,10 @@ class Muon(Routed):
     Notes
     -----
     A tensor with less than two axes gets "adamw". So does one whose group has the
-    role "embedding", "head", "gain" or "bias", which ``metrize`` finds; by shape
-    alone an embedding table is a matrix like any other. Groups may carry ``scale``,
-    which divides the step of a matrix, and ``norm``, of which only `Split` (fused
-    weights are orthogonalised apart) and `Transpose` count.
+    role "embedding", "head", "gain", "bias", "entrywise" or "depthwise", which
+    ``metrize`` finds; by shape alone an embedding table is a matrix like any other.
+    Groups may carry ``scale``, which divides the step of a matrix, and ``norm``, of
+    which only `Split` (fused weights are orthogonalised apart) and `Transpose` count.
 
     A group stays one, whatever its tensors, and its ``lr`` is that of the matrices.
     AdamW steps at ``adamw_lr * lr / adamw_at``, where ``adamw_at`` is the lr that came

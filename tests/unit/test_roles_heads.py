@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import nn
 
 from anthology.norms import metrize
@@ -172,3 +173,10 @@ def test_an_embedding_owns_a_tied_weight() -> None:
     (row,) = (r for r in metrize(Tied()).rows if r.shared)
     assert row.name == "out_of_order.weight"
     assert (row.role, row.shared) == ("embedding", ("embed.weight",))
+
+
+def test_what_is_put_around_a_model_changes_nothing() -> None:
+    plain = classes(16)
+    compiled = torch.compile(plain)
+    assert heads(compiled) == ["_orig_mod.2"]
+    assert "guess" not in str(metrize(compiled))

@@ -226,7 +226,8 @@ def holder(kind: str, **params: tuple[int, ...]) -> nn.Module:
         ("TopKRouter", "weight", (3, 5), ("linear", N.RMSToRMS())),
         ("ColumnParallelLinear", "weight", (3, 5), ("head", N.RMSToInf())),
         ("Experts", "up", (2, 3, 4, 5), STACK),
-        ("SparseMoE", "up", (2, 3, 4, 5), ("other", N.Conv(2))),
+        ("Layer", "up", (2, 3, 16, 17), STACK),
+        ("Layer", "kernel", (2, 3, 15, 17), ("other", N.Conv(2))),
         ("GRU", "weight_hh", (12, 4), ("recurrent", N.Split(N.RMSToRMS(), 3))),
         ("Attention", "in_proj_weight", (15, 5), ("qkv", N.Split(N.RMSToRMS(), 3))),
         ("Layer", "token_mixing", (7, 5), ("other", N.RMSToRMS())),
@@ -249,3 +250,11 @@ def test_a_parametrised_kernel_is_no_stack() -> None:
     found = rows(layer)
     assert found["parametrizations.weight.original0"] == ("gain", N.LInf())
     assert found["parametrizations.weight.original1"] == ("conv", N.Conv(1))
+
+
+def test_a_trunk_in_one_module() -> None:
+    found = rows(holder("Trunk", w=(2, 8, 8), gamma=(2, 8), bias=(2, 8), gain=(3, 8)))
+    assert found["w"] == STACK
+    assert found["gamma"] == ("gain", N.LInf())
+    assert found["bias"] == ("bias", TOKENS)
+    assert found["gain"] == ("other", N.RMSToRMS())
