@@ -19,6 +19,8 @@ _STRONG = re.compile(
 _WEAK = re.compile(
     r"^(out|outputs?|final|policy|value|actor|critic|predictor)$", re.IGNORECASE
 )
+# what a model without a head ends with
+_FEATURES = re.compile(r"(projection|(^|\.)pool(er|ing)(\.[^.]*)?)$", re.IGNORECASE)
 _QUERIES = {"query", "q", "q_proj", "wq", "to_q", "q_lin", "qkv", "qkv_proj", "Wqkv"}
 _QUERIES |= {"c_attn", "query_key_value", "to_qkv", "in_proj_qkv"}
 _PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -58,7 +60,8 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
     model = _bare(model)
     if is_linear(model):
         return {id(model): "the model itself"}, []
-    found = _vocabulary(model) | _tied(model) | dict(_named(model))
+    tokens = _vocabulary(model) | _tied(model)
+    found = tokens | dict(_named(model, _read(model) if tokens else set()))
     return (found, []) if found else _last(model)
 
 
@@ -155,24 +158,27 @@ def _vocabulary(model: nn.Module) -> dict[int, str]:
     }
 
 
-def _named(module: nn.Module) -> Iterator[tuple[int, str]]:
-    """Layers called heads, or last in what is called a head."""
+def _named(module: nn.Module, read: set[int]) -> Iterator[tuple[int, str]]:
+    """Layers called heads; or last in what is so called, unless hidden by width."""
     for part, child in module.named_children():
         strong = _STRONG.search(part)
         if strong or (_WEAK.search(part) and not is_attention(module)):
-            yield from ((id(m), f"named {part}") for m in _ends(child))
+            for end in _ends(child):
+                if end is child or widths(end)[1] not in read:
+                    yield id(end), f"named {part}"
         elif not _repeated(module, child) and not is_attention(child):
-            yield from _named(child)
+            yield from _named(child, read)
 
 
 def _ends(module: nn.Module) -> list[nn.Module]:
-    """The last linear layer, or that of each member of a list."""
+    """The layer at the end if it is linear, or that of each member of a list."""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
         return [end for child in module.children() for end in _ends(child)]
-    if is_attention(module):
+    matrices = _weighty(module)
+    if is_attention(module) or not matrices:
         return []
-    linear = [m for n, m in module.named_modules() if is_linear(m) and _counts(n)]
-    return linear[-1:]
+    last = module.get_submodule(matrices[-1])
+    return [last] if is_linear(last) else []
 
 
 def _counts(name: str) -> bool:
@@ -215,7 +221,7 @@ def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
     if within or not weighty or weighty[-1] not in outside:
         return {}, []
     last = weighty[-1]
-    if last.lower().endswith("projection"):
+    if _FEATURES.search(last):
         return {}, []
     chosen = [last, *_beside(last, weighty[-2::-1], outside, _read(model))]
     said = (

@@ -28,7 +28,7 @@ _GAIN = re.compile(
 )
 # state spaces, RWKV, tables added to the logits of attention
 _ENTRYWISE = re.compile(
-    r"^(A_logs?|A_log_.*|log_A.*|A_real|A_imag|(log_|inv_)?dt(_bias)?|Ds?|sinks"
+    r"^(A_logs?|A_log_.*|log_A.*|A_real|A_imag|(log_|inv_)?dt(_bias)?|Ds?|sinks|recurrent_param"
     r"|time_(decay|first|faaaa|maa|mix).*|.*bias_table)$"
 )
 _NORM = re.compile(r"norm(gated|layer|\dd)?$|rms_?norm|layer_?norm", re.IGNORECASE)

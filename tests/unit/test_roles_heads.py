@@ -83,6 +83,10 @@ def classes(width: int) -> nn.Module:
         (trunk(("lm_head", nn.Linear(8, 50)), ("v", nn.Linear(8, 1))), ["lm_head"]),
         (trunk(("to_vocab", nn.Linear(8, 50)), ("v", nn.Linear(8, 1))), ["to_vocab"]),
         (trunk(("classifier", classes(3))), ["classifier.2"]),
+        (trunk(("classifier", classes(8))), ["classifier.2"]),
+        (trunk(("lm_head", classes(8)), ("decoder", nn.Linear(8, 50))), ["decoder"]),
+        (trunk(("head", nn.Sequential(classes(3), nn.Conv1d(3, 2, 1)))), []),
+        (trunk(("pooler", nn.ModuleDict({"dense": nn.Linear(8, 8)}))), []),
         (
             trunk(("heads", nn.ModuleDict({"a": classes(3), "b": nn.Linear(8, 2)}))),
             ["heads.a.2", "heads.b"],
