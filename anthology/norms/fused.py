@@ -56,7 +56,7 @@ def fused(place: Place, inputs: int, outputs: int) -> tuple[str, Parts, str] | N
         Role, parts along the outputs as `Split` takes them, and what to say; None for
         a layer that is one.
     """
-    parent, name = place.parent, place.leaf
+    parent, name = place.outer(), place.leaf
     if parent is None:
         return None
     if _QKV.match(name) or (name == "in_proj" and is_attention(parent)):
@@ -86,12 +86,14 @@ def per_head(place: Place, inputs: int, outputs: int) -> tuple[int, bool, str] |
     tuple or None
         The number, whether they lie along the inputs, and what to say.
     """
-    parent, name = place.parent, place.leaf
+    parent, name = place.outer(), place.leaf
     rows, columns = bool(_ROWS.match(name)), bool(_COLUMNS.match(name))
     if not place.split or parent is None or not (rows or columns):
         return None
-    if not is_attention(parent):
-        return None
+    if not is_attention(parent):  # BERT's: attention.self, attention.output.dense
+        parent = getattr(place.outer(2), "self", None)
+        if not isinstance(parent, nn.Module) or not is_attention(parent):
+            return None
     width = _head_width(place, parent, inputs if columns else outputs)
     size = inputs if columns else outputs
     if not width or size % width or size == width:

@@ -62,14 +62,19 @@ class Place:
         """The owner's own name, without what packages wrap around a layer."""
         return self._parts()[-1] if self._parts() else ""
 
-    @property
-    def parent(self) -> nn.Module | None:
-        """The module whose part the owner is, wrappers left out."""
+    def outer(self, levels: int = 1) -> nn.Module | None:
+        """The module whose part the owner is, or that one's; wrappers left out.
+
+        Parameters
+        ----------
+        levels : int, optional
+            How far out. Default 1.
+        """
         path = self.path
         while path:
-            last = path.rpartition(".")[2]
-            path = path.rpartition(".")[0]
-            if last not in WRAPPERS:
+            path, _, last = path.rpartition(".")
+            levels -= last not in WRAPPERS
+            if not levels:
                 return self.modules.get(path)
         return None
 

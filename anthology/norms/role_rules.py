@@ -206,7 +206,9 @@ def _stack(place: Place) -> Role | None:
 
 
 def _turn(norm: Norm, stored: bool | str) -> Norm:
-    return Transpose(norm) if stored else norm
+    if not stored:
+        return norm
+    return norm.base if isinstance(norm, Transpose) else Transpose(norm)
 
 
 def _split(norm: Norm, parts: Parts) -> Norm:

@@ -1,5 +1,6 @@
 """The role of every parameter of fifteen models that people train."""
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -120,3 +121,33 @@ def test_what_lora_freezes_can_be_had() -> None:
     assert len(table.frozen) == sum(not p.requires_grad for p in model.parameters())
     assert "include_frozen=True" in str(table)
     assert not metrize(model, include_frozen=True).frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs"),
+    [
+        ("llama", "*.o_proj.weight", "*.[qkv]_proj.weight"),
+        ("bert", "*.attention.output.dense.weight", "*.self.*.weight"),
+        ("t5", "*Attention.o.weight", "*Attention.[qkv].weight"),
+        ("vit", "*.o_proj.weight", "*.[qkv]_proj.weight"),
+        ("whisper", "*_attn.out_proj.weight", "*_attn.[qkv]_proj.weight"),
+        ("gpt2", "*.attn.c_proj.weight", "*.c_attn.weight"),
+        ("phi3", "*.o_proj.weight", "*.qkv_proj.weight"),
+        ("qwen3", "*.o_proj.weight", "*.[qkv]_proj.weight"),
+    ],
+)
+def test_each_head_on_its_own(name: str, inputs: str, outputs: str) -> None:
+    (build,) = (b for b in ROLES if b.__name__ == name)
+    for row in metrize(build(), heads=True).rows:
+        along = [fnmatchcase(row.name, glob) for glob in (inputs, outputs)]
+        said = re.search(r", (\d+) heads$", row.why)
+        assert bool(said) == any(along), row.name
+        if not said:
+            continue
+        turned = "in × out" in row.why
+        axis = int(along[0] != turned)
+        g = torch.randn(row.param.shape, dtype=torch.float64)
+        plain = N.Transpose(N.RMSToRMS()) if turned else N.RMSToRMS()
+        blocks = g.tensor_split(int(said[1]), axis)
+        alone = torch.cat([plain.dualize(block) for block in blocks], axis)
+        assert (row.norm.dualize(g) - alone).abs().max() < 1e-10
