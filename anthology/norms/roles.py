@@ -191,7 +191,9 @@ def _must_be_whole(full: str, name: str, p: Tensor, module: nn.Module) -> None:
     """Refuse what stands for a weight whose shape is elsewhere."""
     elsewhere = type(p).__name__ == "FlatParameter" or hasattr(p, "ds_shape")
     flat = isinstance(module, _LAYERS) and name == "weight" and p.ndim < 2
-    if p.requires_grad and (elsewhere or flat or p.shape == (0,)):
+    others = (x for x in module.parameters(recurse=False) if x.ndim > 1)
+    gone = p.shape == (0,) and not any(x.shape[0] == 0 for x in others)
+    if p.requires_grad and (elsewhere or flat or gone):
         raise ValueError(
             f"{full} of {kind_of(module)} has shape {tuple(p.shape)}, which is not its "
             "own: FSDP flattened it, ZeRO put it elsewhere, or it is empty. Metrize "

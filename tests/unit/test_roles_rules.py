@@ -144,6 +144,10 @@ def test_a_shape_that_is_elsewhere_is_refused(build) -> None:
     assert len(metrize(model).frozen) == len(list(model.parameters()))
 
 
+def test_a_layer_without_outputs_is_whole() -> None:
+    assert [r.role for r in metrize(nn.Linear(3, 0)).rows] == ["head", "bias"]
+
+
 def test_meta_tensors_are_marked() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
