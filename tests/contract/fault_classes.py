@@ -120,6 +120,13 @@ class FirstGroupOnly(Sound):
         super().add_param_group({"lr": lr, **group})
 
 
+@fault("empty group")
+class FirstOfEach(Sound):
+    def step(self, closure: Any = None) -> Any:
+        devices = {group["params"][0].device for group in self.param_groups}
+        return BaseOptimizer.step(self, closure) if devices else None
+
+
 @fault("scheduler")
 class NeverResting(Sound):
     def step(self, closure: Any = None) -> Any:

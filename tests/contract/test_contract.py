@@ -203,7 +203,7 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 46
+    assert len(names) == len(CHECKS) == 47
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 

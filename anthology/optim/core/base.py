@@ -20,9 +20,11 @@ from .batch import Batch
 from .card import Card
 from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather
 from .limits import FLAGS, at_least_zero
+from .names import follow, has_names, with_names
 from .resume import _Resumed
 from .rounding import check_rounding
 from .state import State
+from .watch import Watch
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -48,7 +50,9 @@ class BaseOptimizer(_Resumed):
     """A `torch.optim.Optimizer` that needs only an update rule.
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
-    nor its state changes, weight decay included, and `skipped` counts it.
+    nor its state changes, weight decay included, and `skipped` counts it. Where that
+    happens at every step, one warning names the tensors after 25 to 50 steps; for it
+    the host does not wait for a CUDA device.
 
     A group with bfloat16 parameters may say how they are rounded after each step:
     ``{"params": ..., "rounding": "stochastic"}`` at random, unbiased, or
@@ -228,6 +232,8 @@ class BaseOptimizer(_Resumed):
         RuntimeError
             If a gradient is sparse; nothing has changed then.
         """
+        self._watch = self._watch or Watch()
+        self._watch.look(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -264,9 +270,12 @@ class BaseOptimizer(_Resumed):
         Raises
         ------
         ValueError
-            If a hyper-parameter is out of range.
+            If a hyper-parameter is out of range, or some parameters of the optimizer
+            have names and others not.
         """
         if isinstance(param_group, dict):
             self.check({**self.defaults, **param_group})
-            param_group = dict(param_group)
+            param_group = with_names(param_group, self.param_groups)
+            if param_group["params"]:
+                follow(self.param_groups, has_names(param_group))
         super().add_param_group(param_group)

@@ -52,7 +52,7 @@ def packed(shards: Any, saved: dict[str, Any]) -> dict[str, Any]:
         place = shards.place(p)
         if place is None:
             state.pop(number, None)
-        elif optimizer.needs_whole(group):
+        elif optimizer.needs_whole(optimizer.group_of(p, group)):
             state[number] = told(shards, p, group, state.get(number, {}))
         elif number in state:
             entries = told(shards, p, group, state[number])
@@ -87,7 +87,8 @@ def told(
     dict of str to Tensor
         The same names on every process.
     """
-    if not shards.optimizer.needs_whole(group):
+    optimizer = shards.optimizer
+    if not optimizer.needs_whole(optimizer.group_of(p, group)):
         return {name: _wrapped(p, x) for name, x in state.items()}
     return _given(shards.place(p), shards.owner(p), state, p.to_local().device)
 
@@ -164,7 +165,7 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
     optimizer, place = shards.optimizer, shards.place(p)
     if place is None:
         return {}
-    local = p.detach().to_local()
+    local, group = p.detach().to_local(), optimizer.group_of(p, group)
     if optimizer.needs_whole(group):
         every = {name: _whole(saved[name]) for name in sorted(saved)}
         if shards.owner(p) == place.rank:

@@ -65,7 +65,7 @@ class Fit:
     """
 
     def __init__(self, optimizer: Any, saved: Mapping[str, Any]) -> None:
-        if not _is_state_dict(saved):
+        if not is_state_dict(saved):
             raise ValueError(
                 "this is no state dict of an optimizer, which has a dict `state` and a "
                 "list `param_groups` of dicts with `params`: give what "
@@ -158,9 +158,8 @@ class Fit:
 
     def _look(self, number: int, group: dict[str, Any]) -> None:
         keys = self.saved["param_groups"][number]["params"]
-        optional = self.optimizer.late(group)
-        absent: dict[str, list[str]] = {}
-        there: set[str] = set()
+        absent: dict[tuple[str, Any], list[str]] = {}
+        there: set[tuple[str, Any]] = set()
         for index, (p, key) in enumerate(zip(group["params"], keys, strict=True)):
             found = self.saved["state"].get(key)
             if not found:
@@ -174,12 +173,14 @@ class Fit:
                 )
                 continue
             entries = {name: x for name, x in found.items() if x is not None}
-            fresh = self.optimizer.awaited(self._fresh(p, group), entries)
+            seen = self.optimizer.group_of(p, group)
+            optional, rule = self.optimizer.late(seen), seen.get("rule")
+            fresh = self.optimizer.awaited(self._fresh(p, seen), entries)
             for name in fresh:
                 if name in entries:
-                    there.add(name)
+                    there.add((name, rule))
                 elif name in optional:
-                    absent.setdefault(name, []).append(label)
+                    absent.setdefault((name, rule), []).append(label)
                 else:
                     self.faults.append(f"{label}: {name} is missing")
             faults = [*self._strange(entries, fresh, optional)]
@@ -188,8 +189,8 @@ class Fit:
                 self.sharded.append((p, group, entries))
             elif not faults:
                 self.ready[p] = restored_state(entries, fresh)
-        for name in there.intersection(absent):  # switched on later is so for all
-            self.faults += [f"{label}: {name} is missing" for label in absent[name]]
+        for key in there.intersection(absent):  # switched on later is so for all
+            self.faults += [f"{label}: {key[0]} is missing" for label in absent[key]]
 
     def _fresh(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """What there should be; of a DTensor's state the shapes of the whole."""
@@ -212,8 +213,20 @@ class Fit:
                 yield f"{name} is unknown to {self.own[0]}"
 
 
-def _is_state_dict(saved: Mapping[str, Any]) -> bool:
-    groups = saved.get("param_groups")
+def is_state_dict(saved: Any) -> bool:
+    """Whether something has the form of what ``state_dict`` returns.
+
+    Parameters
+    ----------
+    saved : object
+        Anything.
+
+    Returns
+    -------
+    bool
+        Of what the groups hold, only ``params`` is looked for.
+    """
+    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
     return (
         isinstance(saved.get("state"), Mapping)
         and isinstance(groups, list | tuple)

@@ -38,7 +38,7 @@ def gather(optimizer: Any) -> list[Batch]:
     RuntimeError
         If a gradient of any group is sparse.
     """
-    groups = optimizer.param_groups
+    groups = optimizer.rule_groups
     chosen = [_with_gradient(optimizer, group) for group in groups]
     shards = getattr(optimizer, "_shards", None)
     label = None if shards is None else shards.label

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import batch
 from .fit import SAVED_BY, Fit, lineage
+from .names import named
 from .rounding import RESIDUAL
 from .spread import _Spread, is_sharded
 from .state import State, fresh_state
@@ -23,6 +24,8 @@ class _Resumed(_Spread, torch.optim.Optimizer):
 
     derived: ClassVar[str | None] = None
     """How the names of entries begin that a step computes where there are none."""
+
+    _watch: Any = None
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """The initial state of one parameter; `BaseOptimizer` says more."""
@@ -45,7 +48,8 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         """
         found: State = self.state[p]
         if "step" not in found:  # there may be something of the user's
-            found.update({**fresh_state(p, group, self.new_state), **found})
+            seen = self.group_of(p, group)
+            found.update({**fresh_state(p, seen, self.new_state), **found})
         return found
 
     def entries(self, group: Mapping[str, Any]) -> set[str] | None:
@@ -75,12 +79,10 @@ class _Resumed(_Spread, torch.optim.Optimizer):
             ``"group.index"``. Reading it waits for the device.
         """
         counts = {}
-        for number, group in enumerate(self.param_groups):
-            names = group.get("param_names")
-            for index, p in enumerate(group["params"]):
-                count = int(self.state.get(p, {}).get("skipped", 0))
-                if count:
-                    counts[names[index] if names else f"{number}.{index}"] = count
+        for name, p in named(self.param_groups):
+            count = int(self.state.get(p, {}).get("skipped", 0))
+            if count:
+                counts[name] = count
         return counts
 
     def create_state(self) -> None:
@@ -101,6 +103,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._watch = None  # what was counted before is another run
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
