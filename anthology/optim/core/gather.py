@@ -39,7 +39,7 @@ def gather(optimizer: Any) -> list[Batch]:
         If a gradient of any group is sparse, or a tensor of a group with
         ``fused=True`` holds no numbers.
     """
-    groups = optimizer.param_groups
+    groups = optimizer.rule_groups
     chosen = [_with_gradient(optimizer, group) for group in groups]
     shards = getattr(optimizer, "_shards", None)
     label = None if shards is None else shards.label

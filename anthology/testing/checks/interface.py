@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -194,6 +195,30 @@ def added_group(subject: Subject) -> None:
     feed(optimizer, (p, draw(p)), (new, draw(new)))
     require(finite([p.detach(), new.detach()]), "a parameter is not finite")
     require(not same(new, torch.ones(3, 5)), "an added group did not move")
+
+
+@INTERFACE
+def empty_group(subject: Subject) -> None:
+    """Programs that sort parameters into groups, and leave one empty, crash."""
+
+    def groups(p: Tensor) -> list[dict[str, Any]]:
+        return [{"params": [p]}, {"params": []}]
+
+    p, q = weight(), weight()
+    optimizer = subject.on(groups(p))
+    feed(optimizer, (p, draw(p)))
+    require(not same(p, torch.ones(4, 3)), "beside an empty group nothing moved")
+    require(bool(repr(optimizer)) and bool(str(optimizer)), "it prints as nothing")
+    other = subject.fresh(groups(q))
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    sizes = [len(group["params"]) for group in other.param_groups]
+    require(sizes == [1, 0], f"groups of 1 and 0 tensors came back as {sizes}")
+    with torch.no_grad():
+        q.copy_(p)
+    g = draw(p)
+    feed(optimizer, (p, g))
+    feed(other, (q, g))
+    require(same(p, q), "beside an empty group a resumed run is another run")
 
 
 @INTERFACE
