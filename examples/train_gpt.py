@@ -110,8 +110,10 @@ def build(args: argparse.Namespace, job: Job) -> tuple[Any, Any]:
         for part in (*model.blocks, model):
             fully_shard(part, mesh=mesh)
     kind: Any = OPTIMIZERS[args.optimizer]
-    wishes = {"lr": args.lr}
-    if "batch_size" in inspect.signature(kind).parameters:
+    wishes, options = {"lr": args.lr}, inspect.signature(kind).parameters
+    if "adamw_lr" in options:
+        wishes["adamw_lr"] = args.lr  # a small model wants more than the default
+    if "batch_size" in options:
         wishes["batch_size"] = args.batch * args.context  # terms the loss averages
     optimizer = kind(metrize(model), **wishes)
     if dist.is_initialized() and args.parallel == "ddp":
@@ -199,6 +201,8 @@ def train(args: argparse.Namespace, job: Job) -> None:
             loss = descend(model, optimizer, batch_of(words, step, args), args, job)
         if measured is not None:
             row: dict[str, Any] = {"step": step, "lr": lr, "loss": job.mean(loss)}
+            if isinstance(optimizer, optim.Muon):
+                row["rates"] = optimizer.rates  # of both its rules, group by group
             row["validation"] = measure(model, unseen, job)
             figures = [c._asdict() | {"step": step} for c in measured.records]
             row["certificates"] = figures

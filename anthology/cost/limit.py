@@ -195,7 +195,8 @@ def _subject(
     wide = torch.promote_types(p.dtype, torch.float32)
     seen = torch.empty(p.shape, dtype=wide, device="meta")
     seen = torch.view_as_real(seen) if seen.is_complex() else seen
-    group = {**group, "complex": p.is_complex()}
+    group_of = getattr(optimizer, "group_of", lambda p, group: group)
+    group = {**group_of(p, group), "complex": p.is_complex()}
     kept: Shapes = {}
     new_state = getattr(optimizer, "new_state", None)
     if callable(new_state):

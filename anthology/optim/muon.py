@@ -12,22 +12,22 @@ from torch import Tensor
 from anthology.linalg.polar import check_method
 
 from .adam import AdamW
-from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, number, one_of
+from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.state import State
-from .parts.matrices import KERNELS, SCALES, must_view
-from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factor, orthogonal
-from .parts.points import spec
-from .parts.routing import ADAMW, MUON, adopt, in_words, split_by_rule
+from .parts.matrices import KERNELS, SCALES
+from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factors, orthogonal
+from .parts.routed import Routed
+from .parts.routing import ADAMW, MUON, RATE, in_words, reference
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
 DEVICE_TOGETHER = 2**26
 
 
-class Muon(BaseOptimizer):
+class Muon(Routed):
     r"""Orthogonalised momentum for matrices, AdamW for all other parameters.
 
     With m the average of the gradients G of a weight of shape (d_out, d_in),
@@ -49,7 +49,8 @@ class Muon(BaseOptimizer):
         ``metrize(model)``. Each tensor gets a rule (see Notes); ``print(optimizer)``
         shows which, and a group may decide with ``rule="muon"`` or ``"adamw"``.
     lr : float or Tensor
-        η of the matrices: the spectral norm of a step is ηs. Default 1e-3.
+        η of the matrices: the spectral norm of a step is ηs. Default 1e-3. A schedule
+        writes here, and the rate of AdamW follows.
     weight_decay : float
         κ of w ← (1−ηκ)w, before the step, η being that of the rule. Default 0.1,
         for both rules.
@@ -75,7 +76,8 @@ class Muon(BaseOptimizer):
         divided by their number, "stack" the last two axes of each, as always for
         the role "stack".
     adamw_lr : float or Tensor
-        η of the tensors with the rule "adamw". Default 3e-4.
+        η of the tensors with the rule "adamw", as long as ``lr`` is the one given
+        with it; when that changes the two keep their ratio. Default 3e-4.
     adamw_betas : tuple of float
         β₁, β₂ of that rule. Default (0.9, 0.95).
     adamw_eps : float
@@ -89,22 +91,33 @@ class Muon(BaseOptimizer):
     ------
     ValueError
         If a hyper-parameter is out of range, here or in a group; if a tensor with
-        less than two axes is given the rule "muon"; if a group with a rate of its
+        less than two axes is given the rule "muon"; if a group with an ``lr`` of its
         own holds tensors of both rules and does not say ``adamw_lr``.
 
     Notes
     -----
     A tensor with less than two axes gets "adamw". So does one whose group has the
-    role "embedding", "head", "gain" or "bias", which ``metrize`` finds; by shape
-    alone an embedding table is a matrix like any other. A group with tensors of both
-    rules is split in two, so every group has one ``rule`` and one ``lr``, which a
-    schedule scales. Groups may carry ``scale``, which divides the step of a matrix,
-    and ``norm``, of which only `Split` (fused weights are orthogonalised apart) and
-    `Transpose` count.
+    role "embedding", "head", "gain", "bias", "entrywise" or "depthwise", which
+    ``metrize`` finds; by shape alone an embedding table is a matrix like any other.
+    Groups may carry ``scale``, which divides the step of a matrix, and ``norm``, of
+    which only `Split` (fused weights are orthogonalised apart) and `Transpose` count.
+
+    A group stays one, whatever its tensors, and its ``lr`` is that of the matrices.
+    AdamW steps at ``adamw_lr * lr / adamw_at``, where ``adamw_at`` is the lr that came
+    with ``adamw_lr`` (1e-3 for 0, which has no ratio): so a schedule moves both,
+    whether it multiplies (``LambdaLR``) or writes (``OneCycleLR``); `rates` has both
+    as they are, for a log. In a group of AdamW's tensors alone an ``lr`` without
+    ``adamw_lr`` is their rate.
+
+    Which rate to take from elsewhere: s is a convention, and η of one becomes that of
+    another by `convert_lr`; with "match_rms_adamw" a step has about the size of
+    AdamW's, whose η and κ then serve both rules. With "rms_to_rms" η is meant to
+    carry over from one width to another, with the others to models of like shapes.
 
     The polar factor ignores the size of its argument, so M ← βM + G with U = G + βM,
     as Muon is often written, gives the same steps. There is no ε: the size is divided
-    out exactly, and zero gives zero. It loads the checkpoints of ``torch.optim.Muon``.
+    out exactly, and zero gives zero. Checkpoints load
+    from ``torch.optim.Muon`` and, where its options are the same, into it.
 
     Source: Jordan et al. 2024, Muon (published code); Bernstein & Newhouse 2024,
     Prop. 5. AdamW: Loshchilov & Hutter 2019.
@@ -135,7 +148,7 @@ class Muon(BaseOptimizer):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = RATE,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -155,6 +168,7 @@ class Muon(BaseOptimizer):
     ) -> None:
         defaults = hyperparameters(locals())
         defaults["ns_dtype"] = dtype_name(ns_dtype)
+        defaults["adamw_at"] = reference(lr)
         super().__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
@@ -163,7 +177,6 @@ class Muon(BaseOptimizer):
         below_one("momentum value", group["momentum"])
         one_of("adjust_lr_fn", group["adjust_lr_fn"] or "original", SCALES)
         one_of("kernel", group["kernel"], KERNELS)
-        one_of("rule", group.get("rule") or MUON, (MUON, ADAMW))
         check_method(group["method"], group["ns_steps"])
         if group["ns_dtype"] is not None:
             one_of("ns_dtype", dtype_name(group["ns_dtype"]), PRODUCTS)
@@ -172,52 +185,11 @@ class Muon(BaseOptimizer):
                     "ns_dtype is for the products of an iterative method, not for "
                     f"{group['method']!r}"
                 )
-        if not 0.0 < number("scale", group.get("scale", 1.0)) < float("inf"):
-            raise ValueError(f"Invalid scale: {group['scale']}; it must be positive")
-        spec(group.get("norm"))
-        at_least_zero("adamw learning rate", group.get("adamw_lr", 0.0))
         at_least_zero("epsilon value", group["adamw_eps"])
         check_betas(group["adamw_betas"])
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, or two if its tensors need both rules.
-
-        Parameters
-        ----------
-        param_group : dict
-            As for `torch.optim`, with ``rule``, ``norm``, ``scale`` if they differ.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As the class does; nothing is added then.
-        """
-        if not isinstance(param_group, dict):
-            super().add_param_group(param_group)
-            return
-        self.check({**self.defaults, **param_group})
-        before = len(self.param_groups)
-        try:
-            for group in split_by_rule(param_group, self.defaults):
-                if "norm" in group:
-                    group["norm"] = spec(group["norm"])
-                if group["rule"] == MUON:
-                    must_view(group)
-                super().add_param_group(group)
-                del self.param_groups[-1]["adamw_lr"]
-        except Exception:
-            del self.param_groups[before:]
-            raise
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for group in state["param_groups"]:
-            adopt(group)
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.pop("adamw_lr", None)
-
     def __str__(self) -> str:
-        return in_words(self.param_groups, factor)
+        return in_words(self.param_groups, factors)
 
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
         """Matrices are needed whole; AdamW works entry by entry."""

@@ -17,6 +17,7 @@ from .core.card import Card
 from .core.limits import below_one, check_betas
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, descend, each
+from .parts.coefficients import add_square, blend_, kept, plus, rest, value
 from .parts.curvature import _RootFree
 from .parts.passes import scale
 
@@ -86,6 +87,8 @@ class RootFreeRMSProp(_RootFree):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     _buffer = "momentum_buffer"
+    entrywise, kernel = True, "rmsprop"
+    numbers = ("alpha", "eps", "weight_decay", "momentum", "batch_size")
 
     def __init__(
         self,
@@ -121,11 +124,10 @@ class RootFreeRMSProp(_RootFree):
     ) -> None:
         """One tensor; the definition."""
         s, m, alpha = state["exp_avg_sq"], state["momentum_buffer"], group["alpha"]
-        scale = (1 - alpha) * group["batch_size"]
-        s.mul_(alpha).addcmul_(grad, grad, value=scale)
-        m.mul_(group["momentum"]).addcdiv_(grad, s + group["eps"])
+        add_square(s.mul_(value(alpha)), grad, rest(alpha) * value(group["batch_size"]))
+        m.mul_(value(group["momentum"])).addcdiv_(grad, s + value(group["eps"]))
         if group["weight_decay"]:
-            m.add_(param, alpha=group["weight_decay"])
+            m.copy_(plus(m, param, group["weight_decay"]))
         descend([param], [m], group["lr"])
 
     def multi(
@@ -210,6 +212,8 @@ class RootFreeAdamW(_RootFree):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     _buffer = "exp_avg"
+    entrywise, kernel = True, "rootfree"
+    numbers = ("betas", "eps", "weight_decay", "batch_size")
 
     def __init__(
         self,
@@ -243,18 +247,17 @@ class RootFreeAdamW(_RootFree):
         group: Mapping[str, Any],
     ) -> None:
         """One tensor; the definition."""
-        beta1, beta2 = group["betas"]
-        m, s, lr = state["exp_avg"], state["exp_avg_sq"], group["lr"]
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        m, s = state["exp_avg"], state["exp_avg_sq"]
         if group["weight_decay"]:
-            param.mul_(1 - lr * group["weight_decay"])
-        m.lerp_(grad, 1 - beta1)
-        s.mul_(beta2).addcmul_(grad, grad, value=(1 - beta2) * group["batch_size"])
-        if corrected := group["bias_correction"]:
+            param.mul_(kept(lr, group["weight_decay"]))
+        blend_(m, grad, beta1)
+        add_square(s.mul_(value(beta2)), grad, rest(beta2) * value(group["batch_size"]))
+        if group["bias_correction"]:
             s = s / bias_correction(beta2, step, param.dtype)
             lr = corrected_rate(lr, beta1, step, param.dtype)
-        below = s.add_(group["eps"]) if corrected else s + group["eps"]
         rate, move = (-1.0, m * lr) if isinstance(lr, Tensor) else (-lr, m)
-        param.addcdiv_(move, below, value=rate)
+        param.addcdiv_(move, s + value(group["eps"]), value=rate)
 
     def multi(
         self,
@@ -275,9 +278,7 @@ class RootFreeAdamW(_RootFree):
         torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
         if group["bias_correction"]:
             weights = each(steps, lambda t: bias_correction(beta2, t, dtype))
-            sizes = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
             s = list(torch._foreach_div(s, weights))
-            m = list(torch._foreach_mul(m, sizes))
-        else:
-            m = list(torch._foreach_mul(m, lr))
+            lr = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
+        m = list(torch._foreach_mul(m, lr))
         torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)

@@ -15,6 +15,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, number
 from .core.state import State, fresh_state
 from .parts.averages import descend
+from .parts.coefficients import plus, value
 from .parts.passes import scale
 
 
@@ -89,6 +90,8 @@ class SGD(BaseOptimizer):
 
     elementwise = True
 
+    switched = ("step", "momentum_buffer", "started")
+
     card = Card(
         problem=r"$\min_{\Delta w}\langle m,\Delta w\rangle + "
         r"\tfrac{1}{2\eta}\lVert\Delta w\rVert_2^2$, or over "
@@ -99,7 +102,8 @@ class SGD(BaseOptimizer):
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
 
-    entrywise = True
+    entrywise, kernel = True, "sgd"
+    numbers = ("momentum", "dampening", "weight_decay")
 
     def __init__(
         self,
@@ -159,10 +163,11 @@ class SGD(BaseOptimizer):
                 state["started"].fill_(1.0)
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in the base; a checkpoint of ``torch.optim.SGD`` will do, too."""
-        state = {key: _completed(saved) for key, saved in state_dict["state"].items()}
-        super().load_state_dict({**state_dict, "state": state})
+    def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
+        """As in the base; a momentum that is there has started."""
+        if "started" in fresh and "momentum_buffer" in saved:
+            return {**fresh, "started": torch.ones_like(fresh["started"])}
+        return fresh
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Room for the sum g + μg + μ²g + … that the momentum may become."""
@@ -234,6 +239,8 @@ class SGD(BaseOptimizer):
             return self.norm_over_all(own, order)
 
         def over(lists: list[list[Tensor]], size: Tensor) -> list[list[Tensor]]:
+            if size.requires_grad:  # the list operation gives it no slope
+                return [[x / size.to(x.device) for x in part] for part in lists]
             return [list(torch._foreach_div(x, size.to(x[0].device))) for x in lists]
 
         own = [part for _, part in held]
@@ -248,16 +255,16 @@ def _direction(
     """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
     momentum, dampening = group["momentum"], group["dampening"]
     if group["weight_decay"]:
-        grad = grad.add(param, alpha=group["weight_decay"])
+        grad = plus(grad, param, group["weight_decay"])
     if not momentum:
         return grad
-    m = state["momentum_buffer"].mul_(momentum)
+    m = state["momentum_buffer"].mul_(value(momentum))
     if dampening:
-        m.add_(grad * (1 - dampening * state["started"].to(grad.dtype)))
+        m.add_(grad * (1 - value(dampening) * state["started"].to(grad.dtype)))
         state["started"].fill_(1.0)
     else:
         m.add_(grad)
-    return grad.add(m, alpha=momentum) if group["nesterov"] else m
+    return plus(grad, m, momentum) if group["nesterov"] else m
 
 
 def _directions(
@@ -285,11 +292,3 @@ def _directions(
     return (
         list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
     )
-
-
-def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A tensor's state as PyTorch's SGD saved it, with what is kept here."""
-    kept = {name: value for name, value in saved.items() if value is not None}
-    if "momentum_buffer" in kept and "step" not in kept:
-        kept["started"] = torch.ones(())
-    return kept

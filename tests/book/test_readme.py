@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,34 @@ def test_its_two_commands_exist() -> None:
         )
         assert done.returncode == 0, done.stderr
         assert "tools/" in done.stdout
+
+
+def test_the_long_example_leaves_nothing_for_git(tmp_path: Path) -> None:
+    """Run where the README says, from the root, into its own default folder."""
+    (script,) = set(re.findall(r"examples/\w+\.py", "\n".join(blocks("console"))))
+    told = subprocess.run(
+        [sys.executable, str(address.ROOT / script), "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(address.ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (folder,) = re.findall(r"--folder .*\(default: (\S+)\)", told.stdout)
+    assert folder == "gpt"
+    shutil.copy(address.ROOT / ".gitignore", tmp_path)
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "lock").touch()
+    (tmp_path / "lock").touch()
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    found = subprocess.run(
+        [*git, "status", "--short", "--untracked-files=all"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["??", ".gitignore", "??", "lock"]
 
 
 def test_files_it_names_exist() -> None:

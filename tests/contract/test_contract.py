@@ -190,14 +190,21 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "nan learning rate refused",
         "checkpoint",
         "deep copy",
+        "foreign checkpoint",
+        "torn checkpoint",
+        "bad group in a checkpoint",
+        "entry of the user",
+        "separate memory",
+        "removed parameter",
         "hooks",
+        "foreign group keys",
         "named parameters",
         "group with zero rate",
         "scheduler",
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 40
+    assert len(names) == len(CHECKS) == 48
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 

@@ -34,13 +34,14 @@ class Watched(NamedTuple):
 def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Watched]:
     """What the optimizer can move now; a tied weight has one name."""
     names = {p: name for name, p in model.named_parameters()}
+    group_of = getattr(optimizer, "group_of", lambda p, group: group)
     found = []
     for number, group in enumerate(optimizer.param_groups):
         given = group.get("param_names")
         for index, p in enumerate(group["params"]):
             if p.requires_grad and p.numel():
                 own = given[index] if given else f"{number}.{index}"
-                found.append(Watched(names.get(p, own), p, group))
+                found.append(Watched(names.get(p, own), p, group_of(p, group)))
     return found
 
 

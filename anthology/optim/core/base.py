@@ -18,11 +18,13 @@ from torch import Tensor
 from . import dispatch
 from .batch import Batch
 from .card import Card
-from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather
+from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
+from .names import follow, has_names, with_names
 from .resume import _Resumed
 from .rounding import check_rounding
 from .state import State
+from .watch import Watch
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -48,7 +50,9 @@ class BaseOptimizer(_Resumed):
     """A `torch.optim.Optimizer` that needs only an update rule.
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
-    nor its state changes, weight decay included, and `skipped` counts it.
+    nor its state changes, weight decay included, and `skipped` counts it. Where that
+    happens at every step, one warning names the tensors after 25 to 50 steps; for it
+    the host does not wait for a CUDA device.
 
     A group with bfloat16 parameters may say how they are rounded after each step:
     ``{"params": ..., "rounding": "stochastic"}`` at random, unbiased, or
@@ -72,9 +76,12 @@ class BaseOptimizer(_Resumed):
 
     card: ClassVar[Card]
     # Whether the rule treats every entry alike and alone, so that tensors may be laid
-    # flat and the step be fused; and whether `multi` knows PyTorch's fused kernel.
+    # flat and the step be fused; whether `multi` knows PyTorch's fused kernel; and
+    # which hyper-parameters compiled code of `single` reads as a `Coefficient`, so
+    # that a schedule may change them.
     entrywise: ClassVar[bool] = False
     has_torch_kernel: ClassVar[bool] = False
+    numbers: ClassVar[tuple[str, ...]] = ()
     # Whether a gradient that is exactly zero is treated as if there were none.
     zero_is_none: ClassVar[bool] = False
 
@@ -230,11 +237,16 @@ class BaseOptimizer(_Resumed):
         RuntimeError
             If a gradient is sparse; nothing has changed then.
         """
+        self._watch = self._watch or Watch()
+        self._watch.look(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if (shards := self.spread(self.param_groups)) is not None:
+        shards = self.spread(self.param_groups)
+        if not self.state and self._made_room():
+            return loss
+        if shards is not None:
             shards.step()
             return loss
         differentiable = any(g["differentiable"] for g in self.param_groups)
@@ -263,9 +275,17 @@ class BaseOptimizer(_Resumed):
         Raises
         ------
         ValueError
-            If a hyper-parameter is out of range.
+            If a hyper-parameter is out of range, or some parameters of the optimizer
+            have names and others not.
+        RuntimeError
+            If ``fused=True`` is asked for on the meta device.
         """
         if isinstance(param_group, dict):
             self.check({**self.defaults, **param_group})
-            param_group = dict(param_group)
+            param_group = with_names(param_group, self.param_groups)
+            if param_group["params"]:
+                follow(self.param_groups, has_names(param_group))
         super().add_param_group(param_group)
+        group = self.param_groups.pop()
+        must_hold_numbers(group["params"], group)
+        self.param_groups.append(group)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .evidence import nonzero_flags
 from .rounding import RESIDUAL, opened, rounding_of, written
-from .state import State, StateKeeper, advance, real, state_dtype, states_of
+from .state import State, StateKeeper, advance, real, state_dtype, states_of, tensors_of
 
 __all__ = ["Batch", "StateKeeper", "reads_flags_for_free"]
 
@@ -132,14 +132,18 @@ class Batch:
             pairs = zip(self._fine, told or self._fine, strict=True)
             self.finite = [a & b for a, b in pairs] if told else self._fine
         if differentiable:
-            self._kept = [{k: v.clone() for k, v in s.items()} for s in self._kept]
+            self._kept = [
+                {k: v.clone() for k, v in tensors_of(s).items()} for s in self._kept
+            ]
         if self._kept:
             self._count()
         if group["maximize"] and self.grads:
             self.grads = list(torch._foreach_neg(self.grads))
         self.states = self._kept
         if self.is_complex:
-            self.states = [{k: real(v) for k, v in s.items()} for s in self._kept]
+            self.states = [
+                {k: real(v) for k, v in tensors_of(s).items()} for s in self._kept
+            ]
         self._how = rounding_of(self.tensors[0], group) if self.tensors else "nearest"
         if self._how == "compensated":  # the rule need not know
             self.states = [_without(s, RESIDUAL) for s in self._kept]
@@ -215,13 +219,14 @@ class Batch:
         else:
             torch._foreach_add_(counters, 1.0)
         if not self.group["capturable"]:
-            self.steps = torch.stack(counters).tolist()
+            self.steps = _read(counters, self.group)
 
     def _set_aside(self, flags: list[Tensor]) -> None:
         pairs = zip(flags, self.grads, strict=True)
         self.grads = [torch.where(flag, g, 0.0) for flag, g in pairs]
         for flag, p, state in zip(flags, self.params, self.states, strict=True):
-            kept = [v for k, v in state.items() if k not in ("step", "skipped")]
+            own = tensors_of(state).items()
+            kept = [v for k, v in own if k not in ("step", "skipped")]
             self._saved += [(flag, x, x.clone()) for x in (p, *kept)]
 
 
@@ -231,6 +236,14 @@ def _without(state: State, name: str) -> State:
 
 def _where(keep: list[bool], values: list[Any]) -> list[Any]:
     return [value for value, kept in zip(values, keep, strict=True) if kept]
+
+
+def _read(counters: list[Tensor], group: Mapping[str, Any]) -> list[float]:
+    """Their numbers; one by one where ``torch.func`` may stand around them."""
+    if group["differentiable"]:
+        return [float(count) for count in counters]
+    found: list[float] = torch.stack(counters).tolist()
+    return found
 
 
 def reads_flags_for_free(device: torch.device) -> bool:

@@ -62,13 +62,14 @@ def _rootfree(group: Group) -> Plan:
     return "rootfree", names, {**settings, "terms": group["batch_size"]}
 
 
+# By what a class calls its kernel.
 PLANS: dict[str, Callable[[Group], Plan]] = {
-    "AdamW": _adamw,
-    "Lion": _lion,
-    "Signum": _signum,
-    "SGD": _sgd,
-    "RootFreeRMSProp": _rmsprop,
-    "RootFreeAdamW": _rootfree,
+    "adamw": _adamw,
+    "lion": _lion,
+    "signum": _signum,
+    "sgd": _sgd,
+    "rmsprop": _rmsprop,
+    "rootfree": _rootfree,
 }
 
 
@@ -78,7 +79,8 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
     Parameters
     ----------
     optimizer : BaseOptimizer
-        Its class must be one of `PLANS` itself.
+        Its class must name a ``kernel`` itself: what a subclass changes, no kernel
+        knows.
     group : mapping
         Its hyper-parameters.
 
@@ -89,9 +91,9 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
         ``kernels.entrywise.step``; None where no kernel does that (amsgrad,
         dampening, maximize, no momentum but for SGD).
     """
-    name = type(optimizer).__name__
+    name = vars(type(optimizer)).get("kernel")
     unknown = group["maximize"] or group.get("amsgrad") or group.get("dampening")
-    still = group.get("momentum", 1.0) == 0 and name != "SGD"
+    still = group.get("momentum", 1.0) == 0 and name != "sgd"
     if name not in PLANS or unknown or still:
         return None
     rule, names, settings = PLANS[name](group)

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .direct import Kernel, agree, captured
+from .direct import UNKNOWN, Kernel, agree, captured
 
 # Tensors of fewer numbers are stepped whole by one thread, several at a time.
 LARGE = 2**15
+# What goes wrong where PyTorch is built otherwise, or the compiler of C++ refuses.
+REFUSED: tuple[type[Exception], ...] = (*UNKNOWN, OSError, RuntimeError)
 # Whole numbers as wide as a gradient's entries.
 BITS = {
     torch.float64: (torch.int64, "uint64_t"),
@@ -29,12 +31,6 @@ BITS = {
     torch.bfloat16: (torch.int16, "uint16_t"),
     torch.float16: (torch.int16, "uint16_t"),
 }
-
-# What goes wrong where PyTorch is built otherwise, or the compiler refuses.
-UNKNOWN: tuple[type[Exception], ...] = (
-    *(ImportError, AttributeError, TypeError, ValueError, LookupError),
-    *(OSError, RuntimeError),
-)
 
 SOURCE = r"""
 #include <cstdint>
@@ -217,7 +213,7 @@ def compile_lists(pure: Kernel, example: list[Tensor]) -> Lists | None:
     try:
         found = Lists(*_single_function(pure, example), example)
         return found if agree(_of_one(found), pure, example) else None
-    except UNKNOWN:
+    except REFUSED:
         return None
 
 
@@ -245,7 +241,12 @@ def _single_function(pure: Kernel, example: list[Tensor]) -> tuple[Any, list[int
     length = example[0].numel()
     space[name] = lambda *args: seen.append(args)
     try:
-        call([example[i] if axis is None else length for i, axis in places])
+        call(
+            [
+                example[i] if axis is None else example[i].shape[axis]
+                for i, axis in places
+            ]
+        )
     finally:
         space[name] = function
     ((*tensors, last),) = seen

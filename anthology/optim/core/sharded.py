@@ -137,7 +137,7 @@ class Shards:
     def _look(self) -> Iterator[Seen]:
         """Every DTensor of which this process is to hold a part."""
         self._assign()
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.rule_groups:
             whole = self.optimizer.needs_whole(group)
             for p in group["params"]:
                 place = self.place(p) if isinstance(p, DTensor) and p.numel() else None
@@ -162,7 +162,7 @@ class Shards:
     def _assign(self) -> None:
         """Give an owner to every tensor that needs one and has none yet."""
         new: dict[Place, list[list[Tensor]]] = {}
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.rule_groups:
             for unit in self.optimizer.units(group):
                 first = unit[0]
                 meshes = {getattr(p, "device_mesh", None) for p in unit}
@@ -283,7 +283,7 @@ class Shards:
     def _quiet(self, item: Seen) -> State:
         """The state that every process keeps of a tensor that another computes."""
         state: State = self.optimizer.state[item.p]
-        if not state:
+        if "step" not in state:
             empty = item.local.new_empty(0, dtype=state_dtype(item.local.dtype))
             state.update(fresh_state(empty, item.group, self.optimizer.quiet_state))
         return state

@@ -22,8 +22,35 @@ class _Spread:
     """Entries of the state that are sums over a tensor, and so over its shards."""
 
     state: Any
+    param_groups: list[dict[str, Any]]
     _shards: Any = None
     _scanned: Any = None
+
+    def group_of(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A group as the rule of one of its tensors sees it; asking twice is once.
+
+        Parameters
+        ----------
+        p : Tensor
+            A parameter.
+        group : mapping
+            Its group, or what this made of it.
+
+        Returns
+        -------
+        mapping
+            The group itself, but where an optimizer has several rules.
+        """
+        return group
+
+    def divided(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        """A group in parts whose tensors all have one `group_of`."""
+        return [group]
+
+    @property
+    def rule_groups(self) -> list[dict[str, Any]]:
+        """The groups as the rules see them, each with one rule."""
+        return [part for group in self.param_groups for part in self.divided(group)]
 
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
         """Whether the rule must see the tensors of a group whole.

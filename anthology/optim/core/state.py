@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from copy import deepcopy
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,17 +15,25 @@ State = dict[str, Tensor]
 NewState = Callable[[Tensor, Mapping[str, Any]], State]
 
 
-class Counted:
-    """A step count that comes with what the rules compute of it.
+class Coefficient(NamedTuple):
+    """A hyper-parameter in compiled code: numbers that it reads, none that it holds.
 
-    Parameters
+    Attributes
     ----------
-    rates : dict of float to Tensor
-        For each β three numbers: 1 − βᵗ, its root, and η/(1 − βᵗ).
+    value, rest : Tensor
+        x and 1 − x, 0-d; a subtraction in single precision would round the second.
+    kept : Tensor
+        1 − ηx.
+    weight, unroot, size : Tensor or None
+        Of the β of an average at step t: 1 − βᵗ, one over its root, and η/(1 − βᵗ).
     """
 
-    def __init__(self, rates: Mapping[float, Tensor]) -> None:
-        self.rates = rates
+    value: Tensor
+    rest: Tensor
+    kept: Tensor
+    weight: Any = None
+    unroot: Any = None
+    size: Any = None
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -153,6 +162,22 @@ def _alike(x: Tensor, model: Tensor) -> bool:
     return x.shape == model.shape and x.dtype == model.dtype
 
 
+def tensors_of(state: Mapping[str, Any]) -> State:
+    """The entries of a state that are tensors: others are a user's own.
+
+    Parameters
+    ----------
+    state : mapping
+        Of one parameter.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Not copied.
+    """
+    return {name: x for name, x in state.items() if isinstance(x, Tensor)}
+
+
 def restored_state(saved: Mapping[str, Any], fresh: State) -> State:
     """A state from a checkpoint in the dtypes and on the devices of a fresh one.
 
@@ -175,5 +200,9 @@ def restored_state(saved: Mapping[str, Any], fresh: State) -> State:
             value = torch.as_tensor(value)
             dtype = like.dtype if name in fresh else value.dtype
             value = value.detach().to(like.device, dtype, copy=True)
+            if name in fresh and not like.ndim:
+                value = value.reshape(())
+        else:
+            value = deepcopy(value)
         state[name] = value
     return state

@@ -19,7 +19,6 @@ class _RootFree(BaseOptimizer):
 
     elementwise = True
     _buffer: ClassVar[str]
-    entrywise = True
     zero_is_none = True
 
     def check(self, group: Mapping[str, Any]) -> None:

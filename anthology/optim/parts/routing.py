@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 MUON, ADAMW = "muon", "adamw"
-PUBLISHED = (3.4445, -4.7750, 2.0315)
-ELEMENTWISE = ("embedding", "head", "gain", "bias")
+RATE = 1e-3  # the default lr
+ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
 
 def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
@@ -43,80 +43,117 @@ def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
     return ADAMW if p.ndim < 2 or group.get("role") in ELEMENTWISE else MUON
 
 
-def split_by_rule(
-    group: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """One group a rule, each with its own learning rate.
+def rates_settled(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group in which the rule is written, if it is one, and the rate of AdamW.
 
     Parameters
     ----------
     group : mapping
         A parameter group as a user writes it.
-    defaults : mapping
-        Of the optimizer; ``adamw_lr`` is the rate of "adamw".
 
     Returns
     -------
-    list of dict
-        New groups with a ``rule``, in the order of their first tensor. A group
-        without parameters is one of "muon".
+    dict
+        A new group: with ``rule`` if that of all tensors is the same, and with
+        ``adamw_at`` if it has an ``lr`` of its own.
 
     Raises
     ------
     ValueError
-        See `rule_for`; or if there are two rules and one rate.
+        See `rule_for`; or if it has tensors of both rules and one rate.
     """
     given = group["params"]
     if isinstance(given, set):
-        return [{**group, "rule": group.get("rule") or MUON}]  # torch refuses it
-    items = [given] if isinstance(given, Tensor) else list(given)
-    names = group.get("param_names")
-    chosen: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        p = item[-1] if isinstance(item, tuple) else item
-        # what is no tensor is for torch to refuse
-        rule = rule_for(p, group) if isinstance(p, Tensor) else MUON
-        chosen.setdefault(rule, []).append(index)
-    if len(chosen) == 2 and "lr" in group and "adamw_lr" not in group:
+        return dict(group)  # torch refuses it
+    group = {**group, "params": [given] if isinstance(given, Tensor) else list(given)}
+    tensors = [x[-1] if isinstance(x, tuple) else x for x in group["params"]]
+    # what is no tensor is for torch to refuse
+    rules = {rule_for(p, group) for p in tensors if isinstance(p, Tensor)}
+    if len(rules) == 1:
+        group["rule"] = min(rules)
+    if "lr" not in group or "adamw_at" in group:
+        return group
+    if len(rules) == 2 and "adamw_lr" not in group:
         raise ValueError(
             "a group with its own lr holds tensors for Muon and for AdamW: give it "
             "an adamw_lr too, or make two groups"
         )
-    parts = []
-    for rule, members in (chosen or {group.get("rule") or MUON: []}).items():
-        part = {**group, "params": [items[i] for i in members], "rule": rule}
-        if names is not None:
-            part["param_names"] = [names[i] for i in members]
-        if rule == ADAMW and ("adamw_lr" in group or "lr" not in group):
-            part["lr"] = group.get("adamw_lr", defaults["adamw_lr"])
-        parts.append(part)
-    return parts
+    group["adamw_at"] = reference(group["lr"])
+    if rules == {ADAMW}:
+        group.setdefault("adamw_lr", group["adamw_at"])
+    return group
 
 
-def adopt(group: dict[str, Any]) -> None:
-    """Complete a group from a checkpoint of ``torch.optim.Muon``.
+def reference(lr: Any) -> Any:
+    """The lr at which the rate of AdamW is ``adamw_lr``.
+
+    Parameters
+    ----------
+    lr : float or Tensor
+        The one that was given with it.
+
+    Returns
+    -------
+    float or Tensor
+        The same, apart from what a schedule writes into a tensor; for 0, of which
+        nothing can be a share, the default 1e-3.
+    """
+    if isinstance(lr, Tensor) and lr.numel() == 1:
+        lr = lr if lr.requires_grad and lr else float(lr)
+    return RATE if isinstance(lr, int | float) and lr == 0 else lr
+
+
+def divided(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each rule sees of a group.
 
     Parameters
     ----------
     group : dict
-        Written in place: it gets the rule "muon" if it has none.
+        Of the optimizer; not written.
 
-    Raises
-    ------
-    ValueError
-        If it was trained with other coefficients than the published ones.
+    Returns
+    -------
+    list of dict
+        One for each rule of its tensors, as `seen_by`, in the order of the first.
     """
-    coefficients = group.pop("ns_coefficients", PUBLISHED)
-    if tuple(coefficients) != PUBLISHED:
-        raise ValueError(
-            f"the checkpoint has ns_coefficients={coefficients}; method 'muon' has "
-            f"{PUBLISHED}, and the others have lists of their own"
-        )
-    group.setdefault("rule", MUON)
+    chosen: dict[str, list[Tensor]] = {}
+    if group.get("rule") and group["params"]:  # the rule of all of them
+        chosen[str(group["rule"])] = group["params"]
+    else:
+        for p in group["params"]:
+            chosen.setdefault(rule_for(p, group), []).append(p)
+    return [{**seen_by(rule, group), "params": ps} for rule, ps in chosen.items()]
+
+
+def seen_by(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group with its ``rule``, and with the rate of that rule as its ``lr``.
+
+    Parameters
+    ----------
+    rule : str
+        "muon" or "adamw".
+    group : mapping
+        Of the optimizer, or what this made of one, which changes no more.
+
+    Returns
+    -------
+    dict
+        Without ``adamw_at`` and ``param_names``.
+    """
+    seen = {k: v for k, v in group.items() if k not in ("adamw_at", "param_names")}
+    if rule == ADAMW and "adamw_at" in group:
+        lr, at, peak = map(_scalar, (group["lr"], group["adamw_at"], group["adamw_lr"]))
+        seen["lr"] = peak * (lr / at)
+    return {**seen, "rule": rule}
+
+
+def _scalar(x: Any) -> Any:
+    return x.reshape(()) if isinstance(x, Tensor) else x
 
 
 def in_words(
-    groups: Sequence[Mapping[str, Any]], factor: Callable[[Tensor, Any], float]
+    groups: Sequence[Mapping[str, Any]],
+    factors: Callable[[Tensor, Any], Sequence[float]],
 ) -> str:
     """Name, shape, rule and rate of every parameter, one line each.
 
@@ -124,8 +161,8 @@ def in_words(
     ----------
     groups : sequence of mapping
         Of the optimizer.
-    factor : callable
-        What the polar factor of a parameter is multiplied by, from it and its group.
+    factors : callable
+        What the polar factors of a parameter are multiplied by, from it and its group.
 
     Returns
     -------
@@ -138,10 +175,14 @@ def in_words(
         for index, p in enumerate(group["params"]):
             name = names[index] if names else f"{number}.{index}"
             shape = "×".join(map(str, p.shape)) or "scalar"
-            matrix = group["rule"] == MUON and p.numel()
-            note = f"UVᵀ × {factor(p, group):.4g}" if matrix else ""
-            rate = f"lr {float(group['lr']):.4g}"
-            lines.append((name, shape, group["rule"], rate, note))
+            seen = seen_by(rule_for(p, group), group)
+            matrix = seen["rule"] == MUON and p.numel()
+            sizes = (
+                dict.fromkeys(f"{s:.4g}" for s in factors(p, seen)) if matrix else ()
+            )
+            note = f"UVᵀ × {' or '.join(sizes)}" if sizes else ""
+            rate = f"lr {float(seen['lr']):.4g}"
+            lines.append((name, shape, seen["rule"], rate, note))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = (zip(line, widths, strict=True) for line in lines)
     return "\n".join("  ".join(c.ljust(w) for c, w in r).rstrip() for r in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -151,6 +152,26 @@ def named_parameters(subject: Subject) -> None:
 
 
 @INTERFACE
+def foreign_group_keys(subject: Subject) -> None:
+    """A wrapper or a scheduler that counts in the groups breaks or changes steps."""
+    p, reference = weight(), weight()
+    plain = subject.fresh([reference])
+    counted = subject.fresh([{"params": [p], "step": 0}])
+    group = counted.param_groups[0]
+    require(group.get("step") == 0, "a group's own step=0 was not kept")
+    group |= {"t": 0, "k": 0}
+    for _ in range(3 + declared_warm_up(plain)):
+        g = draw(p)
+        feed(counted, (p, g))
+        feed(plain, (reference, g))
+        for name in ("step", "t", "k"):
+            group[name] += 1
+        counted.load_state_dict(counted.state_dict())
+        group = counted.param_groups[0]
+    require(same(p, reference), "numbers under step, t and k in a group change steps")
+
+
+@INTERFACE
 def group_with_zero_rate(subject: Subject) -> None:
     """A group that was meant to be frozen moves, or a second group crashes."""
     p, frozen = weight(), weight(3, 5)
@@ -174,6 +195,30 @@ def added_group(subject: Subject) -> None:
     feed(optimizer, (p, draw(p)), (new, draw(new)))
     require(finite([p.detach(), new.detach()]), "a parameter is not finite")
     require(not same(new, torch.ones(3, 5)), "an added group did not move")
+
+
+@INTERFACE
+def empty_group(subject: Subject) -> None:
+    """Programs that sort parameters into groups, and leave one empty, crash."""
+
+    def groups(p: Tensor) -> list[dict[str, Any]]:
+        return [{"params": [p]}, {"params": []}]
+
+    p, q = weight(), weight()
+    optimizer = subject.on(groups(p))
+    feed(optimizer, (p, draw(p)))
+    require(not same(p, torch.ones(4, 3)), "beside an empty group nothing moved")
+    require(bool(repr(optimizer)) and bool(str(optimizer)), "it prints as nothing")
+    other = subject.fresh(groups(q))
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    sizes = [len(group["params"]) for group in other.param_groups]
+    require(sizes == [1, 0], f"groups of 1 and 0 tensors came back as {sizes}")
+    with torch.no_grad():
+        q.copy_(p)
+    g = draw(p)
+    feed(optimizer, (p, g))
+    feed(other, (q, g))
+    require(same(p, q), "beside an empty group a resumed run is another run")
 
 
 @INTERFACE

@@ -1,0 +1,122 @@
+"""Names of parameters: all groups of an optimizer carry them, or none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+PAIRS = (
+    "their names, as ('name', tensor) pairs, such as those of model.named_parameters(), or with "
+    "a list 'param_names' beside 'params'"
+)
+
+
+def named(groups: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter with its name or, without names, ``"group.index"``.
+
+    Parameters
+    ----------
+    groups : iterable of mapping
+        Of an optimizer.
+
+    Yields
+    ------
+    tuple of str and Tensor
+        In order.
+    """
+    for number, group in enumerate(groups):
+        names = group.get("param_names")
+        for index, p in enumerate(group["params"]):
+            yield names[index] if names else f"{number}.{index}", p
+
+
+def has_names(group: Mapping[str, Any]) -> bool:
+    """Whether the parameters of a group have names.
+
+    Parameters
+    ----------
+    group : mapping
+        Of an optimizer, or as a user writes it.
+
+    Returns
+    -------
+    bool
+        Of a group with some pairs of name and tensor, True.
+    """
+    pairs = any(isinstance(item, tuple) for item in group["params"])
+    return pairs or "param_names" in group
+
+
+def with_names(
+    group: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A new group that agrees with those before it on whether there are names.
+
+    Parameters
+    ----------
+    group : mapping
+        As a user writes it.
+    groups : sequence of mapping
+        Those the optimizer has.
+
+    Returns
+    -------
+    dict
+        A copy; a group without parameters has the names that it needs, none.
+
+    Raises
+    ------
+    ValueError
+        If some of its parameters, or some of the groups, have names and others not.
+    """
+    given = group["params"]
+    if isinstance(given, set):
+        return dict(group)  # torch refuses it
+    items = [given] if isinstance(given, Tensor) else list(given)
+    group = {**group, "params": items}
+    others = {has_names(g) for g in groups if g["params"]}
+    if not items:
+        group.pop("param_names", None)
+        every = others or {has_names(g) for g in groups}
+        return {**group, "param_names": []} if True in every else group
+    pairs = sum(isinstance(item, tuple) for item in items)
+    if 0 < pairs < len(items):
+        raise ValueError(
+            "all optimizer params should be with/without names. Some param names are "
+            f"missing: {pairs} of {len(items)} tensors have one. Give all {PAIRS}, or "
+            "give none"
+        )
+    names = items if pairs else group.get("param_names", items)
+    if len(names) != len(items):
+        raise ValueError(
+            f"'param_names' has {len(names)} names for {len(items)} parameters; give "
+            "one for each, in their order"
+        )
+    if others == {not has_names(group)}:
+        these, those = ("with", "none") if has_names(group) else ("without", "names")
+        which = "the others" if has_names(group) else "this group"
+        raise ValueError(
+            "all optimizer param groups should be with/without names. cannot add param "
+            f"group {these} names to the optimizer: the groups before it have {those}. "
+            f"Give {which} {PAIRS}, or give none in any group"
+        )
+    return group
+
+
+def follow(groups: Sequence[dict[str, Any]], named: bool) -> None:
+    """Let groups without parameters have names, or not, as the others do.
+
+    Parameters
+    ----------
+    groups : sequence of dict
+        Written in place where there are no parameters.
+    named : bool
+        Whether the others have names.
+    """
+    for group in groups:
+        if not group["params"] and named:
+            group["param_names"] = []
+        elif not group["params"]:
+            group.pop("param_names", None)
