@@ -184,7 +184,8 @@ class Lion(BaseOptimizer):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η, what every entry moves, in the units of the weights. Default 1e-4.
+        η, what every entry moves, in the units of the weights. Default 1e-3
+        (measured; published 1e-4).
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.99).
     weight_decay : float
@@ -237,7 +238,7 @@ class Lion(BaseOptimizer):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-4,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,
