@@ -60,7 +60,7 @@ class RootFreeRMSProp(_RootFree):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η. A Newton-like step, so 1 is large; default 1e-3.
+        η. A Newton-like step, so 1 is large; default 1e-2 (measured).
     alpha : float
         α in [0, 1), the average of S. Default 0.99.
     eps : float
@@ -109,7 +109,7 @@ class RootFreeRMSProp(_RootFree):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-4,
         weight_decay: float = 0.0,
@@ -183,7 +183,7 @@ class RootFreeAdamW(_RootFree):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η. A Newton-like step, so 1 is large; default 1e-3.
+        η. A Newton-like step, so 10 is large; default 1 (measured).
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     eps : float
@@ -231,7 +231,7 @@ class RootFreeAdamW(_RootFree):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = 1.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-4,
         weight_decay: float = 0.0,
