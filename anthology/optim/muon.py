@@ -75,7 +75,7 @@ class Muon(BaseOptimizer):
         divided by their number, "stack" the last two axes of each, as always for
         the role "stack".
     adamw_lr : float or Tensor
-        η of the tensors with the rule "adamw". Default 3e-4.
+        η of the tensors with the rule "adamw". Default 3e-3 (measured; published 3e-4).
     adamw_betas : tuple of float
         β₁, β₂ of that rule. Default (0.9, 0.95).
     adamw_eps : float
@@ -117,10 +117,10 @@ class Muon(BaseOptimizer):
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     >>> optimizer = Muon(metrize(model), lr=0.02)
     >>> print(optimizer)
-    0.weight  8×4  muon   lr 0.02    UVᵀ × 1.414
-    0.bias    8    adamw  lr 0.0003
-    1.bias    2    adamw  lr 0.0003
-    1.weight  2×8  adamw  lr 0.0003
+    0.weight  8×4  muon   lr 0.02   UVᵀ × 1.414
+    0.bias    8    adamw  lr 0.003
+    1.bias    2    adamw  lr 0.003
+    1.weight  2×8  adamw  lr 0.003
     """
 
     card = Card(
@@ -145,7 +145,7 @@ class Muon(BaseOptimizer):
         adjust_lr_fn: str | None = "original",
         ns_dtype: str | torch.dtype | None = None,
         kernel: str = "flatten",
-        adamw_lr: float | Tensor = 3e-4,
+        adamw_lr: float | Tensor = 3e-3,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-10,
         foreach: bool | None = None,
