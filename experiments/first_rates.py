@@ -9,11 +9,12 @@ defaults on the same problem.
 2. Five seeds: the published default, and the two rates with the best *score*, which
    is the larger multiple of the two problems.
 3. One seed, on `digits` with four times the width, and with four times the batch:
-   the same range, to see where the good rates go.
+   the first rate (see below) and its two neighbours, to see where the best one goes.
 
 The *first rate* is the one with the smallest score, by the medians of five seeds.
 A default of ours that ends at most 15 % above AdamW's on both problems stays;
-otherwise it becomes the first rate for plain parameters.
+otherwise it becomes the first rate for plain parameters. The second settings of Muon
+(AdamW's rate) and Scion (its radius) are chosen from the first step: see `second`.
 
     python experiments/first_rates.py                # about 40 minutes
     python experiments/first_rates.py --again SOAP   # forget its runs first
@@ -52,6 +53,7 @@ from first_rates_contestants import (
     Setting,
     build,
     contestants,
+    published,
     settings,
 )
 from problems import Problem, problem
@@ -132,14 +134,15 @@ class Runs:
     def finalists(self, name: str, given: str) -> list[Setting]:
         """The settings that get five seeds.
 
-        The published rate and the best one, each with all second settings, and the
-        two best with the second setting that was chosen.
+        The published rate and the best one, each with the published second setting
+        and the chosen one; and the best rates with the chosen one.
         """
         score = self.pilot_score(name, given)
-        ranked = sorted(score, key=lambda s: score[s])
-        chosen = [s for s in ranked if s[1] == CHOSEN.get(name)]
-        rates = (PUBLISHED.get(name), ranked[0][0])
-        return [s for s in score if s in chosen[:KEPT] or s[0] in rates]
+        chosen, before = CHOSEN.get(name), published(name)
+        ranked = [s for s in sorted(score, key=lambda s: score[s]) if s[1] == chosen]
+        pairs = itertools.product((before[0], ranked[0][0]), (before[1], chosen))
+        kept = {*ranked[:KEPT], *pairs}
+        return [s for s in score if s in kept]
 
 
 def compete(runs: Runs) -> None:
@@ -149,13 +152,17 @@ def compete(runs: Runs) -> None:
     tried = [(*who, s) for who in contestants() for s in settings(who[0])]
     runs.ahead((where, *one, 0) for one in tried for where in MAIN)
     runs.ahead(with_seeds((*w, s) for w in contestants() for s in runs.finalists(*w)))
-    chosen = [one for one in tried if one[2][1] == CHOSEN.get(one[0])]
-    runs.ahead((where, *one, 0) for one in chosen for where in OTHERS)
+    runs.ahead(
+        (where, *who, s, 0)
+        for who in contestants()
+        for s in near(runs, *who)
+        for where in OTHERS
+    )
 
 
 def with_seeds(entries: Iterable[tuple[str, str, Setting]]) -> Iterator[Run]:
-    """Each entry on both problems with every seed."""
-    for entry, where, seed in itertools.product(entries, MAIN, range(SEEDS)):
+    """Each entry on both problems, first all with one seed, then with the next."""
+    for seed, entry, where in itertools.product(range(SEEDS), list(entries), MAIN):
         yield (where, *entry, seed)
 
 
@@ -178,6 +185,22 @@ def score(found: dict[str, list[float]]) -> float:
     return max(found[where][0] for where in MAIN)
 
 
+def second(runs: Runs, name: str) -> float:
+    """The smallest second setting that is nearly as good as the best one.
+
+    Each is judged by the score of its best rate in the pilot; it is to be within 5 %
+    of the best, for plain parameters and with `metrize`.
+    """
+    near = []
+    for who in contestants():
+        if who[0] == name:
+            best: dict[Any, float] = {}
+            for (_, value), x in runs.pilot_score(*who).items():
+                best[value] = min(x, best.get(value, math.inf))
+            near.append({v for v, x in best.items() if x <= 1.05 * min(best.values())})
+    return min(set.intersection(*near))
+
+
 def first(runs: Runs, name: str, given: str) -> Setting:
     """The finalist with the smallest score, of those with the chosen second."""
     tried = [s for s in runs.finalists(name, given) if s[1] == CHOSEN.get(name)]
@@ -191,28 +214,45 @@ def default(runs: Runs, name: str) -> Setting:
     return own if stays else first(runs, name, "plain")
 
 
+def near(runs: Runs, name: str, given: str) -> list[Setting]:
+    """The first rate and its neighbours in the range."""
+    tried = [s for s in settings(name) if s[1] == CHOSEN.get(name)]
+    at = tried.index(first(runs, name, given))
+    return tried[max(at - 1, 0) : at + 2]
+
+
+def best(runs: Runs, where: str, name: str, given: str) -> float:
+    """The best of these rates on a problem, first seed."""
+    return min(
+        near(runs, name, given), key=lambda s: runs.loss(where, name, given, s, 0)
+    )[0]
+
+
 def good(runs: Runs, where: str, name: str, given: str) -> list[float]:
     """The least and the largest rate within 15 % of the best one, first seed."""
-    tried = [s for s in settings(name) if s[1] == CHOSEN.get(name)]
-    losses = {s[0]: runs.loss(where, name, given, s, 0) for s in tried}
+    losses = {
+        s[0]: x
+        for s, x in runs.pilot(where, name, given).items()
+        if s[1] == CHOSEN.get(name)
+    }
     close = [lr for lr, x in losses.items() if x <= TOLERANCE * min(losses.values())]
     return [min(close), max(close)]
 
 
 def row(runs: Runs, name: str, given: str) -> dict[str, Any]:
     """What is told of a contestant."""
-    best = first(runs, name, given)
-    told = {"class": name, "given": given, "first": best[0]}
-    told["at first"] = multiples(runs, name, given, best)
+    chosen = first(runs, name, given)
+    told = {"class": name, "given": given, "first": chosen[0]}
+    told["at first"] = multiples(runs, name, given, chosen)
     if name in PUBLISHED:
-        before = (PUBLISHED[name], SECOND[name][1][0] if name in SECOND else None)
-        after = default(runs, name)
+        before, after = published(name), default(runs, name)
         told |= {"published": before[0], "default": after[0]}
         told["at published"] = multiples(runs, name, given, before)
         told["at default"] = multiples(runs, name, given, after)
     if name in SECOND:
         told["second"] = {"option": SECOND[name][0], "default": CHOSEN[name]}
-    told["good"] = {w: good(runs, w, name, given) for w in (*MAIN, *OTHERS)}
+    told["good"] = {w: good(runs, w, name, given) for w in MAIN}
+    told["best"] = {w: best(runs, w, name, given) for w in ("digits", *OTHERS)}
     return told
 
 
@@ -225,12 +265,12 @@ def main() -> None:
     facts = provenance("small", torch.device("cpu"))
     facts = {k: facts[k] for k in ("date", "machine", "versions")}
     facts["command"] = "python experiments/first_rates.py"
-    facts["expected"] = EXPECTED
     store = Store(RESULTS / "first_rates.json", facts)
     for name in [k for k in store.runs if k.split("/")[1] in chosen.again]:
         del store.runs[name]
     runs = Runs(store, workers=chosen.workers)
     compete(runs)
+    store.content["expected"] = EXPECTED
     store.content["table"] = [row(runs, *who) for who in contestants()]
     store.save()
 

@@ -20,7 +20,8 @@ from anthology.norms import metrize
 
 GRID = [float(f"{d}e{e}") for e in range(-5, 3) for d in (1, 3)]
 
-# Out of the box before anything was measured: torch's defaults and published ones.
+# Out of the box before this was measured: torch's and published defaults, or, where
+# there are none, those that the classes of this package had.
 PUBLISHED = {
     "FreeSteepestDescent": 0.5,
     "SGD": 1e-3,
@@ -63,7 +64,7 @@ SECOND = {
     "Muon": ("adamw_lr", (3e-4, 3e-3, 1e-2, 3e-2)),
     "Scion": ("radius", (1.0, 30.0, 100.0)),
 }
-CHOSEN: dict[str, float] = {"Muon": 1e-2, "Scion": 30.0}
+CHOSEN: dict[str, float] = {"Muon": 3e-3, "Scion": 30.0}
 Setting = tuple[float, float | None]
 Run = tuple[str, str, str, Setting, int]
 TORCH = ("SGD", "Adam", "AdamW", "RMSprop")
@@ -138,3 +139,8 @@ def settings(name: str) -> list[Setting]:
     rates = {lr for lr in GRID if low <= lr <= high} | {PUBLISHED.get(name, low)}
     _, seconds = SECOND.get(name, ("", (None,)))
     return list(itertools.product(sorted(rates), seconds))
+
+
+def published(name: str) -> tuple[float | None, float | None]:
+    """The published setting of a class; no rate where one must be given."""
+    return PUBLISHED.get(name), SECOND[name][1][0] if name in SECOND else None
