@@ -59,6 +59,7 @@ class KrADagrad(_Alike):
     lr : float or Tensor
         Step size η: that of gradient descent until the factors have shrunk, or, with
         grafting, always. Default 0.1 (measured; published 1, grafted).
+        Rate to try first: 0.1; ``metrize`` changes nothing.
     momentum : float
         μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     nesterov : bool

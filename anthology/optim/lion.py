@@ -35,6 +35,7 @@ class Signum(BaseOptimizer):
     lr : float or Tensor
         η, what every entry moves, in the units of the weights. Default 1e-3 (the
         paper gives none).
+        Rate to try first: 0.001; ``metrize`` changes nothing.
     momentum : float
         β in [0, 1). Default 0.9; 0 is sign descent and keeps no state.
     nesterov : bool
@@ -186,6 +187,7 @@ class Lion(BaseOptimizer):
     lr : float or Tensor
         η, what every entry moves, in the units of the weights. Default 1e-3
         (measured; published 1e-4).
+        Rate to try first: 0.001; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.99).
     weight_decay : float

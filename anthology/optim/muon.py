@@ -50,6 +50,7 @@ class Muon(BaseOptimizer):
         shows which, and a group may decide with ``rule="muon"`` or ``"adamw"``.
     lr : float or Tensor
         η of the matrices: the spectral norm of a step is ηs. Default 1e-3.
+        Rate to try first: 0.01; with ``metrize`` 0.01.
     weight_decay : float
         κ of w ← (1−ηκ)w, before the step, η being that of the rule. Default 0.1,
         for both rules.

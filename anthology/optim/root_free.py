@@ -61,6 +61,7 @@ class RootFreeRMSProp(_RootFree):
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 1 is large; default 1e-2 (measured).
+        Rate to try first: 0.01; ``metrize`` changes nothing.
     alpha : float
         α in [0, 1), the average of S. Default 0.99.
     eps : float
@@ -184,6 +185,7 @@ class RootFreeAdamW(_RootFree):
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 10 is large; default 1 (measured).
+        Rate to try first: 1; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     eps : float

@@ -51,6 +51,7 @@ class Shampoo(BaseOptimizer):
     lr : float or Tensor
         Step size η: the spectral norm of a step without averages, in the units of
         the weights. Default 0.3 (measured; published 1e-2).
+        Rate to try first: 0.3; ``metrize`` changes nothing.
     betas : tuple of float
         β₁ in [0, 1) of the gradient, β₂ in [0, 1] of the factors. Default (0.9, 1).
     eps : float

@@ -61,6 +61,7 @@ class SIRFShampoo(BaseOptimizer):
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 1 is large; default 3e-2 (measured; published 1e-3).
+        Rate to try first: 0.03; ``metrize`` changes nothing.
     factor_lr : float
         β in [0, 1), the step size of the factors (``beta2`` of the authors).
         Default 0.01.
