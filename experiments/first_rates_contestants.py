@@ -70,9 +70,10 @@ Run = tuple[str, str, str, Setting, int]
 TORCH = ("SGD", "Adam", "AdamW", "RMSprop")
 KEEPS = ("SGD", "Adam", "AdamW", "Muon")  # torch has these classes: its default stays
 
-# Written before the first run. A pilot showed two faults of the set-up, not of these:
-# digits that stay in their place are learnt by heart within the 400 steps, and Scion
-# gets nowhere in a ball of radius 1. So the digits move, and Scion tries other radii.
+# Written before the first run, of 200 steps, with AdamW's rate in Muon as a multiple
+# of Muon's (10 and 0.3, which are the rates below). That run showed two faults of the
+# set-up: digits that stay in their place are soon learnt by heart, and Scion gets
+# nowhere in a ball of radius 1. So the digits move, and Scion tries other radii.
 EXPECTED = {
     "defaults within 15 %": ["Adam", "AdamW", "SOAP", "Prodigy", "Signum"],
     "first rates, plain": {
