@@ -32,6 +32,12 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(
             "<!-- generated: penalties -->", generated.penalties()
         )
+    if "<!-- generated: first rates -->" in source[0]:
+        stored = ROOT / "experiments" / "results" / "first_rates.json"
+        app.env.note_dependency(str(stored))
+        source[0] = source[0].replace(
+            "<!-- generated: first rates -->", generated.first_rates_page()
+        )
     if "<!-- generated: front -->" in source[0]:
         figure = f"```{{raw}} html\n{front.figure()._repr_html_()}\n```"
         source[0] = source[0].replace("<!-- generated: front -->", figure)

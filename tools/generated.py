@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
+from typing import Any
 
 from tools import address, claims
 
@@ -121,3 +123,52 @@ def penalties() -> str:
     from anthology.lab.silent import penalty_table
 
     return penalty_table(ask=False)
+
+
+def first_rates(root: Path = ROOT) -> list[dict[str, Any]]:
+    """The table that experiments/first_rates.py has stored."""
+    stored = root / "experiments" / "results" / "first_rates.json"
+    found: list[dict[str, Any]] = json.loads(stored.read_text())["table"]
+    return found
+
+
+def first_rate_line(name: str, root: Path = ROOT) -> str:
+    """What the docstring of a class says of its first rate, in one line."""
+    rows = [row for row in first_rates(root) if row["class"] == name]
+    rates = {row["given"]: f"{row['first']:g}" for row in rows}
+    changed = rates.get("metrize")
+    other = f"with ``metrize`` {changed}" if changed else "``metrize`` changes nothing"
+    return f"Rate to try first: {rates['plain']}; {other}."
+
+
+def multiples(found: dict[str, list[float]]) -> str:
+    """Losses on the two problems, as multiples of AdamW's; medians."""
+    return ", ".join(f"{found[where][0]:.2f}" for where in ("digits", "text"))
+
+
+def span(ends: list[float]) -> str:
+    """A range of rates."""
+    low, high = ends
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def first_rates_page(root: Path = ROOT) -> str:
+    """One row for each class and what it is given."""
+    head = ["Optimizer", "Out of the box", "Try first"]
+    head += ["Good on digits", "Good on text", "Best: digits; 4 × width; 4 × batch"]
+    rows = []
+    for row in first_rates(root):
+        given = ", `metrize`" if row["given"] == "metrize" else ""
+        own = "–"
+        if "default" in row:
+            own = f"{row['default']:g} ({multiples(row['at default'])})"
+        rows.append(
+            [
+                f"`{row['class']}`{given}",
+                own,
+                f"{row['first']:g} ({multiples(row['at first'])})",
+                *(span(row["good"][where]) for where in ("digits", "text")),
+                "; ".join(f"{rate:g}" for rate in row["best"].values()),
+            ]
+        )
+    return table(head, rows)

@@ -39,6 +39,7 @@ class Adam(BaseOptimizer):
     lr : float or Tensor
         Step size η, in the units of the weights: about what an entry moves, and at
         most 7.3 η with the default betas. Default 1e-3.
+        Rate to try first: 0.003; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     eps : float
@@ -223,6 +224,7 @@ class AdamW(Adam):
     Parameters, shapes, units and errors as for `Adam`, but `weight_decay` is κ of
     the line above and defaults to 1e-2. Equal to ``torch.optim.AdamW`` step for
     step, and it loads its checkpoints.
+    Rate to try first: 0.003; ``metrize`` changes nothing.
 
     Source: Loshchilov & Hutter 2019, Algorithm 2.
 

@@ -36,6 +36,7 @@ class Signum(BaseOptimizer):
     lr : float or Tensor
         η, what every entry moves, in the units of the weights. Default 1e-3 (the
         paper gives none).
+        Rate to try first: 0.001; ``metrize`` changes nothing.
     momentum : float
         β in [0, 1). Default 0.9; 0 is sign descent and keeps no state.
     nesterov : bool
@@ -188,7 +189,9 @@ class Lion(BaseOptimizer):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η, what every entry moves, in the units of the weights. Default 1e-4.
+        η, what every entry moves, in the units of the weights. Default 1e-3
+        (measured; published 1e-4).
+        Rate to try first: 0.001; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.99).
     weight_decay : float
@@ -244,7 +247,7 @@ class Lion(BaseOptimizer):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-4,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,

@@ -55,6 +55,7 @@ class Prodigy(_DistanceEstimate):
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         γ, a factor without units; what a schedule multiplies. Default 1.
+        Rate to try first: 0.1; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     beta3 : float, optional

@@ -39,7 +39,8 @@ class RootFreeRMSProp(_RootFree):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η. A Newton-like step, so 1 is large; default 1e-3.
+        η. A Newton-like step, so 1 is large; default 1e-2 (measured).
+        Rate to try first: 0.01; ``metrize`` changes nothing.
     alpha : float
         α in [0, 1), the average of S. Default 0.99.
     eps : float
@@ -93,7 +94,7 @@ class RootFreeRMSProp(_RootFree):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-4,
         weight_decay: float = 0.0,
@@ -166,7 +167,8 @@ class RootFreeAdamW(_RootFree):
     params : iterable
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η. A Newton-like step, so 1 is large; default 1e-3.
+        η. A Newton-like step, so 10 is large; default 1 (measured).
+        Rate to try first: 1; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     eps : float
@@ -218,7 +220,7 @@ class RootFreeAdamW(_RootFree):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = 1.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-4,
         weight_decay: float = 0.0,

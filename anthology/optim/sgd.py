@@ -40,6 +40,7 @@ class SGD(BaseOptimizer):
     lr : float or Tensor
         η: weights per gradient, or, normalised, the Euclidean length of the whole
         step in the units of the weights. Default 1e-3.
+        Rate to try first: 0.3; ``metrize`` changes nothing.
     momentum : float
         μ, at least 0; heavy ball, not damped by 1 − μ. Default 0: m = g + κw.
     dampening : float

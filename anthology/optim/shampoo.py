@@ -55,7 +55,8 @@ class Shampoo(BaseOptimizer):
         Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η: the spectral norm of a step without averages, in the units of
-        the weights. Default 1e-2.
+        the weights. Default 0.3 (measured; published 1e-2).
+        Rate to try first: 0.3; ``metrize`` changes nothing.
     betas : tuple of float
         β₁ in [0, 1) of the gradient, β₂ in [0, 1] of the factors. Default (0.9, 1).
     eps : float
@@ -150,7 +151,7 @@ class Shampoo(BaseOptimizer):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1e-2,
+        lr: float | Tensor = 0.3,
         betas: tuple[float, float] = (0.9, 1.0),
         eps: float = 1e-4,
         relative_eps: bool = True,

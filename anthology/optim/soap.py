@@ -55,6 +55,7 @@ class SOAP(_Alike):
     lr : float or Tensor
         Step size η, in the units of the weights: about what an entry moves in the
         eigenbasis. Default 3e-3.
+        Rate to try first: 0.01; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.95, 0.95).
     eps : float

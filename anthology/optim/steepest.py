@@ -48,6 +48,7 @@ class SteepestDescent(BaseOptimizer):
     lr : float or Tensor
         η: the length of the step in the norm for ``step="dualize"``, 1/λ for
         ``step="steepest"``.
+        Rate to try first: 0.03; with ``metrize`` 0.03.
     momentum : float
         β in [0, 1) of m ← βm + (1−β)g, m₀ = 0. Default 0: m = g.
     nesterov : bool

@@ -60,7 +60,7 @@ def turns(axes: list[int], shape: torch.Size, steps: int) -> list[int]:
 def dense(
     w: Tensor,
     grads: list[Tensor],
-    lr: float = 1e-2,
+    lr: float = 0.1,
     momentum: float = 0.9,
     nesterov: bool = True,
     beta2: float = 1.0,
