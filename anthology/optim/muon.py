@@ -19,7 +19,7 @@ from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.state import State
 from .parts.matrices import KERNELS, SCALES
 from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factors, orthogonal
-from .parts.routed import Routed
+from .parts.routed import _Routed
 from .parts.routing import ADAMW, MUON, RATE, in_words, reference
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
@@ -27,7 +27,7 @@ CPU_TOGETHER = 2**19
 DEVICE_TOGETHER = 2**26
 
 
-class Muon(Routed):
+class Muon(_Routed):
     r"""Orthogonalised momentum for matrices, AdamW for all other parameters.
 
     With m the average of the gradients G of a weight of shape (d_out, d_in),

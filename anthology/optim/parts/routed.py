@@ -16,7 +16,7 @@ from .points import spec
 from .routing import ADAMW, MUON, divided, rates_settled, rule_for, seen_by
 
 
-class Routed(BaseOptimizer):
+class _Routed(BaseOptimizer):
     """What Muon does with its groups; a group stays one, whatever it holds."""
 
     def check(self, group: Mapping[str, Any]) -> None:
