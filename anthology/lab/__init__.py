@@ -8,6 +8,8 @@ from anthology.lab import problems
 from anthology.lab.check import check, check_close, gap
 from anthology.lab.data import Images, Text, cifar10, digits, images, text
 from anthology.lab.device import budget, pick_device
+from anthology.lab.explore import Explorer, explore
+from anthology.lab.labels import label_line, label_lines
 from anthology.lab.limit_plots import limit_shares
 from anthology.lab.marks import (
     Arrow,
@@ -39,6 +41,7 @@ __all__ = [
     "STYLES",
     "Arrow",
     "Axis",
+    "Explorer",
     "Frame",
     "Images",
     "Line",
@@ -62,9 +65,12 @@ __all__ = [
     "conv_net",
     "cross_entropy",
     "digits",
+    "explore",
     "fit",
     "gap",
     "images",
+    "label_line",
+    "label_lines",
     "least_costs",
     "limit_shares",
     "mean_loss",
