@@ -45,7 +45,7 @@ def _panels(found: re.Match[str], edges: list[float], alt: str) -> Iterator[str]
         yield (
             f'<svg class="an-figure" {said} '
             f'viewBox="{left:g} 0 {wide:g} {found["height"]}" '
-            f'style="--wide:{wide * 4 / 3:.0f}px" {found["rest"]}>{drawing}</svg>'
+            f'style="--wide:{wide * 4 / 3:.0f}" {found["rest"]}>{drawing}</svg>'
         )
         said, drawing = 'aria-hidden="true"', f'<use href="#{found["name"]}"/>'
 

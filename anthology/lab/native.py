@@ -26,7 +26,7 @@ Element = ElementTree.Element
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
 FONTS = "var(--fig-font,'Source Sans 3',system-ui,sans-serif)"
-WIDEST = 374.0  # points: the widest picture whose labels a phone shows at 11 px
+WIDEST = 370.0  # points: the widest picture whose words a phone shows at 11 px
 NUMBER = re.compile(r"-?\d+\.\d{2,}(?![\d%])")
 NAMED = re.compile(r"#([\w-]+)")
 FONT = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d{3}) )?([\d.]+)px .*")
@@ -45,7 +45,7 @@ def svg(figure: Any) -> str:
     Returns
     -------
     str
-        One ``<svg class="an-figure">``. A figure wider than 5.2 inches whose
+        One ``<svg class="an-figure">``. A figure wider than 5.1 inches whose
         panels stand side by side says in ``data-cut`` (points) where a page may
         cut it into columns.
     """

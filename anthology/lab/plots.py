@@ -11,14 +11,14 @@ from anthology.lab.palette import INK, PAPER, STYLES, style
 __all__ = ["use_style"]
 
 SHADES = 5  # of ink, through which lines without a style of their own go
-SIZE = 11.5  # points; a phone shows a figure of 5 inches at 11 pixels
+SIZE = 12  # points; a phone shows them in a figure of 5 inches at 11 pixels
 
 
 def use_style() -> None:
     """Set the book's style for the figures that follow.
 
     Sets matplotlib's rcParams; in a notebook figures are shown as SVG that
-    follows the page from day to night, in place of PNG. Keep a figure, or each of its columns, at most 5.2 inches wide:
+    follows the page from day to night, in place of PNG. Keep a figure, or each of its columns, at most 5.1 inches wide:
     so its labels can be read on a phone.
     """
     mpl = optional("matplotlib", "matplotlib")
@@ -39,7 +39,7 @@ def use_style() -> None:
             "axes.edgecolor": INK,
             "axes.labelcolor": INK,
             "axes.linewidth": 0.8,
-            "axes.titlesize": 12.5,
+            "axes.titlesize": 13,
             "axes.titlelocation": "left",
             "axes.labelsize": SIZE,
             "axes.spines.top": False,
