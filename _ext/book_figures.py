@@ -62,6 +62,37 @@ def set_in(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             image.replace_self(nodes.raw("", html, format="html"))
 
 
+def fold_checks(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    if app.builder.format != "html":
+        return
+    for output in doctree.findall(nodes.container):
+        if "cell_output" in output.get("classes", ()) and _has_figure(output):
+            for printed in [n for n in output.children if _is_checks(n)]:
+                output.remove(printed)
+                count = len(printed.astext().strip().splitlines())
+                said = "1 check holds" if count == 1 else f"{count} checks hold"
+                opening = f'<details class="an-checks"><summary>{said}</summary>'
+                output += nodes.raw("", opening, format="html")
+                output += printed
+                output += nodes.raw("", "</details>", format="html")
+
+
+def _has_figure(output: nodes.Element) -> bool:
+    return any(
+        isinstance(node, nodes.figure | nodes.image)
+        or (isinstance(node, nodes.raw) and 'class="an-' in node.astext())
+        for node in output.findall()
+    )
+
+
+def _is_checks(node: nodes.Node) -> bool:
+    """Whether a printed text is lines of ``lab.check`` and nothing else."""
+    return isinstance(node, nodes.literal_block) and all(
+        line.startswith("ok  ") for line in node.astext().strip().splitlines()
+    )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("doctree-resolved", fold_checks)
     app.connect("doctree-resolved", set_in)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,7 +11,7 @@ import pytest
 
 from _ext.book_figures import inline
 from anthology.lab.palette import PAPER, STYLES
-from tools import address
+from tools import address, notebook
 
 NOTEBOOKS = address.notebooks()
 # Pages of reference follow the rules of form, but tell no story.
@@ -195,6 +195,19 @@ def test_every_figure_is_native_by_day_and_by_night(path: Path) -> None:
             "a colour that no scheme of the page replaces: take lab.style(...), "
             "greys, or an image (rasterized=True)"
         )
+
+
+@per_notebook
+def test_a_live_cell_is_one_folded_line_on_the_page(path: Path) -> None:
+    for cell in code_cells(path):
+        if "lab.explore(" not in cell.source:
+            continue
+        assert notebook.is_live(cell), "lab.explore stands at the start of a line"
+        assert {"hide-input", "nbval-ignore-output"} <= set(cell.metadata.tags)
+        said = cell.metadata.mystnb
+        assert said.code_prompt_show.startswith(notebook.PLAY)
+        assert said.code_prompt_hide.startswith(notebook.PLAY)
+        assert cell.outputs == []
 
 
 @per_notebook
