@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from anthology import lab
+from anthology.lab.palette import PAPER
 from anthology.lab.svg import draw, number
 
 PLAIN = lab.Panel(lab.Axis("x", 0, 1), lab.Axis("y", 0, 1), height=100)
@@ -252,12 +253,13 @@ def test_wrong_axes_are_refused(low, high, log):
         lab.Axis("x", low, high, log=log)
 
 
-def test_the_style_sets_white_figures_and_differing_lines():
+def test_the_style_sets_the_page_s_paper_and_differing_lines():
     matplotlib = pytest.importorskip("matplotlib")
     with matplotlib.rc_context():
         lab.use_style()
         settings = matplotlib.rcParams
-        assert settings["figure.facecolor"] == settings["axes.facecolor"] == "white"
+        page = PAPER["page"]["light"]
+        assert settings["figure.facecolor"] == settings["axes.facecolor"] == page
         cycle = list(settings["axes.prop_cycle"])
         assert len({str(entry["linestyle"]) for entry in cycle}) == len(cycle) >= 5
         assert lab.style(1, linewidth=3)["color"] == cycle[1]["color"]
