@@ -185,7 +185,8 @@ def test_every_picture_says_what_it_shows(path: Path) -> None:
 def test_every_figure_is_native_by_day_and_by_night(path: Path) -> None:
     for cell in code_cells(path):
         for output in cell.outputs:
-            assert "image/png" not in output.get("data", {}), (
+            kinds = set(output.get("data", {}))
+            assert "image/png" not in kinds, (
                 f"call lab.use_style() before the figures:\n{cell.source}"
             )
     palette = {entry.color for entry in STYLES.values()} | {PAPER["page"]["light"]}
