@@ -40,6 +40,8 @@ TAGS = {
     "remove-output",
 }
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LIVE = re.compile(r"^(\w+ = )?lab\.explore\(", re.MULTILINE)
+PLAY = "Run this chapter to play"  # what the page shows of a live cell
 COLAB_LINK = re.compile(r"\[Open this chapter in Colab\]\([^)]*\)")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -149,8 +151,22 @@ def normalise(nb: NotebookNode, slug: str) -> NotebookNode:
     return nb
 
 
+def is_live(cell: NotebookNode) -> bool:
+    """Whether a cell shows controls, which only a kernel can move."""
+    return cell.cell_type == "code" and LIVE.search(cell.source) is not None
+
+
+def fold_live(cell: NotebookNode) -> None:
+    """A live cell is one folded line on the page, and its output is not stored."""
+    tags = {"hide-input", "nbval-ignore-output", *cell.metadata.get("tags", [])}
+    cell.metadata.tags = sorted(tags)
+    said = cell.metadata.setdefault("mystnb", NotebookNode())
+    for prompt in ("code_prompt_show", "code_prompt_hide"):
+        said.setdefault(prompt, PLAY)
+
+
 def fill(nb: NotebookNode, chapter: str, root: Path = ROOT) -> NotebookNode:
-    """Write the Colab link and the Colab cell for the book's address."""
+    """Write the Colab link and the Colab cell for the book's address; fold live cells."""
     link = f"[Open this chapter in Colab]({address.colab_link(chapter, root)})"
     for cell in nb.cells:
         if cell.cell_type == "markdown":
@@ -158,6 +174,8 @@ def fill(nb: NotebookNode, chapter: str, root: Path = ROOT) -> NotebookNode:
         elif "colab" in cell.metadata.get("tags", []):
             cell.source = address.colab_cell(chapter, root)
             cell.metadata.tags = ["colab", "remove-cell"]
+        elif is_live(cell):
+            fold_live(cell)
     return nb
 
 
@@ -183,7 +201,6 @@ def execute(nb: NotebookNode, folder: Path, root: Path = ROOT) -> NotebookNode:
         timeout=CELL_SECONDS,
         kernel_name=KERNEL["name"],
         resources={"metadata": {"path": str(folder)}},
-        store_widget_state=False,
     )
     client.execute()
     return nb

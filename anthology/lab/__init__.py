@@ -8,6 +8,8 @@ from anthology.lab import problems
 from anthology.lab.check import check, check_close, gap
 from anthology.lab.data import Images, Text, cifar10, digits, images, text
 from anthology.lab.device import budget, pick_device
+from anthology.lab.explore import Explorer, explore
+from anthology.lab.labels import label_line, label_lines
 from anthology.lab.limit_plots import limit_shares
 from anthology.lab.marks import (
     Arrow,
@@ -21,7 +23,8 @@ from anthology.lab.marks import (
 )
 from anthology.lab.measured import Measured, measured
 from anthology.lab.models import Transformer, conv_net, mlp, transformer
-from anthology.lab.plots import STYLES, Style, style, use_style
+from anthology.lab.palette import STYLES, Style, style
+from anthology.lab.plots import use_style
 from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
 from anthology.lab.slider import Frame, SliderFigure, slider_figure
 from anthology.lab.tables import Table, least_costs
@@ -38,6 +41,7 @@ __all__ = [
     "STYLES",
     "Arrow",
     "Axis",
+    "Explorer",
     "Frame",
     "Images",
     "Line",
@@ -61,9 +65,12 @@ __all__ = [
     "conv_net",
     "cross_entropy",
     "digits",
+    "explore",
     "fit",
     "gap",
     "images",
+    "label_line",
+    "label_lines",
     "least_costs",
     "limit_shares",
     "mean_loss",

@@ -7,7 +7,7 @@ from typing import Any
 
 from anthology.lab.measured import Measured
 from anthology.lab.optional import optional
-from anthology.lab.plots import INK, STYLES
+from anthology.lab.palette import INK, style
 
 __all__ = ["limit_shares"]
 
@@ -38,15 +38,21 @@ def limit_shares(run: Measured, sets: Sequence[str] | None = None) -> Any:
     plt = optional("matplotlib.pyplot", "matplotlib")
     chosen = [s for s in sets or run.sets if s in run.sets][:2] or list(run.sets)[:2]
     shown = [f for f in run.families if any(run.best(f, s)[0] for s in chosen)]
-    size = (2.4 + 2.1 * len(chosen), 1.2 + 0.26 * len(shown))
-    fig, axes = plt.subplots(1, len(chosen), figsize=size, sharey=True, squeeze=False)
+    size = (5.0 * len(chosen), 1.6 + 0.28 * len(shown))
+    fig, axes = plt.subplots(1, len(chosen), figsize=size, squeeze=False)
     for ax, name in zip(axes[0], chosen, strict=True):
         _panel(ax, run, name, shown)
-    axes[0][0].set_yticks(range(len(shown)), shown)
-    axes[0][0].invert_yaxis()
-    fig.legend(
-        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3
-    )
+        # each panel stands alone: a phone shows one under the other
+        ax.set_yticks(range(len(shown)), shown)
+        ax.set_ylim(len(shown) - 0.5, -0.5)
+        ax.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.4, 0.0),
+            borderaxespad=4.0,
+            ncols=3,
+            handletextpad=0.4,
+            columnspacing=1.0,
+        )
     return fig
 
 
@@ -62,19 +68,19 @@ def _panel(ax: Any, run: Measured, name: str, shown: Sequence[str]) -> None:
         if peer is not None:
             peers.append((i, 100 * least / peer["summary"]["seconds"]))
     at, share = zip(*ours, strict=True) if ours else ((), ())
-    ax.barh(at, share, height=0.6, color=STYLES[0].color, label="ours")
+    ax.barh(at, share, height=0.6, color=INK, alpha=0.35, label="ours")
     at, share = zip(*peers, strict=True) if peers else ((), ())
     ax.scatter(
         share,
         at,
         marker="D",
         s=30,
-        color=STYLES[1].color,
+        color=INK,
         edgecolor="white",
         linewidth=0.8,
         zorder=3,
         label="best peer",
     )
-    ax.axvline(100, color=INK, linestyle=":", linewidth=1.2, label="limit")
+    ax.axvline(100, **style(5, linewidth=1.2, label="limit"))
     ax.set(title=name, xlabel="% of the limit's speed", xlim=(0, 118))
     ax.grid(visible=False, axis="y")

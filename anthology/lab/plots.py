@@ -1,112 +1,80 @@
-"""One style for every figure: colours, line styles, type.
-
-The colours are those of Okabe and Ito that keep a contrast of 3:1 both on
-white and on a dark page, so the same ones serve the printed pictures and the
-sliders; lines differ in their dashes too, so colour never stands alone.
-"""
+"""One style for every figure: type, lines, the palette, and figures as SVG."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from anthology.lab.optional import optional
+from anthology.lab.native import svg
+from anthology.lab.optional import kernel, optional
+from anthology.lab.palette import INK, PAPER, STYLES, style
 
-__all__ = ["INK", "STYLES", "Style", "style", "use_style"]
+__all__ = ["use_style"]
 
-INK = "#222222"
-
-
-@dataclass(frozen=True)
-class Style:
-    """One entry of the palette.
-
-    Attributes
-    ----------
-    name : str
-        What the colour is called.
-    color : str
-        Hexadecimal colour.
-    dashes : tuple of float
-        Lengths of dashes and gaps in units of the line's width; () is solid.
-    marker : str
-        The marker matplotlib draws.
-    """
-
-    name: str
-    color: str
-    dashes: tuple[float, ...]
-    marker: str
-
-
-STYLES = (
-    Style("blue", "#0072B2", (), "o"),
-    Style("vermillion", "#D55E00", (5.0, 2.0), "s"),
-    Style("green", "#009E73", (1.2, 1.8), "^"),
-    Style("purple", "#BF6494", (6.0, 2.0, 1.2, 2.0), "D"),
-    Style("amber", "#B47C00", (3.0, 1.5), "v"),
-    Style("grey", "#7A7A7A", (), "x"),
-)
-
-
-def style(index: int, **changes: Any) -> dict[str, Any]:
-    """Keyword arguments for matplotlib's ``plot``: colour and dashes.
-
-    Parameters
-    ----------
-    index : int
-        0 blue solid, 1 vermillion dashed, 2 green dotted, 3 purple dash-dot,
-        4 amber short dashes, 5 grey solid (for references); counts on from 0.
-    **changes
-        Further keyword arguments, which win.
-    """
-    entry = STYLES[index % len(STYLES)]
-    line: Any = (0, entry.dashes) if entry.dashes else "-"
-    return {"color": entry.color, "linestyle": line, **changes}
+SHADES = 5  # of ink, through which lines without a style of their own go
+SIZE = 12  # points; a phone shows them in a figure of 5 inches at 11 pixels
 
 
 def use_style() -> None:
-    """Set the book's style for the figures that follow (matplotlib's rcParams)."""
+    """Set the book's style for the figures that follow.
+
+    Sets matplotlib's rcParams; in a notebook figures are shown as SVG that
+    follows the page from day to night, in place of PNG. Keep a figure, or each of its columns, at most 5.1 inches wide:
+    so its labels can be read on a phone.
+    """
     mpl = optional("matplotlib", "matplotlib")
     cycler = optional("cycler", "matplotlib").cycler
 
-    main = STYLES[:-1]
-    colors = cycler(color=[s.color for s in main])
-    lines = cycler(linestyle=[style(i)["linestyle"] for i in range(len(main))])
+    colors = cycler(color=[STYLES[i].color for i in range(SHADES)])
+    lines = cycler(linestyle=[style(i)["linestyle"] for i in range(SHADES)])
+    page = PAPER["page"]["light"]
     mpl.rcParams.update(
         {
-            "figure.figsize": (6.4, 3.6),
+            "figure.figsize": (5.0, 3.0),
             "figure.dpi": 110,
-            "figure.facecolor": "white",
+            "figure.facecolor": page,
             "figure.constrained_layout.use": True,
-            "savefig.facecolor": "white",
+            "savefig.facecolor": page,
             "savefig.dpi": 110,
-            "axes.facecolor": "white",
+            "axes.facecolor": page,
             "axes.edgecolor": INK,
             "axes.labelcolor": INK,
             "axes.linewidth": 0.8,
-            "axes.titlesize": 12,
+            "axes.titlesize": 13,
             "axes.titlelocation": "left",
-            "axes.labelsize": 11,
+            "axes.labelsize": SIZE,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
             "axes.axisbelow": True,
             "axes.prop_cycle": colors + lines,
-            "grid.color": "#DDDDDD",
+            "grid.color": INK,
+            "grid.alpha": 0.12,
             "grid.linewidth": 0.6,
-            "lines.linewidth": 2.0,
+            "lines.linewidth": 2.2,
             "lines.markersize": 5,
             "xtick.color": INK,
             "ytick.color": INK,
-            "xtick.labelsize": 10,
-            "ytick.labelsize": 10,
+            "xtick.labelsize": SIZE,
+            "ytick.labelsize": SIZE,
             "text.color": INK,
             "font.family": "DejaVu Sans",
-            "font.size": 10.5,
+            "font.size": SIZE,
             "mathtext.fontset": "dejavusans",
             "legend.frameon": False,
-            "legend.fontsize": 10,
+            "legend.fontsize": SIZE,
             "image.cmap": "cividis",
         }
     )
+    if (shell := kernel()) is not None:
+        _show_as_svg(shell)
+
+
+def _show_as_svg(shell: Any) -> None:
+    """Figures of this kernel by ``svg`` and by nothing else."""
+    figure = optional("matplotlib.figure", "matplotlib")
+    inline = optional("matplotlib_inline.config", "matplotlib-inline")
+    inline.InlineBackend.instance(parent=shell).figure_formats = set()
+    # the backend, which loads later, forgets what is known of Figure itself
+    formatter = shell.display_formatter.formatters["image/svg+xml"]
+    formatter.for_type(figure.FigureBase, svg)
+    shell.display_formatter.formatters["image/png"].pop(figure.Figure, None)

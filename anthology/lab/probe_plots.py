@@ -13,8 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anthology.lab.labels import label_lines
 from anthology.lab.optional import optional
-from anthology.lab.plots import style
+from anthology.lab.palette import style
 
 __all__ = ["probe_curves", "probe_layers", "probe_symmetries"]
 
@@ -71,7 +72,7 @@ def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
                 values = [row.get(limit, math.nan) for row in rows]
                 panel.plot(steps, values, **style(index, linewidth=1.2), label=limit)
             panel.set_yscale("log")
-            panel.legend()
+            label_lines(panel)
         for mark in _MARKS.get(name, ()):
             panel.axhline(mark, **style(5, linewidth=1.0))
         panel.set_ylabel(_LABELS.get(name, name))
@@ -112,13 +113,13 @@ def probe_layers(
         [row["layers"].get(name, {}).get(figure, math.nan) for row in rows]
         for name in layers
     ]
-    drawn, panel = plt.subplots(figsize=(6.4, 1.2 + 0.2 * len(layers)))
+    drawn, panel = plt.subplots(figsize=(5.0, 1.2 + 0.24 * len(layers)))
     least = min(0.0, _lowest(values)) if figure != "overshoot" else 0.0
     most = 2.0 if most is None and figure == "overshoot" else most
     image = panel.imshow(
         values, aspect="auto", vmin=least, vmax=most, interpolation="nearest"
     )
-    panel.set_yticks(range(len(layers)), layers, fontsize=8)
+    panel.set_yticks(range(len(layers)), layers)
     shown = range(0, len(rows), max(1, len(rows) // 6))
     panel.set_xticks(list(shown), [rows[i]["step"] for i in shown])
     panel.set_xlabel("step")
@@ -156,15 +157,15 @@ def probe_symmetries(records: Records) -> Any:
         for index, key in enumerate(("measured", "predicted")):
             values = [row["symmetries"][name][key] for row in held]
             panel.plot(steps, values, **style(index), label=key)
-        panel.set_title(name, fontsize=9)
-    panels[0].legend()
+        panel.set_title(name)
+    label_lines(panels[0])
     panels[-1].set_xlabel("step")
     return figure
 
 
 def _panels(count: int) -> tuple[Any, list[Any]]:
     plt = optional("matplotlib.pyplot", "matplotlib")
-    size = (6.4, 0.6 + 1.6 * count)
+    size = (5.0, 0.6 + 1.8 * count)
     figure, panels = plt.subplots(count, sharex=True, figsize=size, squeeze=False)
     return figure, list(panels[:, 0])
 

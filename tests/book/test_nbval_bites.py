@@ -16,17 +16,26 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from tools import layers, notebook
 
+FIGURE = """\
+import matplotlib.pyplot as plt
+from anthology import lab
+lab.use_style()
+_ = plt.subplots()[1].plot([0, 1])"""
+
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
-    """A notebook that prints, returns a value and shows HTML, as stored."""
+    """A notebook that prints, returns, shows HTML, draws and has controls, as stored."""
     sources = [
         "x = 6",
         "print('ok  seven sixes', 7 * x)",
         "7 * x",
         "from IPython.display import HTML\nHTML(f'<p>{7 * x}</p>')",
+        FIGURE,
+        "def double(n):\n    print(2 * n)\nlab.explore(double, n=(x, 9))",
     ]
     nb = new_notebook(cells=[new_code_cell(source) for source in sources])
+    notebook.fold_live(nb.cells[5])
     notebook.execute(nb, tmp_path_factory.mktemp("good"))
     return notebook.normalise(nb, "good")
 
@@ -47,7 +56,26 @@ def nbval(nb: nbformat.NotebookNode, folder: Path) -> tuple[int, str]:
 def test_passes_on_what_is_true(good: nbformat.NotebookNode, tmp_path: Path) -> None:
     code, text = nbval(good, tmp_path)
     assert code == 0, text
-    assert "4 passed" in text
+    assert "6 passed" in text
+
+
+def test_a_figure_drawn_otherwise_passes(
+    good: nbformat.NotebookNode, tmp_path: Path
+) -> None:
+    other = nbformat.reads(nbformat.writes(good), as_version=4)
+    data = other.cells[4].outputs[0].data
+    assert "image/png" not in data
+    data["image/svg+xml"] = data["image/svg+xml"].replace("M 0 0", "M 0 0.01")
+    data["text/plain"] = data["text/plain"].replace("500x300", "501x300")
+    assert data != good.cells[4].outputs[0].data
+    code, text = nbval(other, tmp_path)
+    assert code == 0, text
+
+
+def test_of_a_live_cell_nothing_is_stored(good: nbformat.NotebookNode) -> None:
+    live = good.cells[5]
+    assert live.outputs == [] and live.execution_count == 6
+    assert "widgets" not in good.metadata
 
 
 def change_print(nb: nbformat.NotebookNode) -> None:
@@ -60,6 +88,18 @@ def change_value(nb: nbformat.NotebookNode) -> None:
 
 def change_html(nb: nbformat.NotebookNode) -> None:
     nb.cells[3].outputs[0].data["text/html"] = "<p>43</p>"
+
+
+def replace_a_figure(nb: nbformat.NotebookNode) -> None:
+    nb.cells[4].outputs[0].data["image/svg+xml"] = "<svg><g/></svg>"
+
+
+def remove_a_figure(nb: nbformat.NotebookNode) -> None:
+    nb.cells[4].outputs = []
+
+
+def break_a_live_cell(nb: nbformat.NotebookNode) -> None:
+    nb.cells[5].source = "lab.explore(lambda n: 1 / n, n=(0, 9))"
 
 
 def remove_output(nb: nbformat.NotebookNode) -> None:
@@ -76,7 +116,17 @@ def warn(nb: nbformat.NotebookNode) -> None:
 
 @pytest.mark.parametrize(
     "mutate",
-    [change_print, change_value, change_html, remove_output, raise_an_error, warn],
+    [
+        change_print,
+        change_value,
+        change_html,
+        replace_a_figure,
+        remove_a_figure,
+        remove_output,
+        break_a_live_cell,
+        raise_an_error,
+        warn,
+    ],
 )
 def test_fails_on_what_is_not(
     mutate, good: nbformat.NotebookNode, tmp_path: Path

@@ -2,12 +2,16 @@
 
 import re
 import statistics
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
 
-from tools import address
+from _ext.book_figures import inline
+from anthology.lab.palette import PAPER, STYLES
+from tools import address, notebook
 
 NOTEBOOKS = address.notebooks()
 # Pages of reference follow the rules of form, but tell no story.
@@ -18,6 +22,7 @@ MAX_LINES = 20
 MEDIAN_LINES = 10
 MAX_COLUMNS = 79
 MAX_BYTES = 500_000
+PHONE = 341  # pixels for a figure on a screen 390 wide
 SECTIONS = [
     "The story that is not enough",
     "The problem",
@@ -153,16 +158,73 @@ def test_sections_come_in_the_order_of_the_template(path: Path) -> None:
     assert [name for name in names if name in SECTIONS] == SECTIONS
 
 
+PICTURES = {"image/png", "image/svg+xml"}
+
+
+def drawings(path: Path) -> list[str]:
+    """The figures of a notebook that are SVG."""
+    shown = [output for cell in code_cells(path) for output in cell.outputs]
+    return [
+        o.data["image/svg+xml"] for o in shown if "image/svg+xml" in o.get("data", {})
+    ]
+
+
 @per_notebook
 def test_every_picture_says_what_it_shows(path: Path) -> None:
     for cell in code_cells(path):
-        if not any("image/png" in o.get("data", {}) for o in cell.outputs):
+        if not any(PICTURES & set(o.get("data", {})) for o in cell.outputs):
             continue
         meta = cell.metadata.get("mystnb", {})
         assert meta.get("image", {}).get("alt", "").strip(), cell.source
         figure = meta.get("figure", {})
         assert figure.get("name", "").startswith("fig-"), cell.source
         assert figure.get("caption", "").strip(), cell.source
+
+
+@per_notebook
+def test_every_figure_is_native_by_day_and_by_night(path: Path) -> None:
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            kinds = set(output.get("data", {}))
+            assert "image/png" not in kinds, (
+                f"call lab.use_style() before the figures:\n{cell.source}"
+            )
+    palette = {entry.color for entry in STYLES.values()} | {PAPER["page"]["light"]}
+    for drawing in drawings(path):
+        assert inline(drawing, "x") is not None, "drawn by lab.use_style()"
+        assert set(re.findall(r'="(#[0-9a-f]{6})"', drawing)) <= palette, (
+            "a colour that no scheme of the page replaces: take lab.style(...), "
+            "greys, or an image (rasterized=True)"
+        )
+
+
+@per_notebook
+def test_a_live_cell_is_one_folded_line_on_the_page(path: Path) -> None:
+    for cell in code_cells(path):
+        if "lab.explore(" not in cell.source:
+            continue
+        assert notebook.is_live(cell), "lab.explore stands at the start of a line"
+        assert {"hide-input", "nbval-ignore-output"} <= set(cell.metadata.tags)
+        said = cell.metadata.mystnb
+        assert said.code_prompt_show.startswith(notebook.PLAY)
+        assert said.code_prompt_hide.startswith(notebook.PLAY)
+        assert cell.outputs == []
+
+
+@per_notebook
+def test_a_phone_shows_the_words_of_a_figure_at_eleven_pixels(path: Path) -> None:
+    for drawing in drawings(path):
+        root = ElementTree.fromstring(drawing)
+        edges = [0.0, *map(float, root.get("data-cut", "").split())]
+        edges.append(float(root.get("viewBox", "").split()[2]))
+        widest = max(right - left for left, right in pairwise(edges))
+        for text in root.iter("{http://www.w3.org/2000/svg}text"):
+            sizes = [e.get("font-size", "") for e in text.iter()]
+            size = max(float(s.removesuffix("px")) for s in sizes if s)
+            assert size * PHONE / widest >= 11, (
+                f"{''.join(text.itertext())!r} in a picture {widest / 72:.1f} inches "
+                "wide: at most 5.1 inches a column, and the style's own sizes"
+            )
 
 
 @per_notebook

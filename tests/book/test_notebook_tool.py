@@ -137,3 +137,45 @@ def test_every_chapter_is_in_stored_form() -> None:
     assert chapters, "there is no chapter"
     wrong = [p.name for p in chapters if notebook.fill_file(p, write=False)]
     assert not wrong, f"run tools/notebook.py on {wrong}"
+
+
+LIVE = f"""\
+import sys
+sys.path.insert(0, {str(address.ROOT)!r})  # before the repository in miniature
+from anthology import lab
+def double(n):
+    print(2 * n)
+play = lab.explore(double, n=(1, 9))
+play"""
+
+
+def test_a_live_cell_is_folded_and_keeps_no_controls(root: Path) -> None:
+    path = store(root, [new_markdown_cell("# T"), code(LIVE), code("1 + 1")])
+    assert notebook.run_file(path, root)
+    first = path.read_text()
+    live, after = notebook.read(path).cells[1:]
+    assert live.metadata.tags == ["hide-input", "nbval-ignore-output"]
+    assert live.metadata.mystnb.code_prompt_show == "Run this chapter to play"
+    assert (live.outputs, live.execution_count) == ([], 1)
+    assert (after.outputs[0].data["text/plain"], after.execution_count) == ("2", 2)
+    assert "widget" not in first
+    assert not notebook.run_file(path, root)
+    assert path.read_text() == first
+
+
+def test_a_live_cell_keeps_the_line_it_was_given(root: Path) -> None:
+    cell = code(LIVE)
+    cell.metadata.mystnb = {"code_prompt_show": "Run this chapter to play: your loss"}
+    path = store(root, [cell])
+    notebook.fill_file(path, root)
+    said = notebook.read(path).cells[0].metadata.mystnb
+    assert said.code_prompt_show == "Run this chapter to play: your loss"
+    assert said.code_prompt_hide == "Run this chapter to play"
+
+
+def test_a_live_cell_that_fails_leaves_the_file_as_it_was(root: Path) -> None:
+    path = store(root, [code(LIVE.replace("(1, 9)", "(9, 1)"))])
+    before = path.read_text()
+    with pytest.raises(CellExecutionError, match="low before high"):
+        notebook.run_file(path, root)
+    assert path.read_text() == before

@@ -1,0 +1,187 @@
+"""A matplotlib figure as SVG that belongs to the page it stands on.
+
+The ink becomes the page's own colour of text, each ruler the page's colour of
+that ruler, so a figure follows the reader from day to night. Where there is no
+page of ours (JupyterLab, Colab, an image viewer) it keeps the colours of the
+day on a light ground. The bytes depend on the figure alone: no date, no name
+of a program, no random id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+from anthology.lab.optional import optional
+from anthology.lab.palette import PAPER, STYLES
+
+__all__ = ["svg"]
+
+Element = ElementTree.Element
+
+SVG = "{http://www.w3.org/2000/svg}"
+HREF = "{http://www.w3.org/1999/xlink}href"
+FONTS = "var(--fig-font,'Source Sans 3',system-ui,sans-serif)"
+WIDEST = 370.0  # points: the widest picture whose words a phone shows at 11 px
+NUMBER = re.compile(r"-?\d+\.\d{2,}(?![\d%])")
+NAMED = re.compile(r"#([\w-]+)")
+FONT = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d{3}) )?([\d.]+)px .*")
+SAVED = {"Creator": None, "Date": None, "Format": None, "Type": None}
+
+
+def svg(figure: Any) -> str:
+    """The figure as SVG text, native by day and by night.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        Drawn in the colours of ``lab.style``. Artists that are ``rasterized``
+        stay pictures, the same in both schemes.
+
+    Returns
+    -------
+    str
+        One ``<svg class="an-figure">``. A figure wider than 5.1 inches whose
+        panels stand side by side says in ``data-cut`` (points) where a page may
+        cut it into columns.
+    """
+    mpl = optional("matplotlib", "matplotlib")
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anthology"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=SAVED)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for element in root.iter():
+        _native(element)
+    _number_ids(root)
+    root[:] = list(_kept(root))
+    return _written(root, _cuts(figure))
+
+
+def _native(element: Element) -> None:
+    """Attributes in place of a style, in colours of the page; text stays text."""
+    element.tag = element.tag.removeprefix(SVG)
+    if HREF in element.attrib:
+        element.set("href", element.attrib.pop(HREF))
+    declared = (part.split(":", 1) for part in element.get("style", "").split(";"))
+    styles = {p[0].strip(): p[1].strip() for p in declared if len(p) == 2}
+    element.attrib.pop("style", None)
+    for name, value in styles.items():
+        if name == "font":
+            _set_font(element, value)
+        elif name == "font-family":
+            continue  # of the page
+        elif name in ("fill", "stroke", "stop-color") and value.startswith("#"):
+            color, strength = _color(value)
+            element.set(name, color)
+            if strength < 1:
+                given = float(styles.get(f"{name}-opacity", 1))
+                element.set(f"{name}-opacity", f"{given * strength:.3g}")
+        else:
+            element.attrib.setdefault(name, value)
+    for name, value in element.attrib.items():
+        if not name.startswith("href"):
+            element.set(name, " ".join(NUMBER.sub(_short, value).split()))
+    if element.get("transform", "").startswith("rotate(-0 "):
+        element.attrib.pop("transform")
+    if element.tag not in ("text", "tspan"):
+        element.text = None
+    element.tail = None
+
+
+def _color(value: str) -> tuple[str, float]:
+    """A colour of the page and its opacity: greys are thinned ink."""
+    entry = STYLES.by_color.get(value)
+    if value in ("#ffffff", PAPER["page"]["light"]):
+        return f"var(--fig-page,{PAPER['page']['light']})", 1.0
+    if entry is not None:
+        return ("currentColor" if entry.name == "ink" else entry.css), 1.0
+    red, green, blue = (int(value[i : i + 2], 16) for i in (1, 3, 5))
+    if red == green == blue:
+        return "currentColor", 1 - red / 255
+    return value, 1.0
+
+
+def _set_font(element: Element, value: str) -> None:
+    found = FONT.fullmatch(value)
+    if found is None:
+        raise ValueError(f"matplotlib wrote a font in an unknown form: {value!r}")
+    slant, weight, size = found.groups()
+    element.set("font-size", f"{float(size):g}px")
+    if slant:
+        element.set("font-style", slant)
+    if weight and weight not in ("400", "normal"):
+        element.set("font-weight", weight)
+
+
+def _short(number: re.Match[str]) -> str:
+    return f"{round(float(number[0]), 2) + 0.0:g}"
+
+
+def _number_ids(root: Element) -> None:
+    """Ids by their order; those that nothing names are dropped."""
+    text = ElementTree.tostring(root, "unicode")
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
+    new: dict[str, str] = {}
+    for element in root.iter():
+        name = element.attrib.pop("id", "")
+        if name in used:
+            element.set("id", new.setdefault(name, str(len(new))))
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "href" or value.startswith("url(#"):
+                element.set(key, NAMED.sub(lambda m: f"#{new[m[1]]}", value))
+
+
+def _kept(element: Element) -> Iterator[Element]:
+    for child in element:
+        child[:] = list(_kept(child))
+        if child.tag in ("metadata", "style") or _draws_nothing(child):
+            continue
+        if child.tag == "g" and not child.attrib:
+            yield from child
+        else:
+            yield child
+
+
+def _draws_nothing(element: Element) -> bool:
+    if element.tag == "path":
+        return element.get("fill") == "none" and "stroke" not in element.attrib
+    return element.tag in ("g", "defs") and not len(element)
+
+
+def _written(root: Element, cuts: list[float]) -> str:
+    """The text, with ids that no other figure of a page has."""
+    box = [float(x) for x in root.get("viewBox", "").split()]
+    content = "\n".join(ElementTree.tostring(child, "unicode") for child in root)
+    name = "f" + hashlib.sha256(content.encode()).hexdigest()[:8]
+    content = re.sub(r'( id="|="#|url\(#)', rf"\g<1>{name}-", content)
+    cut = f' data-cut="{" ".join(f"{x:g}" for x in cuts)}"' if cuts else ""
+    return (
+        f'<svg class="an-figure" xmlns="http://www.w3.org/2000/svg" '
+        f'width="{box[2] * 4 / 3:.0f}" height="{box[3] * 4 / 3:.0f}" '
+        f'viewBox="0 0 {box[2]:g} {box[3]:g}"{cut} color="{STYLES["ink"].color}" '
+        f'fill="currentColor" stroke-linejoin="round" font-family="{FONTS}">'
+        f'<rect width="100%" height="100%" '
+        f'fill="var(--fig-paper,{PAPER["page"]["light"]})"/>'
+        f'<g id="{name}">{content}</g></svg>'
+    )
+
+
+def _cuts(figure: Any) -> list[float]:
+    """Where the gaps between columns of panels are, in points from the left."""
+    width = 72 * figure.get_figwidth()
+    if width <= WIDEST or figure.legends or figure.get_suptitle():
+        return []
+    boxes = (axes.get_tightbbox() for axes in figure.axes if axes.get_visible())
+    scale = 72 / figure.dpi
+    spans = sorted((b.x0 * scale, b.x1 * scale) for b in boxes if b is not None)
+    cuts, end = [], spans[0][1] if spans else 0.0
+    for low, high in spans:
+        if low > end:
+            cuts.append(round((low + end) / 2, 1))
+        end = max(end, high)
+    return cuts if len(cuts) < 4 else []
