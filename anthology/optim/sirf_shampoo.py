@@ -128,6 +128,9 @@ class SIRFShampoo(BaseOptimizer):
     zero_is_none = True
     before = (("max_dim", 2**63 - 1),)
     card = Card(
+        answer="is Shampoo without roots and without inverses; it learns the factors "
+        "of its ruler directly.",
+        update=r"$\Delta W=-\eta\,m$, with $m\leftarrow\mu m+CC^\top GKK^\top$",
         problem=r"$\min_{\Delta W} \langle G,\Delta W\rangle + "
         r"\tfrac{1}{2\eta}\langle \Delta W, S_C\,\Delta W S_K\rangle$",
         norm=r"$\sqrt{\langle \Delta W, S_C\,\Delta W S_K\rangle}$, learned",
