@@ -27,7 +27,7 @@ from anthology.optim import SteepestDescent
 
 TARGET = ROOT / "_static" / "cover.png"
 RADIUS = 0.16
-NORMS = {"ℓ1 norm": L1(), "ℓ2 norm": L2(), "ℓ∞ norm": LInf()}
+NORMS = {"l1": ("ℓ1 norm", L1()), "l2": ("ℓ2 norm", L2()), "linf": ("ℓ∞ norm", LInf())}
 f = lab.problems.two_weights
 
 
@@ -61,8 +61,8 @@ def draw(axes: Axes) -> None:
     )
     axes.plot(a, 1 / a, color="#444444", linewidth=1.6)
     axes.annotate("minima", (1.83, 0.566), color="#444444", fontsize=11)
-    for index, (name, norm) in enumerate(NORMS.items()):
-        style = lab.style(index)
+    for ruler, (name, norm) in NORMS.items():
+        style = lab.style(ruler)
         axes.plot(*ball(norm).T, **style, linewidth=1.1)
         path = descend(norm)
         axes.plot(*path.T, **style, linewidth=2.4, label=name)

@@ -21,7 +21,8 @@ from anthology.lab.marks import (
 )
 from anthology.lab.measured import Measured, measured
 from anthology.lab.models import Transformer, conv_net, mlp, transformer
-from anthology.lab.plots import STYLES, Style, style, use_style
+from anthology.lab.palette import STYLES, Style, style
+from anthology.lab.plots import use_style
 from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
 from anthology.lab.slider import Frame, SliderFigure, slider_figure
 from anthology.lab.tables import Table, least_costs

@@ -7,7 +7,7 @@ from typing import Any
 
 from anthology.lab.measured import Measured
 from anthology.lab.optional import optional
-from anthology.lab.plots import INK, STYLES
+from anthology.lab.palette import INK, STYLES
 
 __all__ = ["limit_shares"]
 

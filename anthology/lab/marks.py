@@ -31,8 +31,8 @@ class Line:
         Coordinates, of the same length.
     name : str
         Entry in the legend; marks of the same name share it.
-    style : int
-        Index into ``lab.STYLES``.
+    style : str or int
+        A ruler's name or a number of ``lab.STYLES``.
     width : float
         In pixels.
     """
@@ -40,7 +40,7 @@ class Line:
     x: Any
     y: Any
     name: str = ""
-    style: int = 0
+    style: str | int = 0
     width: float = 2.0
 
 
@@ -51,7 +51,7 @@ class Points:
     x: Any
     y: Any
     name: str = ""
-    style: int = 0
+    style: str | int = 0
     radius: float = 3.5
 
 
@@ -62,7 +62,7 @@ class Arrow:
     start: Any
     end: Any
     name: str = ""
-    style: int = 0
+    style: str | int = 0
     width: float = 2.0
 
 
@@ -73,7 +73,7 @@ class Region:
     x: Any
     y: Any
     name: str = ""
-    style: int = 5
+    style: str | int = 5
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Note:
         Where it stands.
     text : str
         In the colour of the page's text.
-    style : int, optional
+    style : str or int, optional
         Puts a sign of that style before it, to name a line where it runs.
     anchor : str
         Which part of the text stands there: "start", "middle" or "end".
@@ -95,7 +95,7 @@ class Note:
     x: float
     y: float
     text: str
-    style: int | None = None
+    style: str | int | None = None
     anchor: str = "start"
 
 

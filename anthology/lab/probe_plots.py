@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anthology.lab.optional import optional
-from anthology.lab.plots import style
+from anthology.lab.palette import style
 
 __all__ = ["probe_curves", "probe_layers", "probe_symmetries"]
 

@@ -46,7 +46,7 @@ _CSS = """
 .an-slider .an-edge{stroke:currentColor;stroke-opacity:.65;fill:none}
 .an-slider .an-bar{display:flex;flex-wrap:wrap;align-items:center;gap:2px 12px}
 .an-slider label{display:flex;flex:1 1 260px;align-items:center;gap:10px}
-.an-slider input{flex:1;min-width:120px;height:28px;accent-color:#0072B2}
+.an-slider input{flex:1;min-width:120px;height:28px;accent-color:var(--pst-color-primary,#0a559a)}
 .an-slider output{flex:1 1 100%;min-height:2.9em}
 .an-slider .an-key{display:flex;flex-wrap:wrap;gap:2px 18px;margin:2px 0 4px}
 .an-slider .an-key span{display:inline-flex;align-items:center;gap:6px}

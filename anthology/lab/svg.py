@@ -22,13 +22,15 @@ from anthology.lab.marks import (
     Points,
     Region,
 )
-from anthology.lab.plots import STYLES
+from anthology.lab.palette import STYLES
 
 __all__ = ["draw", "draw_panel", "number", "swatch"]
 
 _BOTTOM = 40.0
 _FAR = 1e5  # pixels: beyond this a coordinate is far outside, however far
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+_SIGNS = {"s": "■", "D": "◆", "^": "▲", "v": "▼"}
 
 Place = tuple[int, int]
 
@@ -97,10 +99,7 @@ def _draw_one(panel: Panel, mark: Mark) -> str:
         return _arrow(panel, mark)
     points = [_place(panel, x, y) for x, y in _pairs(mark.x, mark.y)]
     if isinstance(mark, Points):
-        path = "".join(f"M{p[0]} {p[1]}h0" for p in points if p is not None)
-        # a stroke of no length is its two caps: a disc or a square
-        cap = "square" if mark.style % 2 else "round"
-        return _path(path, mark.style, tenths(2 * mark.radius), cap)
+        return _points([p for p in points if p is not None], mark)
     if isinstance(mark, Region):
         path = _polyline([p for p in points if p is not None])
         color = _color(mark.style)
@@ -108,8 +107,27 @@ def _draw_one(panel: Panel, mark: Mark) -> str:
             f'<path d="{path}z" fill="{color}" fill-opacity=".18" '
             f'stroke="{color}" stroke-width="12" stroke-linejoin="round"/>'
         )
-    dashes = STYLES[mark.style % len(STYLES)].dashes
+    dashes = STYLES[mark.style].dashes
     return _path(_pieces(points), mark.style, tenths(mark.width), "butt", dashes)
+
+
+def _points(places: Sequence[Place], mark: Points) -> str:
+    """One path of markers, each the shape of the style."""
+    shape = _shape(STYLES[mark.style].marker, 10 * mark.radius)
+    path = "".join(f"M{x} {y}{shape}" for x, y in places)
+    return path and f'<path d="{path}" fill="{_color(mark.style)}"/>'
+
+
+def _shape(marker: str, radius: float) -> str:
+    """A marker around the current point, in relative moves; a disc if unknown."""
+    r, wide = _round(radius), _round(1.3 * radius)
+    flat = _round(0.9 * radius)
+    return {
+        "s": f"m{-flat} {-flat}h{2 * flat}v{2 * flat}h{-2 * flat}z",
+        "D": f"m0 {-wide}l{wide} {wide} {-wide} {wide} {-wide} {-wide}z",
+        "^": f"m0 {-wide}l{wide} {2 * r + 4} {-2 * wide} 0z",
+        "v": f"m0 {wide}l{wide} {-2 * r - 4} {-2 * wide} 0z",
+    }.get(marker, f"m{-r} 0a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z")
 
 
 def _note(mark: Note, at: Place | None) -> str:
@@ -118,7 +136,7 @@ def _note(mark: Note, at: Place | None) -> str:
         return ""
     sign = ""
     if mark.style is not None:
-        shape = "■" if mark.style % 2 else "●"
+        shape = _SIGNS.get(STYLES[mark.style].marker, "●")
         sign = f'<tspan fill="{_color(mark.style)}">{shape} </tspan>'
     return (
         f'<text x="{at[0]}" y="{at[1]}" font-size="120" '
@@ -149,7 +167,11 @@ def _arrow(panel: Panel, mark: Arrow) -> str:
 
 
 def _path(
-    d: str, style: int, width: int, cap: str = "round", dashes: Sequence[float] = ()
+    d: str,
+    style: str | int,
+    width: int,
+    cap: str = "round",
+    dashes: Sequence[float] = (),
 ) -> str:
     if not d:
         return ""
@@ -164,7 +186,7 @@ def _list(width: float, dashes: Sequence[float]) -> str:
     return " ".join(f"{d * width:g}" for d in dashes)
 
 
-def swatch(style: int, kind: type) -> str:
+def swatch(style: str | int, kind: type) -> str:
     """The little picture of a legend entry."""
     color = _color(style)
     if kind is Region:
@@ -173,14 +195,10 @@ def swatch(style: int, kind: type) -> str:
             f'stroke="{color}" stroke-width="1.2"/>'
         )
     elif kind is Points:
-        shape = (
-            "M10.5 2.5h7v7h-7z"
-            if style % 2
-            else "M10.5 6a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0"
-        )
-        body = f'<path d="{shape}" fill="{color}"/>'
+        shape = _shape(STYLES[style].marker, 40)
+        body = f'<path transform="scale(.1)" d="M140 60{shape}" fill="{color}"/>'
     else:
-        dashes = STYLES[style % len(STYLES)].dashes if kind is Line else ()
+        dashes = STYLES[style].dashes if kind is Line else ()
         extra = f' stroke-dasharray="{_list(2, dashes)}"' if dashes else ""
         tip = f'<path d="M28 6l-8-4v8z" fill="{color}"/>' if kind is Arrow else ""
         end = 20 if kind is Arrow else 28
@@ -278,5 +296,5 @@ def _two(point: Any) -> tuple[float, float]:
     return x, y
 
 
-def _color(style: int) -> str:
-    return STYLES[style % len(STYLES)].color
+def _color(style: str | int) -> str:
+    return STYLES[style].css

@@ -1,0 +1,132 @@
+"""The colours of the book, read from the one file that holds them.
+
+``palette.json`` says for each ruler its colour by day and by night, its dashes
+and its marker; matplotlib, the sliders and the style sheet read it. A colour
+means a ruler. What is no ruler (two runs, three rates) is drawn in shades of
+ink, told apart by dashes, markers and the label at its end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["INK", "PAPER", "RULERS", "STYLES", "Style", "Styles", "css", "style"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """One entry of the palette.
+
+    Attributes
+    ----------
+    name : str
+        The ruler, or the shade of ink; the style sheet calls it ``--fig-name``.
+    color, dark : str
+        Hexadecimal colours by day and by night. Figures are drawn in ``color``;
+        on a page the scheme of the page chooses.
+    dashes : tuple of float
+        Lengths of dashes and gaps in units of the line's width; () is solid.
+    marker : str
+        The marker matplotlib draws; of l1, l2 and linf their unit ball.
+    """
+
+    name: str
+    color: str
+    dark: str
+    dashes: tuple[float, ...]
+    marker: str
+
+    @property
+    def css(self) -> str:
+        """The colour on a page, with the one of the day where there is no page."""
+        return f"var(--fig-{self.name},{self.color})"
+
+
+class Styles(Mapping[str, Style]):
+    """The palette by the name of a ruler or a shade, or by number.
+
+    A number counts through the five shades of ink, 0 to 4, then 5 is for
+    references (axes, limits, minima); it counts on from 0. So no number wears
+    the colour of a ruler.
+    """
+
+    def __init__(self, entries: Mapping[str, Style], inks: tuple[str, ...]) -> None:
+        self._entries = dict(entries)
+        self._inks = inks
+
+    def __getitem__(self, key: str | int) -> Style:
+        name = self._inks[key % len(self._inks)] if isinstance(key, int) else key
+        if name not in self._entries:
+            raise KeyError(f"no style {name!r}; there are {', '.join(self._entries)}")
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @cached_property
+    def by_color(self) -> dict[str, Style]:
+        """The first entry of each colour by day."""
+        return {entry.color: entry for entry in reversed(self._entries.values())}
+
+
+def style(which: str | int, **changes: Any) -> dict[str, Any]:
+    """Keyword arguments for matplotlib's ``plot``: colour and dashes.
+
+    Parameters
+    ----------
+    which : str or int
+        A ruler: ``"l1"``, ``"l2"``, ``"linf"``, ``"spectral"`` or ``"learned"``.
+        For what is no ruler a number: 0 to 4 are shades of ink, 5 is grey for
+        references; it counts on from 0.
+    **changes
+        Further keyword arguments, which win.
+
+    Raises
+    ------
+    KeyError
+        For a name that is in no palette; the message lists those that are.
+    """
+    entry = STYLES[which]
+    line: Any = (0, entry.dashes) if entry.dashes else "-"
+    return {"color": entry.color, "linestyle": line, **changes}
+
+
+def css(scheme: str) -> str:
+    """The palette as declarations of a style sheet, ``--fig-l1:#0a559a;…``.
+
+    Parameters
+    ----------
+    scheme : str
+        ``"light"`` or ``"dark"``.
+    """
+    if scheme not in ("light", "dark"):
+        raise ValueError(f"the schemes are 'light' and 'dark', not {scheme!r}")
+    return "".join(
+        f"--fig-{e.name}:{e.color if scheme == 'light' else e.dark};"
+        for e in STYLES.values()
+    )
+
+
+def _entry(name: str, given: Mapping[str, Any]) -> Style:
+    dashes = tuple(float(length) for length in given["dashes"])
+    return Style(name, given["light"], given["dark"], dashes, given["marker"])
+
+
+_READ = json.loads(
+    files("anthology.lab").joinpath("palette.json").read_text(encoding="utf-8")
+)
+RULERS: tuple[str, ...] = tuple(_READ["rulers"])
+PAPER: Mapping[str, Mapping[str, str]] = _READ["paper"]
+STYLES = Styles(
+    {n: _entry(n, e) for n, e in {**_READ["rulers"], **_READ["inks"]}.items()},
+    tuple(_READ["inks"]),
+)
+INK = STYLES["ink"].color
