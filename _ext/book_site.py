@@ -8,6 +8,8 @@
   stops instead.
 - The theme's ``fontawesome.js`` (1.4 MB, blocks a page's first paint, and stops
   the widgets' animations) is taken out; the style sheet draws the same icons.
+- The style sheet gets its palette, and its fonts from ``node_modules``; without
+  them a page is set in the fonts of the reader's system.
 - ``robots.txt``, ``404.html`` and ``.nojekyll`` for the host.
 """
 
@@ -28,7 +30,7 @@ from sphinx.util import logging
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import address
+from tools import address, look
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +135,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         return
     outdir = Path(app.outdir)
     copy_mathjax(outdir)
+    look.dress(outdir / "_static")
     mend_pages(outdir)
     search_in_a_folder(outdir)
     # the first page itself, where the theme would put a redirection to it
