@@ -29,9 +29,9 @@ function labels(size) {
   const free = (b) =>
     b[0] >= 3 && b[1] >= 3 && b[2] <= WIDE - 3 && b[3] <= HIGH - 3 &&
     taken.every((t) => b[2] < t[0] || b[0] > t[2] || b[3] < t[1] || b[1] > t[3]);
-  const box = (x, y, w) => [x - w / 2 - 2, y - 0.82 * size, x + w / 2 + 2, y + 0.3 * size];
+  const box = (x, y, w) => [x - w / 2 - 2, y - 0.95 * size, x + w / 2 + 2, y + 0.3 * size];
   const put = (p, text, kind = "", first = 0) => {
-    const w = text.length * size * 0.56, out = w / 2 + 11, h = 0.35 * size;
+    const w = text.length * size * (kind === "strong" ? 0.64 : 0.57), out = w / 2 + 11, h = 0.35 * size;
     const places = [[out, h], [-out, h], [0, -13], [0, size + 11], [out, -13], [-out, -13],
       [out, size + 8], [-out, size + 8], [out + 12, -26], [-out - 12, -26], [0, 44], [0, -34]];
     for (const [dx, dy] of [places[first], ...places]) {
@@ -157,7 +157,9 @@ function time(now, w, size) {
   for (const s of [-1, 0, 1]) {
     o += grid(Y(s));
     words += word(left - 8, Y(s) + 5, number(s, 0), "end");
+    put.keep([left - 14, Y(s)], 12);
   }
+  put.keep([left + 100, 20], 0.6 * size);
   steps.forEach((s, k) => [0, 1].forEach((i) => put.keep([X(k), Y(-s[i])], 2)));
   [0, 1].forEach((i) => {
     o += line(steps.map((s, k) => [X(k), Y(-s[i])]), C + ' stroke-width="2.5" stroke-linejoin="round"' + (i ? ' stroke-dasharray="2 3"' : ""));
