@@ -43,7 +43,6 @@ PARTS: dict[str, tuple[Callable[[], str], Callable[[], Iterable[Path]]]] = {
     ),
     "hero": (lambda: raw(hero.figure()), lambda: hero.HERE.iterdir()),
     "front": (lambda: raw(front.figure()._repr_html_()), list),
-    "install": (front.install, list),
     "answers": (front_page.answers, chapters),
     "doors": (front_page.doors, chapters),
     "lengths": (front_page.lengths, chapters),
