@@ -30,7 +30,7 @@ from sphinx.util import logging
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import address, look
+from tools import address, contents, look
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,17 @@ def mend(text: str) -> str:
     return text
 
 
+def name_chapters(outdir: Path) -> None:
+    """Over the title of a chapter its number and its part: "2 · Optimizers"."""
+    for chapter in contents.chapters():
+        path = outdir / f"{chapter.path}.html"
+        text = path.read_text(encoding="utf-8")
+        number = '<h1><span class="section-number">{}</span>'
+        old = number.format(f"{chapter.number}. ")
+        new = number.format(f"{chapter.number} · {chapter.part}")
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 def mend_pages(outdir: Path) -> None:
     for path in outdir.rglob("*.html"):
         before = path.read_text(encoding="utf-8")
@@ -137,6 +148,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     copy_mathjax(outdir)
     look.dress(outdir / "_static")
     mend_pages(outdir)
+    name_chapters(outdir)
     search_in_a_folder(outdir)
     # the first page itself, where the theme would put a redirection to it
     shutil.copy2(outdir / f"{app.config.root_doc}.html", outdir / "index.html")
