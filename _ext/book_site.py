@@ -51,6 +51,10 @@ UNREADABLE = (
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
     (' role="doc-biblioentry"', ""),
 )
+# Punctuation after an inline formula, which may not begin the next line.
+PUNCTUATED = re.compile(
+    r'(<span class="math notranslate nohighlight">[^<]*</span>)([-’)\]]*[,.;:!?)’”]+)'
+)
 # A page opened from a folder may not fetch its neighbours: search without excerpts.
 SEARCH_IN_A_FOLDER = """
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
@@ -97,11 +101,11 @@ def copy_mathjax(outdir: Path) -> None:
 
 
 def mend(text: str) -> str:
-    """A page without the script, and with what a screen reader needs."""
+    """A page without the script, with what a screen reader needs, well broken."""
     text = FONTAWESOME.sub("", text)
     for wrong, right in UNREADABLE:
         text = text.replace(wrong, right)
-    return text
+    return PUNCTUATED.sub(r'<span class="bound">\1\2</span>', text)
 
 
 def name_chapters(outdir: Path) -> None:

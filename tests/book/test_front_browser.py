@@ -9,9 +9,10 @@ from tests.book.test_browser import (  # noqa: F401 - fixtures
     base,
     browser,
 )
-from tools import hero
+from tools import contents, hero
 
 SCHEMES = ("light", "dark")
+FORMULAS = ["index.html", *(f"{c.path}.html" for c in contents.chapters())]
 OPTIMIZERS = "chapters/reference/optimizers.html"
 # Tables and code whose content is wider than their box.
 CUT = """s => [...document.querySelectorAll(s)]
@@ -110,3 +111,29 @@ def test_the_magnifier_is_off_the_text(browser, base) -> None:  # noqa: F811
               return icon.getBoundingClientRect().right - from; })"""
         )
         assert over and max(over) <= 0
+
+
+# Punctuation that begins a line because the formula before it ended one.
+ORPHANS = """() => [...document.querySelectorAll("article mjx-container:not([display])")]
+  .map(m => m.closest(".math") || m)
+  .map(m => [m, m.nextSibling])
+  .filter(([m, t]) => t && t.nodeType === 3 && /^[,.;:!?)]/.test(t.data))
+  .filter(([m, t]) => { const r = document.createRange();
+    r.setStart(t, 0); r.setEnd(t, 1);
+    const a = m.getClientRects(), b = r.getBoundingClientRect();
+    return m.offsetParent && b.width && b.top > a[a.length - 1].bottom; })
+  .map(([m, t]) => m.parentElement.textContent.slice(0, 80))"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("page", FORMULAS)
+def test_formulas_keep_their_punctuation_and_are_no_tab_stops(
+    browser,  # noqa: F811
+    base,  # noqa: F811
+    page: str,
+    width: int,
+) -> None:
+    with opened(browser, base + page, width=width) as visit:
+        assert visit.page.locator("article mjx-container").count() > 10
+        assert visit.page.evaluate(ORPHANS) == []
+        assert visit.page.locator("article mjx-container[tabindex='0']").count() == 0
