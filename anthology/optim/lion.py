@@ -78,9 +78,7 @@ class Signum(BaseOptimizer):
     """
 
     elementwise = True
-
     switched = ("step", "momentum_buffer")
-
     card = Card(
         answer="keeps only the signs of an average: all weights move equally far.",
         update=r"$\Delta w=-\eta\operatorname{sign}(m)$",
@@ -231,9 +229,7 @@ class Lion(BaseOptimizer):
     """
 
     elementwise = True
-
     switched = ("step",)
-
     card = replace(
         Signum.card,
         answer="has Adam's ruler and bare signs: only the rate shortens a step.",

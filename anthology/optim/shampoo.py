@@ -145,7 +145,6 @@ class Shampoo(BaseOptimizer):
         source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
         "eqs. 12-16",
     )
-
     before = (("relative_eps", False),)
 
     def __init__(

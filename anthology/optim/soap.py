@@ -140,7 +140,6 @@ class SOAP(_Alike):
         r"d_\mathrm{in}/d_\mathrm{out})$",
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
-
     before = (("basis_eps", 0.0),)
 
     def __init__(

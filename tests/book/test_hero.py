@@ -24,7 +24,7 @@ RATES = {"Adam": 0.02, "Lion": 0.012, "Shampoo": 0.08, "Muon": 0.015}
 MEMORY = {
     "Adam": optim.Adam,
     "Lion": optim.Lion,
-    "Shampoo": lambda p, lr: optim.Shampoo(p, lr=lr),
+    "Shampoo": lambda p, lr: optim.Shampoo(p, lr=lr, eps=0.0),
     "Muon": lambda p, lr: optim.Muon(p, lr=lr, weight_decay=0.0),
 }
 SIZES = [(1280, 720), (390, 844)]

@@ -38,7 +38,8 @@ const descend = (w, t) =>
     return minus(w, unit, 0.05 * dual);
   });
 
-// With memory, at the defaults of the package; the rate falls in a line to zero.
+// With memory, at the defaults of the package (Shampoo with ε = 0); the rate falls
+// in a line to zero.
 const STEPS = 60, RATES = { Adam: 0.02, Lion: 0.012, Shampoo: 0.08, Muon: 0.015, Prodigy: 0.007 };
 const falling = (rate) => (k) => rate * (1 - k / STEPS);
 function remember(w, rate, direction) {
