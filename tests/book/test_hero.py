@@ -300,6 +300,21 @@ def test_it_moves_and_arrives_where_it_stands_without_motion(opened, figure):
     assert moving.inner_html(".pics") == still.inner_html(".pics")
 
 
+def test_between_two_rulers_every_length_is_a_number(page):
+    """The balls on the way from one ruler to the next, however near to one."""
+    shares = [0.0, 1e-9, 1e-4, 0.01, 0.3, 0.5, 0.9, 1.0]
+    for x, y in [(0.6, 0.8), (1.0, 0.0), (-1e-3, 0.5), (0.0, 0.0)]:
+        got = page.evaluate(
+            "([v, ts]) => ts.map(t => document.querySelector('.an-hero').hero.length(v, t))",
+            [[x, y], shares],
+        )
+        W = hero.weights(x, y)
+        for k, norm in ((0, "linf"), (5, "l2"), (7, "spectral")):
+            assert got[k] == pytest.approx(float(NORMS[norm].norm(W)), abs=1e-12)
+        assert got[1] == pytest.approx(got[0], abs=1e-6)
+        assert all(value >= got[0] for value in got)
+
+
 def test_nothing_is_drawn_that_is_no_number(page):
     for name, w in itertools.product(NAMES, [(1.25, 0.75), (1.0, 0.0), (0.0, 0.0)]):
         state(page, name, w)

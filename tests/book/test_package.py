@@ -41,7 +41,7 @@ def test_it_holds_every_module_and_only_those(wheel: zipfile.ZipFile) -> None:
     expected = {
         path.relative_to(address.ROOT).as_posix()
         for path in (address.ROOT / "anthology").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix == ".py" or path.name in ("py.typed", "palette.json")
     }
     assert code == expected
 

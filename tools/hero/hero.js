@@ -98,6 +98,7 @@ state.name = (one(".rulers input:checked") || { value: "Adam" }).value;
 figure.dataset.on = "";
 still();
 figure.hero = {
+  length,
   set(name, w) {
     Object.assign(state, { name, w });
     one(`input[value=${name}]`).checked = true;

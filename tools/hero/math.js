@@ -13,8 +13,11 @@ const mix = (m, g, share) => m.map((x, i) => x + share * (g[i] - x));
 // A ruler is t: 0 the largest entry, 1/2 Frobenius (Euclid), 1 the largest singular
 // value. In the plane (x, y) its ball is the ℓp ball with p = 1/t, of radius 1/c.
 const inset = (t) => 2 ** (2 * t * (1 - t));
-const length = ([x, y], t) =>
-  inset(t) * (t ? (abs(x) ** (1 / t) + abs(y) ** (1 / t)) ** t : max(abs(x), abs(y)));
+function length([x, y], t) {
+  const top = max(abs(x), abs(y));
+  if (!t || !top) return top;
+  return inset(t) * top * (abs(x / top) ** (1 / t) + abs(y / top) ** (1 / t)) ** t;
+}
 function steepest(g, t) {
   const top = max(...g.map(abs));
   if (!top) return { dual: 0, unit: [0, 0] };
