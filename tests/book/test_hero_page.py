@@ -118,8 +118,8 @@ def test_what_a_screen_reader_is_told(page):
 
 def test_it_moves_and_arrives_where_it_stands_without_motion(opened, figure):
     still, moving = opened(figure), opened(figure, motion="no-preference")
-    for page in (still, moving):
-        page.check("input[value=Muon]", force=True)
+    for each in (still, moving):
+        each.check("input[value=Muon]", force=True)
     moving.wait_for_timeout(700)
     assert moving.inner_html(".pics") == still.inner_html(".pics")
 
