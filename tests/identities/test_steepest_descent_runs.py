@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anthology import lab, linalg, norms
-from anthology.optim import SteepestDescent
+from anthology import cost, lab, linalg, norms
+from anthology.optim import Muon, SteepestDescent
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "experiments" / "steepest_descent.py"))
@@ -59,8 +59,13 @@ def test_flops_of_the_polar_factor(claim, shape):
             linalg.polar(torch.randn(shape), "muon", steps=5, dtype=dtype)
         assert counter.get_total_flops() == flops
     width, inputs = 1024, 32_768
-    share = 5 * 6 * width**3 / (6 * inputs * width**2)
-    assert abs(share - 0.16) < claim.tol
+    training = 6 * inputs * width**2
+    assert abs(5 * 6 * width**3 / training - 0.16) < claim.tol
+    weight = [torch.empty(width, width, device="meta", requires_grad=True)]
+    rates = cost.Rates(((1, 1e12),), {"float32": 1e14})
+    least = cost.limit(lambda w: Muon(w, ns_dtype="bfloat16"), weight, rates=rates)
+    assert least.flops == 5 * (3 * width**3 + width**3)
+    assert abs(least.flops / training - 0.10) < claim.tol
 
 
 @pytest.mark.claim("muon-rate", tol=0.35)
