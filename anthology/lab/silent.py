@@ -48,7 +48,8 @@ class Penalised:
     penalty : str
         φ(∇f), as markdown; or why there is none.
     formula : str
-        The factor c, as LaTeX; empty if there is none.
+        The factor c, as LaTeX in one or more formulas, between which a narrow
+        page may break the line; empty if there is none.
     factor : float or None
         Its value for these settings, at a gradient of one entry, 1.
     way : str
@@ -74,14 +75,14 @@ class Penalised:
     def title(self) -> str:
         """The class and what is set, as markdown."""
         options = (f"`{k}={v!r}`" for k, v in self.settings.items())
-        return "<br>".join([f"**{self.name}**", *options])
+        return "<br>".join([self.name, *options])
 
     def charged(self) -> str:
         """φ(∇f) and below it the factor c, as markdown."""
         if self.factor is None:
             return self.penalty
         value = f"{self.factor:.4g}"
-        formula = "" if self.formula == value else f"{self.formula}="
+        formula = "" if self.formula == value else f"{self.formula}$ ${{}}="
         return f"{self.penalty}<br>$c={formula}{value}$"
 
     def measured(self) -> float | None:
@@ -178,14 +179,14 @@ _SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
 _TWO = r"$\lVert\nabla_lf\rVert_2$, layer by layer"
 _ONE = r"$\lVert\nabla f\rVert_1$"
 _NUCLEAR = r"$\sum_l\sum_i\sigma_i(\nabla_lf)$"
-_WIDE = r"$\sum_l\sqrt{d_{out}/d_{in}}\,\sum_i\sigma_i(\nabla_lf)$"
+_WIDE = r"$\sum_l\sqrt{d_{out}/d_{in}}$ $\sum_i\sigma_i(\nabla_lf)$"
 _DUAL = r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer"
 _SOFT = r"$\lVert\nabla f\rVert_1$, rounded at ε"
-_LOG = r"$\tfrac1{2B}\sum_i\log(B\,\partial_if^2+\varepsilon)$"
+_LOG = r"$\tfrac1{2B}\sum_i$ $\log(B\,\partial_if^2+\varepsilon)$"
 _AGE = r"1+2\tau"
-_ADAM = r"(1+2\tau_1)-(1+2\tau_2)\,\rho"
-_FREE = r"(1+2\tau_1)-2(1+2\tau_2)\,\rho"
-_HEAVY = r"(1+2\tau_1)(1-2\rho)-4\tau_2\rho"
+_ADAM = r"(1+2\tau_1)$ ${}-(1+2\tau_2)\,\rho"
+_FREE = r"(1+2\tau_1)$ ${}-2(1+2\tau_2)\,\rho"
+_HEAVY = r"(1+2\tau_1)$ $(1-2\rho)$ ${}-4\tau_2\rho"
 _LENGTH = "that of its norm, while its length stands still"
 _SUMS = "none that lasts: its sums never forget, so its steps fade"
 _MATRICES = "open: its averages are matrices"
