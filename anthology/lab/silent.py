@@ -48,7 +48,8 @@ class Penalised:
     penalty : str
         φ(∇f), as markdown; or why there is none.
     formula : str
-        The factor c, as LaTeX; empty if there is none.
+        The factor c, as LaTeX in one or more formulas, between which a narrow
+        page may break the line; empty if there is none.
     factor : float or None
         Its value for these settings, at a gradient of one entry, 1.
     way : str
@@ -72,12 +73,17 @@ class Penalised:
         return made
 
     def title(self) -> str:
-        """The class, what is set, and the norm of its card, as markdown."""
-        settings = dict(self.settings)
-        norm = settings.pop("norm", None)
-        found = getattr(optim, self.name).card.norm if norm is None else f"`{norm!r}`"
-        options = (f"`{k}={v}`" for k, v in settings.items())
-        return "<br>".join([f"**{self.name}**", *options, found])
+        """The class and what is set, as markdown."""
+        options = (f"`{k}={v!r}`" for k, v in self.settings.items())
+        return "<br>".join([self.name, *options])
+
+    def charged(self) -> str:
+        """φ(∇f) and below it the factor c, as markdown."""
+        if self.factor is None:
+            return self.penalty
+        value = f"{self.factor:.4g}"
+        formula = "" if self.formula == value else f"{self.formula}$ ${{}}="
+        return f"{self.penalty}<br>$c={formula}{value}$"
 
     def measured(self) -> float | None:
         """The factor c as the class shows it."""
@@ -173,15 +179,15 @@ _SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
 _TWO = r"$\lVert\nabla_lf\rVert_2$, layer by layer"
 _ONE = r"$\lVert\nabla f\rVert_1$"
 _NUCLEAR = r"$\sum_l\sum_i\sigma_i(\nabla_lf)$"
-_WIDE = r"$\sum_l\sqrt{d_{out}/d_{in}}\,\sum_i\sigma_i(\nabla_lf)$"
+_WIDE = r"$\sum_l\sqrt{d_{out}/d_{in}}$ $\sum_i\sigma_i(\nabla_lf)$"
 _DUAL = r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer"
 _SOFT = r"$\lVert\nabla f\rVert_1$, rounded at ε"
-_LOG = r"$\tfrac1{2B}\sum_i\log(B\,\partial_if^2+\varepsilon)$"
+_LOG = r"$\tfrac1{2B}\sum_i$ $\log(B\,\partial_if^2+\varepsilon)$"
 _AGE = r"1+2\tau"
-_ADAM = r"(1+2\tau_1)-(1+2\tau_2)\,q"
-_FREE = r"(1+2\tau_1)-2(1+2\tau_2)\,q"
-_HEAVY = r"(1+2\tau_1)(1-2q)-4\tau_2q"
-_LENGTH = "that of its norm, while its length $d$ stands still"
+_ADAM = r"(1+2\tau_1)$ ${}-(1+2\tau_2)\,\rho"
+_FREE = r"(1+2\tau_1)$ ${}-2(1+2\tau_2)\,\rho"
+_HEAVY = r"(1+2\tau_1)$ $(1-2\rho)$ ${}-4\tau_2\rho"
+_LENGTH = "that of its norm, while its length stands still"
 _SUMS = "none that lasts: its sums never forget, so its steps fade"
 _MATRICES = "open: its averages are matrices"
 _MEMORY = {"momentum": 0.9}
@@ -237,9 +243,9 @@ PENALTIES = (
 
 
 def penalty_table(ask: bool = True) -> str:
-    """The table as markdown: class, norm, φ(∇f), factor c and its value.
+    """The table as markdown: class and settings, φ(∇f) with its factor c.
 
-    Norms are read from the cards of the classes.
+    Two columns, so that a phone shows both.
 
     Parameters
     ----------
@@ -252,23 +258,12 @@ def penalty_table(ask: bool = True) -> str:
         If a class does not show the factor that the formula gives it, within
         0.1 or one part in a thousand.
     """
-    head = [
-        "optimizer, norm of its step",
-        r"penalises $\varphi(\nabla f)$, from the dual norm",
-        "times $c$",
-    ]
-    lines = [head, ["---"] * len(head)]
+    lines = [["optimizer", r"penalises $\varphi(\nabla f)$, times $c$"], ["---"] * 2]
     for row in PENALTIES:
-        factor = ""
-        if row.factor is not None:
-            value = f"{row.factor:.4g}"
-            factor = f"${value}$"
-            if row.formula != value:
-                factor = f"${row.formula}$<br>$={value}$"
         if ask and row.factor is not None:
             allowed = max(0.1, abs(row.factor) / 1000) + 1e-9
             found = row.measured()
             assert found is not None, row
             assert abs(found - row.factor) <= allowed, (row, found)
-        lines.append([row.title(), row.penalty, factor])
+        lines.append([row.title(), row.charged()])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
