@@ -10,17 +10,11 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import claims, front, generated
+from tools import front, generated
 
 
 def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     """Put the generated tables where the page's comment is."""
-    if "<!-- generated: claims -->" in source[0]:
-        for path in (*claims.claim_files(), *claims.test_files()):
-            app.env.note_dependency(str(path))
-        source[0] = source[0].replace(
-            "<!-- generated: claims -->", generated.claims_page()
-        )
     if "<!-- generated: optimizers -->" in source[0]:
         for path in (ROOT / "anthology" / "optim").glob("*.py"):
             app.env.note_dependency(str(path))
