@@ -57,8 +57,10 @@ def optimizer_page(name: str, root: Path = ROOT) -> str:
         if chapter
         else ""
     )
+    answer = getattr(kind.card, "answer", "")  # type: ignore[attr-defined]
+    said = f"{name} {answer.rstrip('.')}.\n\n" if answer else ""
     return (
-        f"{read}Beside the others it stands in "
+        f"{said}{read}Beside the others it stands in "
         "[the table of optimizers](/chapters/reference/optimizers.md).\n\n"
         f"```{{eval-rst}}\n.. autoclass:: anthology.optim.{name}\n"
         "   :members:\n   :show-inheritance:\n```"

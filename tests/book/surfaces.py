@@ -32,7 +32,7 @@ ORPHANS = """() => [...document.querySelectorAll("article mjx-container:not([dis
   .filter(([m, t]) => { const r = document.createRange();
     r.setStart(t, 0); r.setEnd(t, 1);
     const a = m.getClientRects(), b = r.getBoundingClientRect();
-    return a.length && b.width && b.top > a[a.length - 1].bottom; })
+    return a.length && b.width && b.top > a[a.length - 1].bottom - 2; })
   .map(([m, t]) => m.parentElement.textContent.slice(0, 80))"""
 # Formulas that the tab key visits although nothing in them scrolls.
 IDLE_STOPS = """() => [...document.querySelectorAll("mjx-container")]

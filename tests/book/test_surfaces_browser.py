@@ -46,7 +46,7 @@ def test_a_slider_is_few_tabs_away(browser, base, page: str) -> None:  # noqa: F
                 && e.compareDocumentPosition(first) & 4).map(e => e.tagName); }"""
         )
     assert stops.count("MJX-CONTAINER") == 0
-    assert len(stops) <= 60
+    assert len(stops) <= 40
 
 
 ILL = {
