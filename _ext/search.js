@@ -1,6 +1,6 @@
 // How results are ordered: what bears the name that was asked for, then chapters,
 // then pages of reference, then the package. What an excerpt shows: the text.
-const Scorer = {
+var Scorer = {
   objNameMatch: 11,
   objPartialMatch: 6,
   objPrio: { 0: 15, 1: 5, 2: -5 },
@@ -23,6 +23,7 @@ const Scorer = {
 };
 
 document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined") return;
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
     const article = page.querySelector("article") ?? page.body;
