@@ -40,7 +40,7 @@ MATH = re.compile(r"\$\$.*?\$\$|\$[^$]*\$", re.DOTALL)
 # Decorations and operators: what is left of a formula are letters.
 WORDY = re.compile(
     r"\\(?:text|mathrm|operatorname|tag|label|begin|end)\*?\s*\{[^{}]*\}"
-    r"|\\mathbb\s*\{?[A-Z]|_\{[^{}]*\}|_\\?\w"
+    r"|\bC\^(?:\d|\\infty)|\\mathbb\s*\{?[A-Z]|_\{[^{}]*\}|_\\?\w"
 )
 LETTER = re.compile(
     r"(?:\\(tilde|hat|bar|dot|mathcal)(?![A-Za-z])[\s{]*)?(\\[A-Za-z]+|[A-Za-z])"
@@ -134,11 +134,15 @@ def notation(root: Path = address.ROOT) -> set[str]:
 
 
 def own_letters(nb: nbformat.NotebookNode) -> set[str]:
-    """The letters that a chapter says are its own, in the table under its title."""
+    """The letters that a chapter says are its own, in the table under its title.
+
+    What stands after "=" in that row explains a letter and is not one of them.
+    """
     row = re.search(
         r"^\|\s*\*\*Own letters\*\*\s*\|(.*)\|\s*$", markdown(nb), re.MULTILINE
     )
-    return letters(formulas(row[1])) if row else set()
+    named = [math.partition("=")[0] for math in MATH.findall(row[1])] if row else []
+    return letters(" ; ".join(named))
 
 
 def taken_letters(nb: nbformat.NotebookNode, root: Path = address.ROOT) -> list[str]:

@@ -17,11 +17,11 @@ It is half as long.
 
 | | |
 |---|---|
-| **Own letters** | $Q$ a rotation, $c>0$ a factor |"""
+| **Own letters** | $Q=S/g$ a rotation, $c>0$ a factor |"""
 THEOREM = """:::{prf:theorem} One
 :label: thm-one
 
-$Q$ turns $c\\,\\dot w$.
+$Q$ turns $c\\,\\dot w$ of class $C^1$.
 :::"""
 FIGURE = {
     "tags": ["hide-input"],
@@ -72,7 +72,7 @@ def prove_at_length(nb: Notebook) -> None:
 
 
 def take_a_letter(nb: Notebook) -> None:
-    nb.cells[0].source = OPENING.replace("$Q$ a", "$Q$, $S$ a")
+    nb.cells[0].source = OPENING.replace("$Q=S/g$ a", "$Q,S$ a")
 
 
 def use_a_strange_letter(nb: Notebook) -> None:
