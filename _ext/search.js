@@ -12,7 +12,7 @@ var Scorer = {
   score: ([page, title, anchor, , score]) => {
     const asked = new URLSearchParams(location.search).get("q") ?? "";
     const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "");
-    const named = plain(title.split(":")[0]) === plain(asked);
+    const named = plain(title.replace(/^[\d.]+\s/, "").split(":")[0]) === plain(asked);
     const entry = (anchor ?? "").replace("#", "").startsWith("anthology.");
     if (entry) return score;
     if (/^(index|intro)$/.test(page)) return score + 1500;
@@ -27,9 +27,9 @@ document.addEventListener("DOMContentLoaded", () => {
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
     const article = page.querySelector("article") ?? page.body;
-    const part = anchor && page.getElementById(anchor.replace("#", ""));
+    const part = anchor ? page.getElementById(anchor.replace("#", "")) : null;
     const text = part?.closest("section") ?? part ?? article;
-    text.querySelectorAll("script, style, svg, pre, button, .headerlink, div.math")
+    text.querySelectorAll("h1, script, style, svg, pre, button, .headerlink, div.math")
       .forEach((e) => e.remove());
     text.querySelectorAll(".math").forEach((e) => {
       const formula = e.textContent.replace(/^\\\(|\\\)$/g, "");
