@@ -46,11 +46,12 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 
 formulas: node_modules/.ready
 
-# MathJax, which draws the formulas, and axe-core, which tests the pages.
+# MathJax, which draws the formulas, the fonts, and axe-core, which tests the pages.
 node_modules/.ready: package.json package-lock.json
 	@if command -v npm >/dev/null 2>&1; then \
 		npm ci --ignore-scripts --no-audit --no-fund && touch $@; \
-	else echo "Node.js is missing: the book will ask another host for MathJax."; fi
+	else echo "Node.js is missing: the book will ask another host for MathJax" \
+		"and be set in the fonts of the reader's system."; fi
 
 clean:
 	rm -rf _build .venv node_modules

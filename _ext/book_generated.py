@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -10,32 +11,49 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import front, generated
+from tools import address, front, front_page, generated, hero
+
+
+def raw(html: str) -> str:
+    return f"```{{raw}} html\n{html}\n```"
+
+
+def cards() -> Iterable[Path]:
+    return (ROOT / "anthology" / "optim").rglob("*.py")
+
+
+def chapters() -> list[Path]:
+    return [ROOT / "_toc.yml", *cards(), *address.notebooks(ROOT)]
+
+
+# What a comment asks for, and the files it is made of.
+PARTS: dict[str, tuple[Callable[[], str], Callable[[], Iterable[Path]]]] = {
+    "optimizers": (generated.optimizers_page, cards),
+    "penalties": (
+        generated.penalties,
+        lambda: [ROOT / "anthology" / "lab" / "silent.py"],
+    ),
+    "first rates": (
+        generated.first_rates_page,
+        lambda: [ROOT / "experiments" / "results" / "first_rates.json"],
+    ),
+    "hero": (lambda: raw(hero.figure()), lambda: hero.HERE.iterdir()),
+    "front": (lambda: raw(front.figure()._repr_html_()), list),
+    "answers": (front_page.answers, chapters),
+    "doors": (front_page.doors, chapters),
+    "lengths": (front_page.lengths, chapters),
+    "map": (front_page.chapter_map, chapters),
+}
 
 
 def fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the generated tables where the page's comment is."""
-    if "<!-- generated: optimizers -->" in source[0]:
-        for path in (ROOT / "anthology" / "optim").glob("*.py"):
-            app.env.note_dependency(str(path))
-        source[0] = source[0].replace(
-            "<!-- generated: optimizers -->", generated.optimizers_page()
-        )
-    if "<!-- generated: penalties -->" in source[0]:
-        app.env.note_dependency(str(ROOT / "anthology" / "lab" / "silent.py"))
-        source[0] = source[0].replace(
-            "<!-- generated: penalties -->", generated.penalties()
-        )
-    if "<!-- generated: first rates -->" in source[0]:
-        stored = ROOT / "experiments" / "results" / "first_rates.json"
-        app.env.note_dependency(str(stored))
-        source[0] = source[0].replace(
-            "<!-- generated: first rates -->", generated.first_rates_page()
-        )
-    if "<!-- generated: front -->" in source[0]:
-        figure = f"```{{raw}} html\n{front.figure()._repr_html_()}\n```"
-        source[0] = source[0].replace("<!-- generated: front -->", figure)
-        source[0] = source[0].replace("<!-- generated: install -->", front.install())
+    """Put what is generated where the page's comments are."""
+    for name, (make, made_of) in PARTS.items():
+        comment = f"<!-- generated: {name} -->"
+        if comment in source[0]:
+            for path in made_of():
+                app.env.note_dependency(str(path))
+            source[0] = source[0].replace(comment, make())
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -8,6 +8,8 @@
   stops instead.
 - The theme's ``fontawesome.js`` (1.4 MB, blocks a page's first paint, and stops
   the widgets' animations) is taken out; the style sheet draws the same icons.
+- The style sheet gets its palette, and its fonts from ``node_modules``; without
+  them a page is set in the fonts of the reader's system.
 - ``robots.txt``, ``404.html`` and ``.nojekyll`` for the host.
 """
 
@@ -28,7 +30,7 @@ from sphinx.util import logging
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import address
+from tools import address, contents, look
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,10 @@ UNREADABLE = (
     ),
     ('<div role="list" class="citation-list">', '<div class="citation-list">'),
     (' role="doc-biblioentry"', ""),
+)
+# Punctuation after an inline formula, which may not begin the next line.
+PUNCTUATED = re.compile(
+    r'(<span class="math notranslate nohighlight">[^<]*</span>)([-’)\]]*[,.;:!?)’”]+)'
 )
 # A page opened from a folder may not fetch its neighbours: search without excerpts.
 SEARCH_IN_A_FOLDER = """
@@ -95,11 +101,22 @@ def copy_mathjax(outdir: Path) -> None:
 
 
 def mend(text: str) -> str:
-    """A page without the script, and with what a screen reader needs."""
+    """A page without the script, with what a screen reader needs, well broken."""
     text = FONTAWESOME.sub("", text)
     for wrong, right in UNREADABLE:
         text = text.replace(wrong, right)
-    return text
+    return PUNCTUATED.sub(r'<span class="bound">\1\2</span>', text)
+
+
+def name_chapters(outdir: Path) -> None:
+    """Over the title of a chapter its number and its part: "2 · Optimizers"."""
+    for chapter in contents.chapters():
+        path = outdir / f"{chapter.path}.html"
+        text = path.read_text(encoding="utf-8")
+        number = '<h1><span class="section-number">{}</span>'
+        old = number.format(f"{chapter.number}. ")
+        new = number.format(f"{chapter.number} · {chapter.part}")
+        path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def mend_pages(outdir: Path) -> None:
@@ -133,7 +150,9 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         return
     outdir = Path(app.outdir)
     copy_mathjax(outdir)
+    look.dress(outdir / "_static")
     mend_pages(outdir)
+    name_chapters(outdir)
     search_in_a_folder(outdir)
     # the first page itself, where the theme would put a redirection to it
     shutil.copy2(outdir / f"{app.config.root_doc}.html", outdir / "index.html")

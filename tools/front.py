@@ -88,14 +88,14 @@ def equation_of_motion(w: Tensor) -> Tensor:
     return generator(lambda v: v - ETA * f.gradient(v), w, 10, ETA)
 
 
-def trail(iterates: Tensor, style: int, width: float = 2.0) -> list[lab.Mark]:
+def trail(iterates: Tensor, style: str | int, width: float = 2.0) -> list[lab.Mark]:
     """A line with a mark where it ends."""
     x, y = iterates.T
     end = lab.Points(x[-1:], y[-1:], style=style)
     return [lab.Line(x, y, style=style, width=width), end]
 
 
-def steps(iterates: Tensor, style: int, radius: float = 3.5) -> list[lab.Mark]:
+def steps(iterates: Tensor, style: str | int, radius: float = 3.5) -> list[lab.Mark]:
     """Steps that can be counted, on a thin line."""
     x, y = iterates.T
     thin = lab.Line(x, y, style=style, width=1.0)
@@ -105,35 +105,35 @@ def steps(iterates: Tensor, style: int, radius: float = 3.5) -> list[lab.Mark]:
 def frames() -> list[lab.Frame]:
     """The four frames, one for each part of the book."""
     norms = [
-        *trail(descent(L1()), 0),
-        *trail(descent(L2()), 1),
-        *trail(descent(LInf()), 2),
-        lab.Note(1.985, 0.32, "one weight", 0, "end"),
-        lab.Note(2.06, 0.53, "plain gradient", 1),
-        lab.Note(2.17, 0.31, "signs only", 2),
+        *trail(descent(L1()), "l1"),
+        *trail(descent(L2()), "l2"),
+        *trail(descent(LInf()), "linf"),
+        lab.Note(1.985, 0.32, "one weight", "l1", "end"),
+        lab.Note(2.06, 0.53, "plain gradient", "l2"),
+        lab.Note(2.17, 0.31, "signs only", "linf"),
     ]
     optimizers = [
-        *steps(sign_steps(), 2),
-        *trail(adam_steps(), 1),
-        lab.Note(2.17, 0.32, "sign descent", 2),
-        lab.Note(2.31, 0.56, "Adam", 1, "end"),
+        *steps(sign_steps(), "linf"),
+        *trail(adam_steps(), 0),
+        lab.Note(2.17, 0.32, "sign descent", "linf"),
+        lab.Note(2.31, 0.56, "Adam", 0, "end"),
     ]
     square_roots = [
-        *trail(rooted((1.0, 1.0)), 3),
-        *trail(rooted(UNITS), 3),
-        *trail(root_free((1.0, 1.0)), 0, 4.0),
-        *trail(root_free(UNITS), 4),
-        lab.Note(2.21, 0.34, "RMSProp", 3),
-        lab.Note(2.08, 0.53, "RMSProp, new units", 3),
-        lab.Note(1.985, 0.36, "without the root,", 0, "end"),
+        *trail(rooted((1.0, 1.0)), 0),
+        *trail(rooted(UNITS), 0),
+        *trail(root_free((1.0, 1.0)), "learned", 4.0),
+        *trail(root_free(UNITS), 1),
+        lab.Note(2.21, 0.34, "RMSProp", 0),
+        lab.Note(2.08, 0.53, "RMSProp, new units", 0),
+        lab.Note(1.985, 0.36, "without the root,", "learned", "end"),
         lab.Note(1.985, 0.325, "in both units", None, "end"),
     ]
     motion = [
-        *steps(gradient_steps(), 1, 5.0),
+        *steps(gradient_steps(), "l2", 5.0),
         *steps(moved(equation_of_motion), 0, 2.5),
-        *steps(moved(lambda w: -f.gradient(w)), 2),
-        lab.Note(2.06, 0.31, "gradient flow", 2),
-        lab.Note(2.06, 0.40, "gradient descent", 1),
+        *steps(moved(lambda w: -f.gradient(w)), 1),
+        lab.Note(2.06, 0.31, "gradient flow", 1),
+        lab.Note(2.06, 0.40, "gradient descent", "l2"),
         lab.Note(2.06, 0.355, "equation of motion", 0),
     ]
     return [
@@ -172,9 +172,9 @@ def figure() -> lab.SliderFigure:
         lab.Axis("first weight a", 1.7, 2.4),
         lab.Axis("second weight b", 0.15, 0.65),
         background=[
-            lab.Line(a, 1 / a, style=5, width=1.5),
+            lab.Line(a, 1 / a, style="reference", width=1.5),
             lab.Note(1.715, 0.6, "the line of minima"),
-            lab.Points([2.0], [0.2], style=5),
+            lab.Points([2.0], [0.2], style="reference"),
             lab.Note(2.015, 0.185, "start"),
         ],
         equal=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections import Counter
 from pathlib import Path
@@ -127,34 +126,33 @@ def chapter_link(chapter: str | None) -> str:
 
 
 def optimizers_page(root: Path = ROOT) -> str:
-    """One row for each class of ``anthology.optim`` that carries a card."""
+    """One card for each class of ``anthology.optim`` that carries one."""
     from anthology import optim
+    from tools import front_page
 
     rows = []
-    for name in optim.__all__:
-        found = getattr(optim, name)
-        card = getattr(found, "card", None)
-        if not inspect.isclass(found) or card is None:
-            continue
-        derived = chapter_link(chapter_of(found.__module__, root))
+    for name, card in front_page.carded().items():
+        derived = chapter_link(chapter_of(getattr(optim, name).__module__, root))
         rows.append(
             [
-                f"{{py:class}}`~anthology.optim.{name}`{derived}",
+                f"{front_page.marked(name, card)} {card.answer}{derived}",
+                card.update,
                 card.problem,
                 card.norm,
+                card.dual,
                 f"{card.average}; keeps {card.state}",
                 card.source,
             ]
         )
-    head = ["Optimizer", "One step solves", "Norm", "Averages", "Source"]
-    return table(head, rows)
+    head = ["Optimizer", "One step", "solves", "Norm", "Dual", "Averages", "Source"]
+    return f":::{{table}}\n:class: optimizers cards\n\n{table(head, rows)}\n:::"
 
 
 def penalties() -> str:
     """What each class silently penalises; the chapter asks the classes themselves."""
     from anthology.lab.silent import penalty_table
 
-    return penalty_table(ask=False)
+    return f":::{{table}}\n:class: penalties\n\n{penalty_table(ask=False)}\n:::"
 
 
 def first_rates(root: Path = ROOT) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -90,6 +91,9 @@ class Adam(BaseOptimizer):
     switched = ("max_exp_avg_sq",)
 
     card = Card(
+        answer="measures a step by its largest entry, so the steepest step is the "
+        "signs of the gradient; two averages then soften them.",
+        update=r"$\Delta w=-\eta\,\hat m/(\sqrt{\hat v}+\varepsilon)$",
         problem=r"$\min_{\Delta w} \langle g, \Delta w\rangle$ over "
         r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
         norm=r"$\ell_\infty$ (largest entry)",
@@ -239,11 +243,9 @@ class AdamW(Adam):
     tensor([2.5000, 3.0000])
     """
 
-    card = Card(
-        problem=Adam.card.problem,
-        norm=Adam.card.norm,
-        average=Adam.card.average,
-        state=Adam.card.state,
+    card = replace(
+        Adam.card,
+        answer="is Adam with its weight decay taken out of the gradient.",
         source="Loshchilov & Hutter 2019, Alg. 2",
     )
     decoupled = True

@@ -115,6 +115,9 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     """
 
     card = Card(
+        answer="takes the steepest step under any norm and finds its own length, an "
+        "estimate of how far the minimum is.",
+        update=r"$\Delta w=-\eta\,d\operatorname{dualize}(g)$, with $d$ learned",
         problem=r"$\min_{\Delta w}\langle g,\Delta w\rangle$ over "
         r"$\lVert\Delta w\rVert\le d$, with $d$ below $\lVert w_0 - w_*\rVert$",
         norm="any; by default RMS, RMS→RMS, per kernel position, by shape",

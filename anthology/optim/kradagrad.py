@@ -137,6 +137,8 @@ class KrADagrad(_Alike):
     derived = "root_"
 
     card = Card(
+        answer="is Shampoo with its factors kept inverted, by products alone.",
+        update=r"$\Delta W=-\eta\,m$, with $m\leftarrow\mu m+L^{1/4}GR^{1/4}$",
         problem=r"$\min_{\Delta W} \langle G,\Delta W\rangle + \tfrac{1}{2\eta}"
         r"\langle\Delta W, L^{-1/4}\Delta W R^{-1/4}\rangle$",
         norm=r"$\lVert L^{-1/8}\Delta W R^{-1/8}\rVert_F$, learned",

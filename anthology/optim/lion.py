@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -77,10 +78,10 @@ class Signum(BaseOptimizer):
     """
 
     elementwise = True
-
     switched = ("step", "momentum_buffer")
-
     card = Card(
+        answer="keeps only the signs of an average: all weights move equally far.",
+        update=r"$\Delta w=-\eta\operatorname{sign}(m)$",
         problem=r"$\min_{\Delta w} \langle m, \Delta w\rangle$ over "
         r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
         norm=r"$\ell_\infty$ (largest entry)",
@@ -88,7 +89,6 @@ class Signum(BaseOptimizer):
         state="1 (0 without momentum)",
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
-
     entrywise, kernel = True, "signum"
     numbers = ("momentum", "weight_decay")
 
@@ -229,18 +229,17 @@ class Lion(BaseOptimizer):
     """
 
     elementwise = True
-
     switched = ("step",)
-
-    card = Card(
+    card = replace(
+        Signum.card,
+        answer="has Adam's ruler and bare signs: only the rate shortens a step.",
+        update=r"$\Delta w=-\eta\operatorname{sign}(\beta_1m+(1-\beta_1)g)$",
         problem=r"$\min_{\Delta w} \langle u, \Delta w\rangle$ over "
         r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
-        norm=r"$\ell_\infty$ (largest entry)",
         average=r"gradient, with $\beta_1$ for the step and $\beta_2$ to keep",
         state="1",
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
-
     entrywise, kernel = True, "lion"
     numbers = ("betas", "weight_decay")
 

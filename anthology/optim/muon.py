@@ -139,6 +139,9 @@ class Muon(_Routed):
     """
 
     card = Card(
+        answer="has Shampoo's ruler and a quicker way to use it: a few matrix "
+        "products, in place of roots, bring all singular values near one.",
+        update=r"$\Delta W=-\eta s\operatorname{polar}(\beta M+(1-\beta)G)$",
         problem=r"$\min_{\Delta W}\langle G,\Delta W\rangle$ over "
         r"$\sigma_{\max}(\Delta W)\le\eta s$",
         norm=r"spectral; $\ell_\infty$ for what is no matrix",

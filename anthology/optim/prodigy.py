@@ -128,6 +128,9 @@ class Prodigy(_DistanceEstimate):
     """
 
     card = Card(
+        answer="has Adam's ruler and finds its own step length, an estimate of how far "
+        "the minimum is.",
+        update=r"$\Delta w=-\eta\,d\,m/(\sqrt v+d\varepsilon)$, with $d$ learned",
         problem=r"$\min_{\Delta w} \langle g, \Delta w\rangle$ over "
         r"$\max_i\lvert\Delta w_i\rvert \le d$, with $d$ below "
         r"$\lVert w_0 - w_*\rVert_\infty$",

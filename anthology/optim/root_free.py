@@ -1,12 +1,12 @@
 """Adaptive methods without the square root (Lin et al. 2024).
 
-S estimates curvature, so the step divides by S itself. It averages B·g², g being the
-gradient of a loss that is the mean of B terms, and starts at one.
+S estimates curvature, so the step divides by S itself; it averages B·g² from one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,6 +80,8 @@ class RootFreeRMSProp(_RootFree):
     """
 
     card = Card(
+        answer="leaves out Adam's square root, and learns its ruler on the way.",
+        update=r"$\Delta w=-\eta\,m$, with $m\leftarrow\mu m+g/(S+\varepsilon)$",
         problem=r"$\min_{\Delta w} \langle g,\Delta w\rangle + "
         r"\tfrac{1}{2\eta}\sum_i S_i\,\Delta w_i^2$",
         norm=r"$\sqrt{\sum_i S_i\,\Delta w_i^2}$, learned",
@@ -206,12 +208,11 @@ class RootFreeAdamW(_RootFree):
     tensor([4.8000])
     """
 
-    card = Card(
-        problem=RootFreeRMSProp.card.problem,
-        norm=RootFreeRMSProp.card.norm,
+    card = replace(
+        RootFreeRMSProp.card,
+        answer="is AdamW without its square root.",
+        update=r"$\Delta w=-\eta\,m/(S+\varepsilon)$",
         average=r"gradient; $B g^2$ from 1",
-        state="2",
-        source="Lin et al. 2024 (2402.03496), published code",
     )
     _buffer = "exp_avg"
     entrywise, kernel = True, "rootfree"

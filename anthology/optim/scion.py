@@ -104,6 +104,9 @@ class Scion(SteepestDescent):
     """
 
     card = Card(
+        answer="moves a share of the way to the point of a norm ball that lies "
+        "furthest downhill.",
+        update=r"$\Delta W=-\eta\rho\operatorname{dualize}(m)$",
         problem=r"$\min_x\langle m, x\rangle$ over $\lVert x\rVert\le\rho$; "
         r"$W$ moves the share $\eta$ of the way to $x$",
         norm="any; by default RMS, RMS→RMS, per kernel position, by shape",

@@ -94,6 +94,9 @@ class SGD(BaseOptimizer):
     switched = ("step", "momentum_buffer", "started")
 
     card = Card(
+        answer="measures a step by Euclid's ruler, so the steepest step is the "
+        "gradient itself.",
+        update=r"$\Delta w=-\eta\,m$, with $m\leftarrow\mu m+g$",
         problem=r"$\min_{\Delta w}\langle m,\Delta w\rangle + "
         r"\tfrac{1}{2\eta}\lVert\Delta w\rVert_2^2$, or over "
         r"$\lVert\Delta w\rVert_2\le\eta$",

@@ -122,10 +122,7 @@ class Shampoo(BaseOptimizer):
     --------
     >>> import torch
     >>> from anthology.optim import Shampoo
-    >>> w = torch.tensor([[3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
-    >>> w.requires_grad_()
-    tensor([[3., 0.],
-            [0., 4.]], dtype=torch.float64, requires_grad=True)
+    >>> w = torch.diag(torch.tensor([3.0, 4.0], dtype=torch.float64)).requires_grad_()
     >>> optimizer = Shampoo([w], lr=1.0, betas=(0.0, 0.0), eps=0.0)
     >>> w.square().sum().backward()
     >>> optimizer.step()
@@ -136,6 +133,9 @@ class Shampoo(BaseOptimizer):
     switched, derived = ("exp_avg", "exp_avg_sq", "momentum_buffer"), "root_"
 
     card = Card(
+        answer="measures a matrix by how far it can stretch a vector, so the steepest "
+        "step stretches every direction equally; two running sums then soften it.",
+        update=r"$\Delta W=-\eta\,L^{-1/4}\,\hat M\,R^{-1/4}$",
         problem=r"$\min_{\Delta W} \langle G, \Delta W\rangle$ over "
         r"$\lVert\Delta W\rVert_{2\to2} \le \eta$",
         norm="spectral (largest singular value)",
@@ -145,7 +145,6 @@ class Shampoo(BaseOptimizer):
         source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
         "eqs. 12-16",
     )
-
     before = (("relative_eps", False),)
 
     def __init__(

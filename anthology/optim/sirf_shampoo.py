@@ -125,9 +125,10 @@ class SIRFShampoo(BaseOptimizer):
     [(4,), (9,)]
     """
 
-    zero_is_none = True
-    before = (("max_dim", 2**63 - 1),)
+    zero_is_none, before = True, (("max_dim", 2**63 - 1),)
     card = Card(
+        answer="is Shampoo without roots and inverses; it learns its ruler's factors.",
+        update=r"$\Delta W=-\eta\,m$, with $m\leftarrow\mu m+CC^\top GKK^\top$",
         problem=r"$\min_{\Delta W} \langle G,\Delta W\rangle + "
         r"\tfrac{1}{2\eta}\langle \Delta W, S_C\,\Delta W S_K\rangle$",
         norm=r"$\sqrt{\langle \Delta W, S_C\,\Delta W S_K\rangle}$, learned",

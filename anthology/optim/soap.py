@@ -128,6 +128,9 @@ class SOAP(_Alike):
     """
 
     card = Card(
+        answer="runs Adam in the directions that Shampoo finds; without memory its "
+        "step is Shampoo's, which stretches every direction equally.",
+        update=r"$\Delta W=-\eta\,Q_L\,\mathrm{Adam}(Q_L^\top GQ_R)\,Q_R^\top$",
         problem=r"$\min_{\Delta W} \langle G, \Delta W\rangle$ over "
         r"$\lVert\Delta W\rVert_{2\to2} \le \eta$",
         norm="spectral (largest singular value)",
@@ -137,7 +140,6 @@ class SOAP(_Alike):
         r"d_\mathrm{in}/d_\mathrm{out})$",
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
-
     before = (("basis_eps", 0.0),)
 
     def __init__(

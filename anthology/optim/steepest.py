@@ -103,6 +103,8 @@ class SteepestDescent(BaseOptimizer):
     switched = ("step", "momentum_buffer")
 
     card = Card(
+        answer="takes the steepest step under any norm you name.",
+        update=r"$\Delta w=-\eta\operatorname{dualize}(m)$, or times $\lVert m\rVert_*$",
         problem=r"$\min_{\Delta w}\langle g,\Delta w\rangle + "
         r"\tfrac{1}{2\eta}\lVert\Delta w\rVert^2$, or over "
         r"$\lVert\Delta w\rVert\le\eta$",

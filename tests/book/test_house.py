@@ -16,7 +16,7 @@ ROOMS = {
     "optim.core": {"kernels"},
     "optim.parts": {"optim.core", "norms", "linalg", "kernels"},
     "optim": {"optim.parts", "optim.core", "norms", "linalg"},
-    "motion": {"norms", "motion.probe"},
+    "motion": {"norms", "linalg", "motion.probe"},
     "motion.probe": {"motion", "optim", "optim.parts", "optim.core", "norms"},
     "testing": set(),
     "cost": {"optim.parts", "norms", "linalg"},

@@ -91,14 +91,24 @@ def test_files_it_names_exist() -> None:
 def test_the_picture_is_small_and_true() -> None:
     """Three rulers, three minima: what the cover shows, from what it draws."""
     assert cover.TARGET.stat().st_size < 100_000
-    ends = [cover.descend(norm)[-1] for norm in cover.NORMS.values()]
+    ends = [cover.descend(norm)[-1] for _, norm in cover.NORMS.values()]
     for end in ends:
         assert lab.problems.two_weights(end) < 1e-6
     gaps = torch.pdist(torch.stack(ends))
     assert gaps.min() > 0.02
-    for norm in cover.NORMS.values():
+    for _, norm in cover.NORMS.values():
         step = cover.ball(norm) - cover.f.start()
         assert torch.allclose(
             norm.norm(step), torch.full((721,), cover.RADIUS).double()
         )
     assert cover.png().startswith(b"\x89PNG")
+
+
+def test_the_mark_is_drawn_in_the_colours_of_the_palette() -> None:
+    """What is committed is what the tool draws; the ruler of a ball is its colour."""
+    for name, content in cover.pictures().items():
+        if name.endswith(".svg"):
+            assert (cover.TARGET.parent / name).read_bytes() == content, name
+    for ruler in ("l1", "l2", "linf"):
+        style = lab.palette.STYLES[ruler]
+        assert style.color in cover.logo("light") and style.dark in cover.logo("dark")

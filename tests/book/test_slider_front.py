@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from anthology.norms import L1, L2, LInf
-from tools import address, front
+from tools import address, front, front_page
 from tools.front import UNITS, f
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -79,4 +79,5 @@ def test_the_front_page_says_how_to_install():
     assert address.repository() in command and f"v{address.version()}" in command
     text = (ROOT / "intro.md").read_text(encoding="utf-8")
     assert text.count("<!-- generated: front -->") == 1
-    assert text.count("<!-- generated: install -->") == 1
+    assert text.count("<!-- generated: doors -->") == 1
+    assert command in front_page.doors()

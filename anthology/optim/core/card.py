@@ -1,14 +1,27 @@
-"""What the table of optimizers says about a class."""
+"""What the table of optimizers and the front page say about a class."""
 
 from dataclasses import dataclass
+
+# How the words of a norm begin, the ruler they mean, and its dual norm.
+_RULERS = (
+    (r"$\ell_2$", "l2", r"$\lVert g\rVert_2$"),
+    (r"$\ell_\infty$", "linf", r"$\sum_i\lvert g_i\rvert$"),
+    ("spectral", "spectral", r"$\sum_i\sigma_i(G)$"),
+    ("any", "any", "that of the norm"),
+    ("$", "learned", "the same with inverse weights"),
+)
 
 
 @dataclass(frozen=True)
 class Card:
-    """One row of the table of optimizers, one line of markdown a field.
+    """One entry of the table of optimizers, one line of markdown a field.
 
     Attributes
     ----------
+    answer : str
+        What it is, in one plain sentence after its name: "measures a step by …".
+    update : str
+        The step from the gradient, without weight decay.
     problem : str
         The problem that one step solves.
     norm : str
@@ -21,8 +34,24 @@ class Card:
         Paper and equation.
     """
 
+    answer: str
+    update: str
     problem: str
     norm: str
     average: str
     state: str
     source: str
+
+    @property
+    def ruler(self) -> str:
+        """Whose colour it wears: "l2", "linf", "spectral", "learned" or "any"."""
+        learned = "learned" in self.norm + self.update
+        return "learned" if learned else self._ruler()[1]
+
+    @property
+    def dual(self) -> str:
+        """The dual norm, which measures the gradient, as markdown."""
+        return self._ruler()[2]
+
+    def _ruler(self) -> tuple[str, str, str]:
+        return next(r for r in _RULERS if self.norm.startswith(r[0]))
