@@ -12,7 +12,8 @@ var Scorer = {
   score: ([page, title, anchor, , score]) => {
     const asked = new URLSearchParams(location.search).get("q") ?? "";
     const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "");
-    const named = plain(title.replace(/^[\d.]+\s/, "").split(":")[0]) === plain(asked);
+    const words = title.replace(/<[^>]*>/g, "").replace(/^[\d.]+\s/, "");
+    const named = plain(words.split(":")[0]) === plain(asked);
     const entry = (anchor ?? "").replace("#", "").startsWith("anthology.");
     if (entry) return score;
     if (/^(index|intro)$/.test(page)) return score + 1500;
