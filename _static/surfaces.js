@@ -12,8 +12,8 @@
       const ratio = Math.max(smallest, (0.995 * now * box.clientWidth) / box.scrollWidth);
       formula.style.fontSize = `${ratio * full}px`;
     }
-    if (box.scrollWidth > box.clientWidth + 1) formula.tabIndex = 0;
-    else formula.removeAttribute("tabindex");
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
   };
   addEventListener("load", () => window.MathJax?.startup?.promise?.then(() => {
     const watch = new ResizeObserver((seen) => seen.forEach((one) => fit(one.target)));

@@ -13,7 +13,7 @@ WIDE_FORMULAS = """() => [...document.querySelectorAll("article mjx-container[di
       ink.getBoundingClientRect().right - box.getBoundingClientRect().right);
     return over > 1 && !(/auto|scroll/.test(getComputedStyle(box).overflowX)
       && getComputedStyle(box).backgroundImage.includes("gradient")
-      && box.querySelector("[tabindex='0']")); })
+      && box.tabIndex >= 0); })
   .map(m => (m.closest("section")?.id || "") + ": " + m.textContent.slice(0, 60))"""
 WIDE_TABLES = """() => [...document.querySelectorAll("article table")]
   .filter(t => t.getClientRects().length)
@@ -35,10 +35,9 @@ ORPHANS = """() => [...document.querySelectorAll("article mjx-container:not([dis
     return a.length && b.width && b.top > a[a.length - 1].bottom - 2; })
   .map(([m, t]) => m.parentElement.textContent.slice(0, 80))"""
 # Formulas that the tab key visits although nothing in them scrolls.
-IDLE_STOPS = """() => [...document.querySelectorAll("mjx-container")]
+IDLE_STOPS = """() => [...document.querySelectorAll("mjx-container, div.math")]
   .filter(m => [m, ...m.querySelectorAll("[tabindex]")].some(e => e.tabIndex >= 0))
-  .filter(m => { const box = m.closest("div.math") || m;
-    return Math.max(m.scrollWidth - m.clientWidth, box.scrollWidth - box.clientWidth) <= 1; })
+  .filter(m => m.scrollWidth <= m.clientWidth + 1)
   .map(m => m.textContent.slice(0, 40))"""
 # Signs of TeX that a reader of a caption would see.
 RAW_CAPTIONS = """() => [...document.querySelectorAll("figcaption, table caption")]

@@ -74,7 +74,7 @@ ILL = {
 }
 SOUND = (
     '<div class="math" style="width:90px;overflow-x:auto;background:'
-    'linear-gradient(red,blue)"><mjx-container display tabindex="0">'
+    'linear-gradient(red,blue)" tabindex="0"><mjx-container display>'
     '<mjx-math style="display:inline-block;width:300px">x</mjx-math></mjx-container>'
     "</div><p><mjx-container>x</mjx-container>, and</p>"
     "<figure><figcaption>size of <code>a_b</code></figcaption></figure>"
