@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import address, claims, front, front_page, generated, hero
+from tools import address, front, front_page, generated, hero
 
 
 def raw(html: str) -> str:
@@ -28,10 +28,6 @@ def chapters() -> list[Path]:
 
 # What a comment asks for, and the files it is made of.
 PARTS: dict[str, tuple[Callable[[], str], Callable[[], Iterable[Path]]]] = {
-    "claims": (
-        generated.claims_page,
-        lambda: (*claims.claim_files(), *claims.test_files()),
-    ),
     "optimizers": (generated.optimizers_page, cards),
     "penalties": (
         generated.penalties,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tools import address, claims
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("norms", "optimizers", "square-roots", "motion")
 
 
 def cell(text: str) -> str:
@@ -58,22 +60,52 @@ def title(chapter: str, root: Path = ROOT) -> str:
     return str(first).partition("\n")[0].lstrip("# ")
 
 
-def claims_page(root: Path = ROOT) -> str:
-    """One table for each chapter, in the order of the parts."""
-    by_chapter: dict[str, list[claims.Claim]] = {}
+def in_book_order(root: Path = ROOT) -> list[str]:
+    """The chapters as claims name them, ``optimizers/adam``, in their order."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [
+        entry["file"].removeprefix("chapters/")
+        for part in toc["parts"]
+        if part.get("numbered")
+        for entry in part["chapters"]
+    ]
+
+
+def by_chapter(root: Path = ROOT) -> dict[str, list[claims.Claim]]:
+    """The claims under the chapters that make them, in the order of the book."""
+    found: dict[str, list[claims.Claim]] = {c: [] for c in in_book_order(root)}
     for claim in claims.all_claims(root):
-        by_chapter.setdefault(claim.chapter, []).append(claim)
+        found[claim.chapter].append(claim)
+    return {chapter: rows for chapter, rows in found.items() if rows}
+
+
+def claims_page(part: str, root: Path = ROOT) -> str:
+    """One table for each chapter of a part."""
     blocks = []
-    for chapter in sorted(
-        by_chapter, key=lambda c: (PARTS.index(c.partition("/")[0]), c)
-    ):
-        rows = [claim_row(claim, root) for claim in by_chapter[chapter]]
-        body = table(["Claim and source", "Verdict and tests"], rows)
+    for chapter, found in by_chapter(root).items():
+        if chapter.partition("/")[0] != part:
+            continue
+        body = table(
+            ["Claim and source", "Verdict and tests"],
+            [claim_row(claim, root) for claim in found],
+        )
         blocks.append(
             f"## {title(chapter, root)}\n\n[Read the chapter](/chapters/{chapter}.ipynb)"
             f"\n\n:::{{table}}\n:class: claims\n\n{body}\n:::"
         )
     return "\n\n".join(blocks)
+
+
+def claims_list(root: Path = ROOT) -> str:
+    """How many claims of each chapter got which verdict, and where to read them."""
+    rows = []
+    for chapter, found in by_chapter(root).items():
+        part = chapter.partition("/")[0]
+        verdicts = Counter(claim.verdict for claim in found)
+        link = f"[{title(chapter, root)}](/chapters/reference/claims/{part}.md)"
+        rows.append([link, *(str(verdicts[v] or "–") for v in claims.VERDICTS)])
+    head = ["Chapter", *(verdict.capitalize() for verdict in claims.VERDICTS)]
+    return table(head, rows)
 
 
 def chapter_of(module: str, root: Path = ROOT) -> str | None:

@@ -1,5 +1,6 @@
 """Every theorem has a row, every row that holds has a test, and no more."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -71,14 +72,34 @@ def test_no_test_carries_an_unknown_id() -> None:
     assert not unknown
 
 
-def test_the_page_shows_every_claim() -> None:
-    page = generated.claims_page()
+PARTS = sorted({claim.chapter.partition("/")[0] for claim in CLAIMS})
+
+
+def test_the_pages_show_every_claim_once() -> None:
+    pages = {part: generated.claims_page(part) for part in PARTS}
     for claim in CLAIMS:
         for check in claim.checks:
-            assert f"{check.path}#L{check.line}" in page
-    rows = sum(line.startswith("| ") for line in page.splitlines())
+            part = claim.chapter.partition("/")[0]
+            assert f"{check.path}#L{check.line}" in pages[part]
+    lines = "\n".join(pages.values()).splitlines()
     chapters_shown = len({claim.chapter for claim in CLAIMS})
-    assert rows == len(CLAIMS) + 2 * chapters_shown
+    assert sum(line.startswith("| ") for line in lines) == (
+        len(CLAIMS) + 2 * chapters_shown
+    )
+
+
+def test_every_part_has_a_page_and_the_list_counts_them_all() -> None:
+    folder = address.ROOT / "chapters/reference/claims"
+    assert sorted(path.stem for path in folder.glob("*.md")) == PARTS
+    for part in PARTS:
+        page = (folder / f"{part}.md").read_text(encoding="utf-8")
+        assert f"<!-- generated: claims {part} -->" in page
+    rows = generated.claims_list().splitlines()[2:]
+    counts = [int(n) for row in rows for n in re.findall(r"\| (\d+)", row)]
+    assert sum(counts) == len(CLAIMS)
+    titles = [generated.title(chapter) for chapter in generated.in_book_order()]
+    shown = [re.match(r"\| \[(.*)\]\(", row)[1] for row in rows]
+    assert shown == [title for title in titles if title in shown]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 
 from _ext.book_figures import inline
 from anthology.lab.palette import PAPER, STYLES
+from tests.book import chapter_rules
+from tests.book.chapter_rules import count_words, prose
 from tools import address, notebook
 
 NOTEBOOKS = address.notebooks()
@@ -23,20 +25,6 @@ MEDIAN_LINES = 10
 MAX_COLUMNS = 79
 MAX_BYTES = 500_000
 PHONE = 341  # pixels for a figure on a screen 390 wide
-SECTIONS = [
-    "The story that is not enough",
-    "The problem",
-    "The theorem",
-    "From formula to code",
-    "Parity",
-    "See it",
-    "What it costs",
-    "Convention card",
-    "In the wild",
-    "Takeaways",
-    "Exercises",
-    "History and credit",
-]
 EMPTY_WORDS = re.compile(
     r"\b(clearly|simply|obviously|trivially|as we can see|of course)\b", re.IGNORECASE
 )
@@ -70,20 +58,7 @@ def count_lines(cell: nbformat.NotebookNode) -> int:
 
 
 def markdown(path: Path) -> str:
-    return "\n\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
-
-
-def prose(text: str) -> str:
-    """The words a reader reads: no formulas, no directives, no addresses."""
-    text = re.sub(r"\$\$.*?\$\$", " ", text, flags=re.DOTALL)
-    text = re.sub(r"\$[^$]*\$", " x ", text)
-    text = re.sub(r"^:{3,}.*$|^:[\w-]+:.*$|^```.*$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"\{[\w:]+\}`([^`]*)`", r"\1", text)
-    return re.sub(r"\]\([^)]*\)", "]", text)
-
-
-def count_words(text: str) -> int:
-    return len(re.findall(r"[^\W_][\w’'-]*", prose(text)))
+    return chapter_rules.markdown(read(path))
 
 
 def test_there_are_chapters() -> None:
@@ -152,10 +127,19 @@ def test_it_opens_with_a_title_and_a_plain_sentence(path: Path) -> None:
 
 
 @per_chapter
-def test_sections_come_in_the_order_of_the_template(path: Path) -> None:
-    headings = re.findall(r"^## (.*)$", markdown(path), re.MULTILINE)
-    names = [heading.partition(":")[0].strip() for heading in headings]
-    assert [name for name in names if name in SECTIONS] == SECTIONS
+@pytest.mark.parametrize("rule", chapter_rules.RULES, ids=lambda rule: rule.__name__)
+def test_the_template_is_kept(path: Path, rule: chapter_rules.Rule) -> None:
+    assert rule(read(path)) == [], rule.__doc__
+
+
+@per_notebook
+def test_captions_speak_plainly_and_say_what_was_run(path: Path) -> None:
+    assert chapter_rules.raw_formulas(read(path)) == []
+    assert chapter_rules.unsaid_numbers(read(path)) == []
+
+
+def test_the_front_page_says_only_what_was_run() -> None:
+    assert chapter_rules.unsaid_on_the_front_page() == []
 
 
 PICTURES = {"image/png", "image/svg+xml"}

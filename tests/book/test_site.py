@@ -17,7 +17,7 @@ from tests.book.sitefiles import (
     resolve,
     soup,
 )
-from tools import address
+from tools import address, reference
 
 BASE = address.site(address.repository())
 MAX_PAGE_BYTES = 1_000_000
@@ -197,8 +197,20 @@ def test_listings_exist() -> None:
 
 
 def test_reference_pages_are_filled() -> None:
-    claims = soup("chapters/reference/claims.html")
-    assert len(claims.find("article").find_all("tr")) > 20
+    pages = [name for name in PAGES if name.startswith("chapters/reference/")]
+    parts = [name for name in pages if "/claims/" in name]
+    assert sum(len(soup(p).find("article").find_all("tr")) for p in parts) > 20
     optimizers = soup("chapters/reference/optimizers.html").find("article")
     assert len(optimizers.find_all("tr")) > 5
-    assert "generated:" not in str(claims) + str(optimizers)
+    for name in pages:
+        assert "generated:" not in str(soup(name)), name
+
+
+def test_each_optimizer_has_a_page_and_its_old_address() -> None:
+    old = "chapters/reference/api-optim.html"
+    for name in reference.optimizers():
+        page = f"{reference.file_of(name)}.html"
+        assert page in PAGES
+        assert f"anthology.optim.{name}" in anchors(page)
+        (link,) = soup(old).find(id=f"anthology.optim.{name}").parent.select("a")[:1]
+        assert resolve(old, link["href"])[0] == page
