@@ -10,6 +10,7 @@ from torch import Tensor
 from anthology.optim import RootFreeAdamW, RootFreeRMSProp
 
 NO_EPS = 1e-300  # far below any S here, so that eps plays no part
+TINY = 1e-200  # its square is zero; it is not, so the package takes the step
 
 
 def randn(*shape: int) -> Tensor:
@@ -21,22 +22,34 @@ def spread(*shape: int) -> Tensor:
     return (2 * randn(*shape)).exp()
 
 
-def steps_of(history: Tensor, start: Tensor | float = 1.0, **options) -> Tensor:
-    """The steps, over −lr, of the package's rule on a history (time, weights)."""
+def steps_of(
+    history: Tensor,
+    start: Tensor | float = 1.0,
+    weights: Tensor | None = None,
+    **options,
+) -> Tensor:
+    """The package's steps, with the sign turned, on a history (time, weights).
+
+    Each is taken from zero, or else from the weights given.
+    """
     w = torch.nn.Parameter(torch.zeros_like(history[0]))
     settings = {"alpha": 0.9, "momentum": 0.0, "eps": NO_EPS, "batch_size": 1}
-    optimizer = RootFreeRMSProp([w], lr=1.0, **(settings | options))
+    optimizer = RootFreeRMSProp([w], **({"lr": 1.0} | settings | options))
     w.grad = torch.zeros_like(w)
     optimizer.step()  # makes the state, and moves nothing
     state = optimizer.state[w]["exp_avg_sq"]
     state.copy_(torch.as_tensor(start, dtype=torch.float64))
     steps = []
-    for g in history:
+    for g, at in zip(
+        history,
+        torch.zeros_like(history) if weights is None else weights,
+        strict=True,
+    ):
         with torch.no_grad():
-            w.zero_()  # so that the step is read off without cancellation
+            w.copy_(at)  # zero: the step is read off without cancellation
         w.grad = g.clone()
         optimizer.step()
-        steps.append(-w.detach().clone())
+        steps.append(at - w.detach())
     return torch.stack(steps)
 
 
@@ -74,25 +87,46 @@ def test_the_package_is_blind_to_the_units_of_the_weights(claim):
         assert float((c * scaled / base - 1).abs().max()) < claim.tol
 
 
-@pytest.mark.claim("root-exponent", tol=1e-12, trials=30)
-def test_momentum_and_inner_decay_keep_it(claim):
+def decayed_path(
+    target: Tensor, units: Tensor | float, c: float, kappa: float
+) -> Tensor:
+    """w after 20 steps with momentum on c·½‖w − target‖², taken in z = w/units.
+
+    S₀, ε and the rate go with the units; κ is what is given.
+    """
+    units = torch.as_tensor(units, dtype=torch.float64).expand(4)
+    z = torch.nn.Parameter(1 / units)
+    opt = RootFreeRMSProp([z], 0.01 * c, eps=NO_EPS, weight_decay=kappa, batch_size=1)
+    z.grad = torch.zeros_like(z)
+    opt.step()  # makes the state
+    opt.state[z]["exp_avg_sq"].copy_((c * units) ** 2)
+    for _ in range(20):
+        z.grad = (c * units * (units * z - target)).detach()
+        opt.step()
+    return (units * z).detach()
+
+
+@pytest.mark.claim("root-exponent", tol=1e-11, trials=30)
+def test_momentum_and_decay_respect_the_units_of_the_weights(claim):
     for _ in range(claim.trials):
-        target, d = randn(4), spread(4)
-        paths = []
-        for unit in (torch.ones(4, dtype=torch.float64), d):
-            z = torch.nn.Parameter(torch.ones(4, dtype=torch.float64) / unit)
-            opt = RootFreeRMSProp([z], 0.01, eps=NO_EPS, weight_decay=0.1, batch_size=1)
-            z.grad = torch.zeros_like(z)
-            opt.step()
-            with torch.no_grad():  # the state in these units; the weights as before
-                z.copy_(torch.ones(4, dtype=torch.float64) / unit)
-                opt.state[z]["exp_avg_sq"].copy_(unit**2)
-                opt.state[z]["momentum_buffer"].zero_()
-            for _ in range(20):
-                z.grad = (unit * (unit * z - target)).detach()
-                opt.step()
-            paths.append((unit * z).detach())
-        assert float((paths[0] - paths[1]).abs().max()) < claim.tol * 10
+        target = randn(4)
+        base = decayed_path(target, 1.0, 1.0, 0.1)
+        moved = decayed_path(target, spread(4), 1.0, 0.1)
+        assert float((base - moved).abs().max()) < claim.tol
+
+
+@pytest.mark.claim("root-exponent", tol=1e-11, trials=30)
+@pytest.mark.parametrize("c", [1 / math.log(2), 3.0, 100.0])
+def test_decay_sees_the_unit_of_the_loss(claim, c):
+    for _ in range(claim.trials):
+        target = randn(4)
+        plain, decayed = (decayed_path(target, 1.0, 1.0, k) for k in (0.0, 0.1))
+        without = decayed_path(target, 1.0, c, 0.0)  # momentum alone: no harm
+        assert float((plain - without).abs().max()) < claim.tol
+        kept = decayed_path(target, 1.0, c, 0.1)
+        assert float((decayed - kept).abs().max()) > 1e-3
+        scaled = decayed_path(target, 1.0, c, 0.1 / c)
+        assert float((decayed - scaled).abs().max()) < claim.tol
 
 
 @pytest.mark.claim("root-exponent", tol=1e-12, trials=50)
@@ -210,12 +244,43 @@ def test_no_step_is_longer_than_the_bound(claim):
         history = randn(100, 20) * (5 * randn(20)).exp()
         taken = steps_of(history, alpha=alpha, eps=eps, batch_size=b).abs()
         assert float((taken / bound).max()) <= 1 + claim.tol
-        last = torch.zeros(100, 1, dtype=torch.float64)
+        last = torch.full((100, 1), TINY, dtype=torch.float64)
         last[-1] = ((alpha**100 + eps) / size) ** 0.5
         longest = steps_of(last, alpha=alpha, eps=eps, batch_size=b)[-1]
         assert abs(float(longest / bound[-1]) - 1) < claim.tol
-        first = steps_of(history[:1], start=0.0, alpha=alpha, batch_size=b)
-        assert float((first * size * history[:1] - 1).abs().max()) < claim.tol
+        first = steps_of(history[:1], start=0.0, alpha=alpha, batch_size=b, lr=0.3)
+        assert float((first * size * history[:1] / 0.3 - 1).abs().max()) < claim.tol
+
+
+@pytest.mark.claim("longest-root-free-step", tol=1e-12, trials=20)
+def test_momentum_and_decay_lengthen_the_bound(claim):
+    k, (alpha, eps, lr) = torch.arange(1, 61)[:, None], (0.9, 1e-4, 0.1)
+    for _ in range(claim.trials):
+        mu, kappa = float(torch.rand(())), float(spread(1))
+        settings = {"momentum": mu, "weight_decay": kappa, "eps": eps, "lr": lr}
+        history, weights = randn(60, 8) * (5 * randn(8)).exp(), randn(60, 8)
+        taken = steps_of(history, weights=weights, alpha=alpha, **settings).abs()
+        alone = 0.5 / ((alpha**k + eps) * (1 - alpha)).sqrt()
+        bound = lr / (1 - mu) * (alone + kappa * weights.abs().cummax(0).values)
+        assert float((taken / bound).max()) <= 1 + claim.tol
+
+
+@pytest.mark.claim("longest-root-free-step", tol=1e-9, trials=1)
+def test_two_steps_with_momentum_pass_the_bound_of_one(claim):
+    alpha, eps, s, history = 0.99, 1e-4, 0.0, []
+    for _ in range(2):  # each the gradient with the longest step from this S
+        g = math.sqrt((alpha * s + eps) / (1 - alpha))
+        s = alpha * s + (1 - alpha) * g**2
+        history.append([g])
+    alone, both = steps_of(
+        torch.tensor(history, dtype=torch.float64),
+        start=0.0,
+        alpha=alpha,
+        eps=eps,
+        momentum=0.8,
+    )
+    assert abs(float(alone) - 500) < 500 * claim.tol  # 1/(2 sqrt(ε (1 − α)))
+    assert 754 < float(both) < 755 < 500 / (1 - 0.8)
 
 
 @pytest.mark.claim("longest-root-free-step", tol=1e-12, trials=100)

@@ -57,15 +57,21 @@ def test_race_on_convolutions(claim):
         assert 3 <= wins("long", "RootFreeRMSProp", name) <= 22
 
 
-def ablation(start: int, factor: str, alpha: float, size: int) -> dict[int, float]:
-    """Median loss of three seeds for each rate 2^k."""
+def stored_losses(start: int | str, factor: str, alpha: float, size: int) -> dict:
+    """Three seeds' losses for each rate 2^k; inf where training broke down."""
     stored = runs("root_free_ablation.json")
     key = f"start {start}/factor {factor}/alpha {alpha}/batch {size}"
     losses = {}
     for k in range(-16, 4, 2):
         values = [stored[f"{key}/rate {2.0**k:g}/seed {s}"]["loss"] for s in range(3)]
-        losses[k] = median(math.inf if v is None else v for v in values)
+        losses[k] = [math.inf if v is None else v for v in values]
     return losses
+
+
+def ablation(start: int | str, factor: str, alpha: float, size: int) -> dict:
+    """Median loss of three seeds for each rate 2^k."""
+    stored = stored_losses(start, factor, alpha, size)
+    return {k: median(values) for k, values in stored.items()}
 
 
 @pytest.mark.claim("start-at-one", trials=3)
@@ -80,12 +86,31 @@ def test_the_start_at_zero_explodes(claim):
         assert 2 <= min(zero.values()) / min(one.values()) <= 25
 
 
+SIZES = (16, 64, 256)
+
+
+def best_rates(start: int | str, factor: str) -> list[int]:
+    """For each batch size the k of the best rate 2^k, at α = 0.9."""
+    tables = [ablation(start, factor, 0.9, size) for size in SIZES]
+    return [min(table, key=table.get) for table in tables]
+
+
 @pytest.mark.claim("factor-b-rates", trials=3)
 def test_the_factor_moves_rates_and_does_not_unite_them(claim):
-    best = {}
-    for factor in ("B", "1"):
-        tables = [ablation(1, factor, 0.9, size) for size in (16, 64, 256)]
-        best[factor] = [min(t, key=t.get) for t in tables]
-    moved = [b - a for a, b in zip(best["1"], best["B"], strict=True)]
+    with_b, without = best_rates(1, "B"), best_rates(1, "1")
+    moved = [b - a for a, b in zip(without, with_b, strict=True)]
     assert moved == claim.trials * [4]
-    assert len(set(best["B"])) > 1
+    assert len(set(with_b)) > 1
+
+
+@pytest.mark.claim("mean-and-sum", trials=3)
+def test_only_with_start_and_damping_over_b_the_rate_moves_by_b(claim):
+    scaled = best_rates("1/B", "1")
+    moved = [b - a for a, b in zip(scaled, best_rates(1, "B"), strict=True)]
+    assert moved == [math.log2(size) for size in SIZES]
+    for size in SIZES[: claim.trials]:
+        shift = round(math.log2(size))
+        theirs = stored_losses("1/B", "1", 0.9, size)
+        ours = stored_losses(1, "B", 0.9, size)
+        for k in range(-16, -6 - shift + 1, 2):  # before the runs turn chaotic
+            assert theirs[k] == ours[k + shift]
