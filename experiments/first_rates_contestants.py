@@ -68,7 +68,9 @@ CHOSEN: dict[str, float] = {"Muon": 3e-3, "Scion": 30.0}
 Setting = tuple[float, float | None]
 Run = tuple[str, str, str, Setting, int]
 TORCH = ("SGD", "Adam", "AdamW", "RMSprop")
-KEEPS = ("SGD", "Adam", "AdamW", "Muon")  # torch has these classes: its default stays
+# Whose default stays: torch has the class, or (FreeSteepestDescent, whose steps are as
+# long as what it has found) a larger rate would not come to rest on a quadratic.
+KEEPS = ("SGD", "Adam", "AdamW", "Muon", "FreeSteepestDescent")
 
 # Written before the first run, of 200 steps, with AdamW's rate in Muon as a multiple
 # of Muon's (10 and 0.3, which are the rates below). That run showed two faults of the

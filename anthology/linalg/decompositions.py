@@ -99,8 +99,13 @@ def _attempt(name: str, A: Tensor, options: dict[str, Any]) -> Parts | Exception
     if A.is_meta or not A.numel() or not untraced(A):
         return parts
     # Some libraries answer a failure with NaN instead of an error.
-    good = torch.stack([torch.isfinite(x).all() for x in parts]).all()
-    return parts if bool(good) else _LINALG(f"{name} gave numbers that are not finite")
+    good = _all_finite(parts)
+    return parts if good else _LINALG(f"{name} gave numbers that are not finite")
+
+
+def _all_finite(parts: Parts) -> bool:
+    """Reads it; a decomposition has waited for its device already."""
+    return bool(torch.stack([torch.isfinite(x).all() for x in parts]).all())
 
 
 def _stubborn(

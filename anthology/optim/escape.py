@@ -46,9 +46,10 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         Parameters of any shape, named parameters, or groups; a group may carry its
         own ``norm`` and ``scale``, as those of ``metrize(model)`` do.
     lr : float or Tensor
-        γ, a factor without units; what a schedule multiplies. Default 1, the
-        distance in each step (measured; with 0.5 the loss on digits is three times as
-        large); steps of that length come no nearer than d, so let a schedule lower it.
+        γ, a factor without units; what a schedule multiplies. Default 0.5, half of
+        the distance in each step; steps of all of it (1) come no nearer than that. At
+        a constant rate 1 ends at a third of the loss on digits, but it does not come
+        to rest on a quadratic, so it is for a schedule that lowers it.
         Rate to try first: 1; with ``metrize`` 1.
     momentum : float
         β in [0, 1) of m ← βm + (1−β)g, m₀ = 0; the step dualizes m. Default 0.
@@ -129,7 +130,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     def __init__(
         self,
         params: Params,
-        lr: float | Tensor = 1.0,
+        lr: float | Tensor = 0.5,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,

@@ -285,7 +285,7 @@ def _advance(
         for axis, basis in bases.items():
             fresh, places = next_basis(basis, grams[axis], group["basis_eps"])
             basis.copy_(fresh)
-            v.copy_(_reordered(v, places, axis))
+            v.copy_(_reordered(v.clone() if follow else v, places, axis))
         if name == ROTATED:
             m.copy_(turn(straight))
 

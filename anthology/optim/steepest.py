@@ -178,6 +178,11 @@ class SteepestDescent(BaseOptimizer):
             must_fit(params, norm)
         super().add_param_group(param_group)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The defaults under the names that the constructor has for them."""
+        return {**self.defaults, "step": self.defaults["step_rule"]}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(with_names_of_today(state))
 

@@ -19,7 +19,8 @@ def contract(factory: Factory, name: str | None = None) -> Report:
         Takes parameters, named parameters or groups, and returns an optimizer: a
         class, a `functools.partial` of one, or a function. Where a check needs
         another option (a negative learning rate, say), the class of what it returns
-        is called again with its ``defaults`` and that option.
+        is called again with its ``defaults`` and that option (with its ``arguments``
+        where it has such an attribute, because its groups use other names).
     name : str, optional
         Name in the report; by default that of the factory.
 

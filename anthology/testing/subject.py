@@ -140,7 +140,8 @@ class Subject:
         open_ended = any(k.kind is k.VAR_KEYWORD for k in known.values())
         for name in options:
             require(name in known or open_ended, f"it has no argument `{name}`")
-        kept = {name: v for name, v in model.defaults.items() if name in known}
+        defaults = getattr(model, "arguments", model.defaults)
+        kept = {name: v for name, v in defaults.items() if name in known}
         return kind(params, **{**kept, **options})
 
 

@@ -128,6 +128,7 @@ def test_the_published_default_declares_its_first_gradient():
         "hooks",
         "named parameters",
         "added group",
+        "empty group",
     ]
 
 
