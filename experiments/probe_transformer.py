@@ -58,9 +58,13 @@ def plain(kind: Any, **options: Any) -> Build:
     return lambda net, lr: kind(net.parameters(), lr, **options)
 
 
+# the stored runs measured queries, keys and values as one matrix
+JOINED = ("*.qkv.weight", {"norm": norms.RMSToRMS(), "role": "linear"})
+
+
 def roles(kind: Any, **options: Any) -> Build:
     """An optimizer with the norm of each parameter's role."""
-    return lambda net, lr: kind(metrize(net), lr, **options)
+    return lambda net, lr: kind(metrize(net, [JOINED]), lr, **options)
 
 
 def matrices(kind: Any, **options: Any) -> Build:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from anthology.norms import Norm, Scaled, Split, Transpose
 from anthology.norms.kernels import FlatSpectral
@@ -72,20 +73,21 @@ def _muon(s: Subject) -> Work:
         return Work(state=2 * s.numbers)
     view = view_of({"kernel": "flatten", **group})
     shape = s.shape[:-1] if group.get("complex") else s.shape
-    matrices = view.matrices(torch.empty(shape, device="meta")).shape
     # torch.optim.Muon has no such key and multiplies in bfloat16
     dtype = group.get("ns_dtype", "bfloat16")
-    rows, columns = matrices[-2:]
-    one = flops.polar(
-        rows,
-        columns,
-        group.get("method", "muon"),
-        group["ns_steps"],
-        low_precision=dtype in ("bfloat16", "float16"),
-        symmetric=s.symmetric,
-    )
-    count = math.prod(matrices[:-2])
-    return Work(state=s.numbers, flops=count * one, products=dtype)
+    work = 0.0
+    for matrices in view.matrices(torch.empty(shape, device="meta")):
+        rows, columns = matrices.shape[-2:]
+        one = flops.polar(
+            rows,
+            columns,
+            group.get("method", "muon"),
+            group["ns_steps"],
+            low_precision=dtype in ("bfloat16", "float16"),
+            symmetric=s.symmetric,
+        )
+        work += math.prod(matrices.shape[:-2]) * one
+    return Work(state=s.numbers, flops=work, products=dtype)
 
 
 def _shampoo(s: Subject) -> Work:
@@ -185,24 +187,34 @@ def _dualized(s: Subject) -> float:
     """Operations of one duality map of the group's norm."""
     like = torch.empty(s.shape, device="meta")
     norm: Norm = norm_for(like, s.group["norm"])
-    parts = 1
-    while isinstance(norm, Scaled | Transpose | Split):
-        parts *= norm.parts if isinstance(norm, Split) else 1
-        norm = norm.base
     shape = (*s.shape, *(1,) * (norm.ndim - len(s.shape)))
-    if isinstance(norm, Conv):
-        space = shape[-(norm.ndim - 2) :]
-        rows, columns = shape[-norm.ndim], shape[1 - norm.ndim]
-        flat = isinstance(norm, FlatSpectral)
-        columns *= math.prod(space) if flat else 1
-    elif isinstance(norm, Spectral | Schatten | Nuclear):
-        rows, columns = shape[-2:]
-    else:
-        return 0.0
-    rows = max(rows // parts, 1)
-    method, steps = getattr(norm, "method", "svd"), getattr(norm, "steps", None)
-    one = flops.polar(rows, columns, method, steps, symmetric=s.symmetric)
-    return one * (s.numbers // max(rows * columns, 1))
+    work = 0.0
+    for block, base in _blocks(norm, torch.empty(shape, device="meta")):
+        if isinstance(base, Conv):
+            space = block.shape[-(base.ndim - 2) :]
+            rows, columns = block.shape[-base.ndim], block.shape[1 - base.ndim]
+            flat = isinstance(base, FlatSpectral)
+            columns *= math.prod(space) if flat else 1
+        elif isinstance(base, Spectral | Schatten | Nuclear):
+            rows, columns = block.shape[-2:]
+        else:
+            continue
+        method, steps = getattr(base, "method", "svd"), getattr(base, "steps", None)
+        one = flops.polar(rows, columns, method, steps, symmetric=s.symmetric)
+        work += one * (block.numel() // max(rows * columns, 1))
+    return work
+
+
+def _blocks(norm: Norm, x: Tensor) -> list[tuple[Tensor, Norm]]:
+    """What a norm made of others measures apart, and by which norm."""
+    match norm:
+        case Scaled():
+            return _blocks(norm.base, x)
+        case Transpose():
+            return _blocks(norm.base, norm._turn(x))
+        case Split():
+            return [y for b in norm._blocks(x) for y in _blocks(norm.base, b)]
+    return [(x, norm)]
 
 
 def _steepest(s: Subject) -> Work:

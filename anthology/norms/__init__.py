@@ -4,7 +4,7 @@ On vectors: `L1`, `L2`, `LInf`, `Lp`, `RMS`. On matrices: `Frobenius`, `Spectral
 `Nuclear`, `Schatten`, `RMSToRMS`, `OneTo`, `OneToRMS`, `ToInf`, `RMSToInf`, `MaxAbs`,
 `RowL1`, `ColumnL1`. On convolution kernels: `Conv`, `FlatConv`, `FlatSpectral`.
 Made of others: `Scaled`, `Transpose`, `Split`, and `MaxOver` for several tensors.
-`metrize` chooses for a model, and `modular_norm` says how far each of its weights may
+`metrize` chooses for a model (`role_rule` teaches it), and `modular_norm` says how far each of its weights may
 move at a time.
 
 >>> import torch
@@ -19,7 +19,7 @@ True
 """
 
 import anthology.norms.builtin_rules  # noqa: F401  (fills the registry)
-from anthology.norms.base import Norm, Scaled, Split, Transpose
+from anthology.norms.base import Norm, Scaled
 from anthology.norms.combine import atom, bond, compose, concat, residual, tare
 from anthology.norms.kernels import FlatConv, FlatSpectral
 from anthology.norms.metrized import Metrized, Row
@@ -36,10 +36,12 @@ from anthology.norms.operator import (
     RowL1,
     ToInf,
 )
-from anthology.norms.role_rules import norm_by_shape
+from anthology.norms.role_names import norm_by_shape
+from anthology.norms.role_registry import forget_role_rule, role_rule
 from anthology.norms.roles import metrize
 from anthology.norms.spec import from_spec
 from anthology.norms.spectral import Conv, Nuclear, RMSToRMS, Schatten, Spectral
+from anthology.norms.stored import Split, Transpose
 from anthology.norms.vector import L1, L2, RMS, LInf, Lp
 
 __all__ = [
@@ -77,11 +79,13 @@ __all__ = [
     "bond",
     "compose",
     "concat",
+    "forget_role_rule",
     "from_spec",
     "metrize",
     "modular_norm",
     "module_rule",
     "norm_by_shape",
     "residual",
+    "role_rule",
     "tare",
 ]

@@ -1,4 +1,4 @@
-"""What a norm is: three methods. And three ways to make a new one of an old one."""
+"""What a norm is: three methods. And its multiples."""
 
 import math
 from dataclasses import MISSING, dataclass, fields
@@ -165,7 +165,8 @@ _ADVICE = {
 }
 
 
-def _require_norm(norm: object, who: str) -> None:
+def require_norm(norm: object, who: str) -> None:
+    """TypeError unless it is a norm of single tensors."""
     if not isinstance(norm, Norm):
         raise TypeError(f"{who} needs a Norm, got {norm!r}")
 
@@ -188,12 +189,16 @@ class Scaled(Norm):
     s: float
 
     def __post_init__(self) -> None:
-        _require_norm(self.base, "Scaled")
+        require_norm(self.base, "Scaled")
         object.__setattr__(self, "s", positive(self.s, "s"))
 
     @property
     def ndim(self) -> int:
         return self.base.ndim
+
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        self.base._check(x)
 
     def _norm(self, x: Tensor) -> Tensor:
         return self.base._norm(x) * self.s
@@ -203,95 +208,3 @@ class Scaled(Norm):
 
     def _dualize(self, g: Tensor) -> Tensor:
         return self.base._dualize(g) / self.s
-
-
-@dataclass(frozen=True, repr=False)
-class Transpose(Norm):
-    """‖Wᵀ‖: for weights that are stored the other way round.
-
-    The first two axes of a point are exchanged. Embedding tables are stored
-    tokens × width, so theirs is ``Transpose(OneToRMS())``; kernels of transposed
-    convolutions are stored in × out × space, so theirs is ``Transpose(Conv(2))``.
-
-    Parameters
-    ----------
-    base : Norm
-        A norm on matrices or convolution kernels.
-    """
-
-    base: Norm
-
-    def __post_init__(self) -> None:
-        _require_norm(self.base, "Transpose")
-        if self.base.ndim < 2:
-            raise ValueError(f"Transpose needs a norm on matrices, got {self.base!r}")
-
-    @property
-    def ndim(self) -> int:
-        return self.base.ndim
-
-    def _turn(self, x: Tensor) -> Tensor:
-        return x.transpose(-self.ndim, -self.ndim + 1)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        return self.base._norm(self._turn(x))
-
-    def _dual(self, g: Tensor) -> Tensor:
-        return self.base._dual(self._turn(g))
-
-    def _dualize(self, g: Tensor) -> Tensor:
-        return self._turn(self.base._dualize(self._turn(g)))
-
-
-@dataclass(frozen=True, repr=False)
-class Split(Norm):
-    """max over ``parts`` equal blocks that one tensor stacks along its first axis.
-
-    Fused weights are several weights in one tensor: query, key and value of
-    attention, the gates of a recurrent cell, the groups of a convolution. Their
-    joint norm is the largest of the blocks' norms, the dual norm the sum of the
-    blocks' dual norms, and each block is dualized on its own.
-
-    Parameters
-    ----------
-    base : Norm
-        The norm of one block.
-    parts : int
-        How many blocks; must divide the size of the first axis of a point.
-    """
-
-    base: Norm
-    parts: int
-
-    def __post_init__(self) -> None:
-        _require_norm(self.base, "Split")
-        if isinstance(self.parts, bool) or not isinstance(self.parts, int):
-            raise TypeError(f"parts must be an integer, got {self.parts!r}")
-        if self.parts < 1:
-            raise ValueError(f"parts must be at least 1, got {self.parts}")
-
-    @property
-    def ndim(self) -> int:
-        return self.base.ndim
-
-    def _check(self, x: Tensor) -> None:
-        super()._check(x)
-        if x.shape[-self.ndim] % self.parts:
-            raise ValueError(
-                f"Split cannot divide an axis of size {x.shape[-self.ndim]} into "
-                f"{self.parts} equal parts (shape {tuple(x.shape)})"
-            )
-
-    def _blocks(self, x: Tensor) -> Tensor:
-        out: Tensor = x.unflatten(-self.ndim, (self.parts, -1))
-        return out
-
-    def _norm(self, x: Tensor) -> Tensor:
-        return self.base._norm(self._blocks(x)).amax(-1)
-
-    def _dual(self, g: Tensor) -> Tensor:
-        return self.base._dual(self._blocks(g)).sum(-1)
-
-    def _dualize(self, g: Tensor) -> Tensor:
-        blocks = self.base._dualize(self._blocks(g))
-        return blocks.flatten(-self.ndim - 1, -self.ndim)

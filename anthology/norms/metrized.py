@@ -14,9 +14,9 @@ from anthology.norms.base import Norm
 class Row:
     """One parameter: what it is called, what it does, and how it is measured.
 
-    ``shared`` are the other names of a tied weight, ``settings`` what an override
-    added for the optimizer, ``trainable`` is False for a parameter without
-    ``requires_grad``, which is in no group.
+    ``why`` says how the role was found, ``shared`` are the other names of a tied
+    weight, ``settings`` what an override added for the optimizer, ``trainable`` is
+    False for a parameter without ``requires_grad``, which is in no group.
     """
 
     name: str
@@ -27,25 +27,32 @@ class Row:
     shared: tuple[str, ...] = ()
     trainable: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
+    why: str = ""
 
     def same_group(self, other: "Row") -> bool:
         """Whether two parameters are treated alike in everything."""
         mine = (self.role, self.norm, self.scale, self.settings)
         return mine == (other.role, other.norm, other.scale, other.settings)
 
-    def cells(self) -> tuple[str, str, str, str, str, str]:
-        """Name, shape, role, norm, scale and remark, as text."""
+    @property
+    def remark(self) -> str:
+        """What is to be said beside the role: tied, frozen, without numbers, options."""
         remarks = [] if self.trainable else ["frozen, skipped"]
+        if self.param.is_meta:
+            remarks.append("on meta: no numbers, metrize again once it has some")
         if self.shared:
             remarks.append(f"shared with {', '.join(self.shared)}")
         remarks += [f"{key}={value!r}" for key, value in self.settings.items()]
+        return "; ".join(remarks)
+
+    def cells(self) -> tuple[str, str, str, str, str, str]:
+        """Name, shape, role, norm, scale and reason with remark, as text."""
         shape = "×".join(map(str, self.param.shape)) or "scalar"
-        scale = f"{self.scale:g}"
-        text = (self.name, shape, self.role, repr(self.norm), scale, "; ".join(remarks))
-        return text
+        said = "; ".join(filter(None, (self.why, self.remark)))
+        return self.name, shape, self.role, repr(self.norm), f"{self.scale:g}", said
 
 
-_HEAD = ("name", "shape", "role", "norm", "scale", "")
+_HEAD = ("name", "shape", "role", "norm", "scale", "why")
 
 
 class Metrized(list[dict[str, Any]]):
@@ -94,21 +101,36 @@ class Metrized(list[dict[str, Any]]):
         trainable = len(self.rows) - len(self.frozen)
         return f"Metrized({len(self)} groups of {trainable} parameters)"
 
+    @property
+    def advice(self) -> str:
+        """What to do about frozen parameters; empty if there are none."""
+        if not self.frozen:
+            return ""
+        few = len(self.frozen) == 1
+        return (
+            f"{len(self.frozen)} frozen parameter{'' if few else 's'} in no group: to "
+            f"train {'it' if few else 'them'} later, metrize(model, include_frozen="
+            "True), or metrize again and add_param_group"
+        )
+
     def __str__(self) -> str:
         lines = [_HEAD, *(row.cells() for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         padded = (
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True))
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
             for line in lines
         )
-        return "\n".join(line.rstrip() for line in padded)
+        return "\n".join(filter(None, (*padded, self.advice)))
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{h}</th>' for h in (*_HEAD[:-1], "remark"))
+        head = "".join(f'<th scope="col">{h}</th>' for h in _HEAD)
         body = "".join(
             "<tr>"
             + "".join(f"<td>{html.escape(c)}</td>" for c in row.cells())
             + "</tr>"
             for row in self.rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        said = f"<caption>{self.advice}</caption>" if self.advice else ""
+        return (
+            f"<table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )

@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from anthology.norms.base import Split
 from anthology.norms.combine import bond, tare
+from anthology.norms.heads import Head
 from anthology.norms.metrized import Row
 from anthology.norms.modules import Leaf, Modular, weight_of
-from anthology.norms.roles import Override, metrize
+from anthology.norms.overrides import Override
+from anthology.norms.roles import metrize
 from anthology.norms.spectral import RMSToRMS
+from anthology.norms.stored import Split
 from anthology.norms.vector import RMS
 
 Values = Mapping[type[nn.Module] | str, float]
@@ -61,7 +63,7 @@ def modular_norm(
     mass: Values | None = None,
     sensitivity: Values | None = None,
     overrides: Sequence[Override] | None = None,
-    head: bool | str = False,
+    head: Head = False,
 ) -> Modular:
     """The modular norm of a model: how far each weight may move at a time.
 
@@ -105,7 +107,7 @@ def modular_norm(
         As for `metrize`: norms (and settings of groups) of parameters. A unit weight
         of another norm may stretch its input more or less than a factor of 1: then
         set ``sensitivity`` too. Scales are worked out here and cannot be set.
-    head : bool or str, optional
+    head : bool, str, list of str or None, optional
         As for `metrize`; default False, where the last layer is as any other.
 
     Returns

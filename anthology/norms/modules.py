@@ -158,9 +158,10 @@ class Modular:
             ("name", "shape", "role", "norm", "mass", "scale", "")
         ]
         for leaf in self.leaves:
-            name, shape, role, norm, _, remark = leaf.row.cells()
+            name, shape, role, norm, *_ = leaf.row.cells()
             scale = f"{self._scale(leaf):.4g}" if leaf in self._active else "–"
-            lines.append((name, shape, role, norm, f"{leaf.mass:.4g}", scale, remark))
+            mass, remark = f"{leaf.mass:.4g}", leaf.row.remark
+            lines.append((name, shape, role, norm, mass, scale, remark))
         return lines
 
     def _title(self) -> str:

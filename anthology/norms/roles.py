@@ -1,79 +1,81 @@
 """The norm each parameter of a model deserves, by what it does there."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from typing import Any
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from anthology.norms.base import Norm, positive
+from anthology.norms.heads import Head, find_heads
 from anthology.norms.metrized import Metrized, Row
-from anthology.norms.role_rules import is_router, role_of
-from anthology.norms.vector import RMS
+from anthology.norms.overrides import Override, Owners, overridden
+from anthology.norms.places import Place, Role, kind_of
+from anthology.norms.role_rules import role_of
 
-Selector = type[nn.Module] | str | Callable[[str, Tensor, nn.Module], bool]
-Override = tuple[Selector, Norm | dict[str, Any]]
-
-_HEADLESS = (
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-)
-
-
-@dataclass
-class _Found:
-    """One parameter and every place that owns it, the first one leading."""
-
-    param: Tensor
-    owners: list[tuple[str, nn.Module]]
+_LAYERS = (nn.Linear, nn.Embedding, nn.EmbeddingBag, _ConvNd)
+_FIRST = {"embedding": 0, "head": 1}
 
 
 def metrize(
     model: nn.Module,
     overrides: Sequence[Override] | None = None,
     *,
-    head: bool | str = True,
+    head: Head = True,
+    heads: bool | int = False,
+    include_frozen: bool = False,
 ) -> Metrized:
     """Give every trainable parameter of a model the norm that fits its role.
 
     ==========  ================================================  ==================
     role        parameters                                        norm
     ==========  ================================================  ==================
-    linear      ``nn.Linear`` weights                             RMSToRMS()
-    head        the weight of the last ``nn.Linear``              RMSToInf()
+    linear      weights of linear layers                          RMSToRMS()
+    head        weights of output heads                           RMSToInf()
     embedding   ``nn.Embedding``, ``nn.EmbeddingBag`` weights;    Transpose(OneToRMS())
                 positions and class tokens, a row each: 1×n×d,
-                or two axes and such a name (``pos_embed``,
-                ``position``, ``cls_token`` …)
+                or by such a name (``pos_embed``, ``cls_token``,
+                ``wte`` …)
     conv        convolution kernels with N spatial axes; each     Conv(N)
                 group of a grouped one on its own; transposed
                 ones, stored in × out, read the right way round
-    gain        weights of layer, RMS, group, batch and instance  LInf()
-                normalisation; a scale for each channel, C×1×1
-    qkv         fused projections of ``nn.MultiheadAttention``:   Split(RMSToRMS(), 3)
-                three matrices in one tensor
+    depthwise   kernels of one input channel each                 Split(Conv(N), c)
+    gain        weights of normalisation layers of any package;   LInf()
+                the lengths of weight_norm; a scale for each
+                channel, C×1×1 or so named (``gamma`` …)
+    qkv         fused projections of attention, by the sizes      Split(RMSToRMS(), 3)
+                that the module around them tells
+    fused       gate and up in one, the input projections of      Split(RMSToRMS(), k)
+                Mamba
     recurrent   weights of RNN, GRU and LSTM, one matrix a gate   Split(RMSToRMS(), k)
-    stack       a parameter of three axes that no module above    RMSToRMS()
-                owns: one matrix (d_out, d_in) for each expert
+    stack       matrices behind one axis or two, that no module   RMSToRMS()
+                above owns: (d_out, d_in) for each expert
+    lora        both factors of LoRA, input → r and r → output    RMSToRMS()
+    entrywise   tables whose entries stand for themselves:        LInf()
+                ``A_log``, ``D``, ``dt_bias``, ``time_decay``,
+                biases of attention
     bias        every bias; one bias an expert: each on its own,  RMS()
                 the largest counts                                Transpose(OneToRMS())
     other       anything else, by its shape alone: up to one      RMS(), RMSToRMS(),
                 axis, two axes, more axes                         Conv(N)
     ==========  ================================================  ==================
 
-    The norms of the first rows follow Bernstein & Newhouse 2024 (arXiv 2410.21265)
-    and Pethick et al. 2025 (arXiv 2502.07529), the parts of fused weights the
-    maximum over layers of Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 7.
+    The last column of the table says why. The norms of the first rows follow
+    Bernstein & Newhouse 2024 (arXiv 2410.21265) and Pethick et al. 2025 (arXiv
+    2502.07529), the parts of fused weights the maximum over layers of Bernstein &
+    Newhouse 2024 (arXiv 2409.20325), Prop. 7.
 
-    Shape alone cannot tell which axis of a stack is the input's: where experts are
-    stored in × out, say ``("*.experts.*", Transpose(RMSToRMS()))``. Nor can it tell a
-    stack from the kernels of a convolution of your own: a module with "conv" in the
-    name of its type keeps kernels. A router ``nn.Linear`` (``router``, ``gate``) is
-    "linear", also where it comes last. Kernels as one flat matrix are
-    ``(nn.Conv2d, FlatConv(2))`` or ``FlatSpectral(2)``.
+    Layers that are stored in × out are known by their type (``Conv1D`` of GPT-2), by
+    the sizes they name (``in_features``) or by a bias along the second axis, and
+    measured transposed. Of a stack of experts only the pair ``gate_up_proj``,
+    ``down_proj`` tells; for others say ``("*.experts.*", Transpose(RMSToRMS()))``, or
+    teach it once with `role_rule`. A stack with four axes is known by "expert" or
+    "moe" in its name, or by more than 15 entries along each of the last two; kernels
+    of your own, by "conv" in the name of their type. A
+    router ``nn.Linear`` (``router``, ``gate``) is "linear", also where it comes last.
+    Kernels as one flat matrix are ``(nn.Conv2d, FlatConv(2))`` or ``FlatSpectral(2)``.
 
     Parameters
     ----------
@@ -86,17 +88,29 @@ def metrize(
         ``role``, ``scale`` and any option of the optimizer, such as ``lr``. Applied
         in order, later ones win. A norm that needs more axes than a parameter
         has passes it by.
-    head : bool or str
-        True finds the output head: the last ``nn.Linear`` in the order of
-        registration that is no router and not inside an attention module or a layer
-        of ``nn.Transformer``. False treats it as any other layer; a string names the module.
+    head : bool, str, list of str or None
+        True finds the output heads, outside of attention and of repeated blocks: all
+        that are tied to an embedding, have an output for each of its tokens, or are
+        so called (``lm_head``, ``classifier``, ``score``, ``policy`` …). If there are
+        none it is the layer at the end of an ``nn.Sequential``; and elsewhere the last
+        linear layer, unless a convolution or another matrix follows it. That last is
+        a guess: the table says so, and a warning if the layer looks like a hidden
+        one. Names say which modules it is; False and None, that there is none.
+    heads : bool or int, optional
+        Whether each head of attention is a matrix of its own: rows of ``q_proj`` and
+        its like, columns of ``o_proj``. True takes the number of heads from the
+        module around them (``num_heads``, ``head_dim`` …), and an integer is for
+        modules that do not say. Default False.
+    include_frozen : bool, optional
+        Whether parameters without ``requires_grad`` get into the groups, as they do in
+        ``torch.optim``, so that they train once they are unfrozen. Default False.
 
     Returns
     -------
     Metrized
         Groups in order of first appearance. Each trainable parameter is in exactly
-        one. A tied weight is taken once, in its first role, and the table names its
-        other places; frozen parameters are in the table only.
+        one. A tied weight is taken once, as an embedding if it is one, and the table
+        names its other places.
 
     Raises
     ------
@@ -104,124 +118,102 @@ def metrize(
         If an argument has the wrong type.
     ValueError
         If an override changes nothing, or ``head`` names no module with a weight
-        matrix, or a parameter has no shape yet.
+        matrix, or a parameter has no shape yet or has lost it: where FSDP flattened it
+        or ZeRO left an empty one, metrize the model first. If ``heads`` finds nothing.
+
+    Warns
+    -----
+    UserWarning
+        Once, if a guess may have taken a hidden layer for the head, or a vocabulary
+        for a matrix.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"metrize needs a torch.nn.Module, got {type(model).__name__}")
-    found = _collect(model)
-    chosen = _head(model, head)
-    rows = [_row(entry, chosen) for entry in found]
-    for selector, change in _checked(overrides or ()):
-        hits = [i for i, entry in enumerate(found) if _selects(selector, entry)]
-        hits = [i for i in hits if _fits(change, rows[i])]
-        if not hits:
-            raise ValueError(
-                f"the override ({selector!r}, {change!r}) fits no parameter of the "
-                f"model (names: {', '.join(row.name for row in rows[:8])}, …)"
-            )
-        for i in hits:
-            rows[i] = _changed(rows[i], change)
+    if not isinstance(heads, int) or heads < 0:
+        raise TypeError(f"heads must be True, False or a number, got {heads!r}")
+    chosen, notes = find_heads(model, head)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found = _collect(modules)
+    rows = [_row(owners, param, modules, chosen, heads) for param, owners in found]
+    if include_frozen:
+        rows = [replace(row, trainable=True) for row in rows]
+    if heads and not any(re.search(r", \d+ heads", row.why) for row in rows):
+        raise ValueError(
+            f"heads={heads!r} finds no attention with projections called q_proj, query, "
+            "qkv, … that says how many heads it has: give their number, or overrides "
+            "with Split(RMSToRMS(), heads)"
+        )
+    rows = overridden(rows, [owners for _, owners in found], overrides or ())
+    notes += _vocabularies(rows)
+    if notes:
+        warnings.warn("metrize guessed: " + "; ".join(notes), stacklevel=2)
     return Metrized(rows)
 
 
-def _collect(model: nn.Module) -> list[_Found]:
-    found: dict[int, _Found] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+def _collect(modules: dict[str, nn.Module]) -> list[tuple[Tensor, Owners]]:
+    """Each parameter and every place that owns it, in the order of registration."""
+    found: dict[int, tuple[Tensor, list[tuple[str, nn.Module]]]] = {}
+    for prefix, module in modules.items():
         for name, param in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
             if is_lazy(param):
                 raise ValueError(f"{full} has no shape yet: run the model once first")
-            entry = found.setdefault(id(param), _Found(param, []))
-            entry.owners.append((full, module))
-    return list(found.values())
+            found.setdefault(id(param), (param, []))[1].append((full, module))
+    return [(param, owners) for param, owners in found.values()]
 
 
-def _row(entry: _Found, head: nn.Module | None) -> Row:
-    (name, module), *others = entry.owners
-    role, norm = role_of(name.rpartition(".")[2], entry.param, module, module is head)
+def _row(
+    owners: Owners,
+    param: Tensor,
+    modules: dict[str, nn.Module],
+    chosen: dict[int, str],
+    heads: bool | int,
+) -> Row:
+    """A tied weight keeps its first name and has the role that comes before others."""
+    roles: list[Role] = []
+    for full, module in owners:
+        path, _, name = full.rpartition(".")
+        _must_be_whole(full, name, param, module)
+        roles.append(role_of(Place(name, param, module, path, modules, chosen, heads)))
+    role, norm, why = min(roles, key=lambda found: _FIRST.get(found.role, 2))
     return Row(
-        name=name,
-        param=entry.param,
+        name=owners[0][0],
+        param=param,
         role=role,
         norm=norm,
-        shared=tuple(other for other, _ in others),
-        trainable=entry.param.requires_grad,
+        why=why,
+        shared=tuple(full for full, _ in owners[1:]),
+        trainable=param.requires_grad,
     )
 
 
-def _head(model: nn.Module, head: bool | str) -> nn.Module | None:
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    if isinstance(head, str):
-        named = dict(model.named_modules(remove_duplicate=False))
-        weight = getattr(named.get(head), "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim != 2:
-            raise ValueError(
-                f"head={head!r} names no module with a weight matrix "
-                f"(linear layers: {', '.join(linear) or 'none'})"
-            )
-        found: nn.Module = named[head]
-        return found
-    if not isinstance(head, bool):
-        raise TypeError(f"head must be True, False or a module's name, got {head!r}")
-    inside = {
-        id(part)
-        for module in model.modules()
-        if isinstance(module, _HEADLESS)
-        for part in module.modules()
+def _must_be_whole(full: str, name: str, p: Tensor, module: nn.Module) -> None:
+    """Refuse what stands for a weight whose shape is elsewhere."""
+    elsewhere = type(p).__name__ == "FlatParameter" or hasattr(p, "ds_shape")
+    flat = isinstance(module, _LAYERS) and name == "weight" and p.ndim < 2
+    others = (x for x in module.parameters(recurse=False) if x.ndim > 1)
+    gone = p.shape == (0,) and not any(x.shape[0] == 0 for x in others)
+    if p.requires_grad and (elsewhere or flat or gone):
+        raise ValueError(
+            f"{full} of {kind_of(module)} has shape {tuple(p.shape)}, which is not its "
+            "own: FSDP flattened it, ZeRO put it elsewhere, or it is empty. Metrize "
+            "the model before it is sharded (fully_shard keeps shapes), or freeze it"
+        )
+
+
+def _vocabularies(rows: Sequence[Row]) -> list[str]:
+    """Matrices known by shape only, with a row for each output of a wide head."""
+    outputs = {
+        row.param.shape[0]
+        for row in rows
+        if row.role in _FIRST and row.param.ndim == 2
+        if row.param.shape[0] > row.param.shape[1]
     }
-    inside |= {id(module) for name, module in linear.items() if is_router(name)}
-    free = [module for module in linear.values() if id(module) not in inside]
-    return free[-1] if head and free else None
-
-
-def _checked(overrides: Sequence[Override]) -> Sequence[Override]:
-    for override in overrides:
-        if not isinstance(override, tuple | list) or len(override) != 2:
-            raise TypeError(
-                f"an override is a pair (selector, Norm or dict), got {override!r}"
-            )
-        selector, change = override
-        if isinstance(selector, type):
-            known = issubclass(selector, nn.Module)
-        else:
-            known = isinstance(selector, str) or callable(selector)
-        if not known:
-            raise TypeError(
-                "a selector is a module type, a glob or a function "
-                f"(name, param, module), got {selector!r}"
-            )
-        norm = change.get("norm", RMS()) if isinstance(change, dict) else change
-        if not isinstance(norm, Norm):
-            raise TypeError(f"an override needs a Norm or a dict, got {change!r}")
-        if isinstance(change, dict) and {"params", "param_names"} & set(change):
-            raise ValueError("an override cannot set the parameters of a group")
-    return overrides
-
-
-def _selects(selector: Selector, entry: _Found) -> bool:
-    if isinstance(selector, str):
-        return any(fnmatchcase(name, selector) for name, _ in entry.owners)
-    if isinstance(selector, type):
-        return any(isinstance(module, selector) for _, module in entry.owners)
-    return any(selector(name, entry.param, module) for name, module in entry.owners)
-
-
-def _fits(change: Norm | dict[str, Any], row: Row) -> bool:
-    norm = change.get("norm") if isinstance(change, dict) else change
-    return norm is None or norm.ndim <= max(1, row.param.ndim)
-
-
-def _changed(row: Row, change: Norm | dict[str, Any]) -> Row:
-    settings: dict[str, Any] = (
-        dict(change) if isinstance(change, dict) else {"norm": change}
-    )
-    norm = settings.pop("norm", row.norm)
-    if norm.ndim > 1:
-        norm._check(row.param)
-    return replace(
-        row,
-        norm=norm,
-        role=settings.pop("role", row.role),
-        scale=positive(settings.pop("scale", row.scale), "scale"),
-        settings={**row.settings, **settings},
-    )
+    return [
+        f"{row.name!r} is a matrix by its shape alone, but has a row for each entry of "
+        "the vocabulary: if it is a table, give it the role 'embedding' and the norm "
+        f"Transpose(OneToRMS()), as overrides=[({row.name!r}, {{...}})]"
+        for row in rows
+        if row.trainable and row.role == "other" and row.param.ndim == 2
+        if row.param.shape[0] in outputs
+    ]

@@ -18,7 +18,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.state import State
 from .parts.matrices import KERNELS, SCALES
-from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factor, orthogonal
+from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factors, orthogonal
 from .parts.routed import Routed
 from .parts.routing import ADAMW, MUON, RATE, in_words, reference
 
@@ -97,10 +97,10 @@ class Muon(Routed):
     Notes
     -----
     A tensor with less than two axes gets "adamw". So does one whose group has the
-    role "embedding", "head", "gain" or "bias", which ``metrize`` finds; by shape
-    alone an embedding table is a matrix like any other. Groups may carry ``scale``,
-    which divides the step of a matrix, and ``norm``, of which only `Split` (fused
-    weights are orthogonalised apart) and `Transpose` count.
+    role "embedding", "head", "gain", "bias", "entrywise" or "depthwise", which
+    ``metrize`` finds; by shape alone an embedding table is a matrix like any other.
+    Groups may carry ``scale``, which divides the step of a matrix, and ``norm``, of
+    which only `Split` (fused weights are orthogonalised apart) and `Transpose` count.
 
     A group stays one, whatever its tensors, and its ``lr`` is that of the matrices.
     AdamW steps at ``adamw_lr * lr / adamw_at``, where ``adamw_at`` is the lr that came
@@ -188,7 +188,7 @@ class Muon(Routed):
         check_betas(group["adamw_betas"])
 
     def __str__(self) -> str:
-        return in_words(self.param_groups, factor)
+        return in_words(self.param_groups, factors)
 
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
         """Matrices are needed whole; AdamW works entry by entry."""

@@ -126,7 +126,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group(
     assert set(groups.frozen) == {
         name for name, p in model.named_parameters() if not p.requires_grad
     }
-    for line, row in zip(str(groups).splitlines()[1:], groups.rows, strict=True):
+    lines = str(groups).splitlines()[1 : len(groups.rows) + 1]
+    for line, row in zip(lines, groups.rows, strict=True):
         assert line.split()[0] == row.name
         assert repr(row.norm) in line
 
@@ -200,7 +201,8 @@ def test_no_layer_of_a_transformer_is_taken_for_a_head() -> None:
 
 def test_what_is_not_known_goes_by_shape() -> None:
     found = rows(parametrized())
-    assert found["0.parametrizations.weight.original1"] == ("other", N.RMSToRMS())
+    assert found["0.parametrizations.weight.original0"] == ("gain", N.LInf())
+    assert found["0.parametrizations.weight.original1"] == ("linear", N.RMSToRMS())
     assert found["1.weight"] == ("other", N.RMS())
     assert found["2.weight"] == ("other", N.Conv(1))
     found = rows(containers())
@@ -228,13 +230,15 @@ def test_frozen_parameters_are_listed_and_left() -> None:
     groups = metrize(partly_frozen())
     assert groups.frozen == ("0.weight", "0.bias")
     assert str(groups).count("frozen, skipped") == 2
+    assert str(groups).endswith("metrize again and add_param_group")
+    assert "2 frozen parameters in no group" in groups._repr_html_()
     assert repr(groups) == f"Metrized({len(groups)} groups of 4 parameters)"
 
 
 def test_tables_for_people_and_browsers() -> None:
     groups = metrize(Tied())
     lines = str(groups).splitlines()
-    assert lines[0].split() == ["name", "shape", "role", "norm", "scale"]
+    assert lines[0].split() == ["name", "shape", "role", "norm", "scale", "why"]
     assert any("scalar" in line for line in lines)
     assert not any(line.endswith(" ") for line in lines)
     page = groups._repr_html_()

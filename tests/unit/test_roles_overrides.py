@@ -20,8 +20,11 @@ def test_the_head_can_be_named_or_switched_off() -> None:
         metrize(model, head="lm_head")
     with pytest.raises(ValueError, match="linear layers: none"):
         metrize(nn.LayerNorm(3), head="")
-    with pytest.raises(TypeError, match="True, False or a module's name"):
-        metrize(model, head=None)  # type: ignore[arg-type]
+    assert rows(model, head=None) == rows(model, head=[]) == rows(model, head=False)
+    assert rows(model, head=["0", "1"])["0.weight"] == ("head", N.RMSToInf())
+    for wrong in (3, [1], {"0": 1}, b"0"):
+        with pytest.raises(TypeError, match="a module's name or a list of names"):
+            metrize(model, head=wrong)  # type: ignore[arg-type]
 
 
 def test_overrides_by_type_name_and_function() -> None:

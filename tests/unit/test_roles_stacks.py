@@ -12,6 +12,7 @@ from anthology.optim import Muon, Scion, SteepestDescent
 from tests.unit.test_roles import TOKENS, rows
 
 STACK = ("stack", N.RMSToRMS())
+ENTRYWISE = ("entrywise", N.LInf())
 
 
 class Experts(nn.Module):
@@ -205,10 +206,33 @@ def holder(kind: str, **params: tuple[int, ...]) -> nn.Module:
         ("Layer", "w1", (1, 4, 5), ("embedding", TOKENS)),
         ("Layer", "positional_embedding", (7, 5), ("embedding", TOKENS)),
         ("Layer", "register_tokens", (3, 4, 5), ("embedding", TOKENS)),
-        ("Layer", "class_embedding", (5,), ("other", N.RMS())),
+        ("Layer", "class_embedding", (5,), ("embedding", N.RMS())),
+        ("Layer", "wte", (50, 5), ("embedding", TOKENS)),
+        ("Layer", "token_embedding_table", (50, 5), ("embedding", TOKENS)),
+        ("Layer", "relative_position_bias_table", (9, 2), ENTRYWISE),
+        ("Layer", "A_log", (5, 3), ENTRYWISE),
+        ("Layer", "D", (5, 3), ("other", N.RMSToRMS())),
+        ("Layer", "time_mix_key", (1, 1, 5), ENTRYWISE),
+        ("Layer", "pos_bias_u", (3, 5), ENTRYWISE),
+        ("Layer", "layer_scale_parameter", (5,), ("gain", N.LInf())),
+        ("Layer", "gamma_1", (5,), ("gain", N.LInf())),
+        ("Layer", "gamma", (5, 3), ("other", N.RMSToRMS())),
+        ("MyRMSNorm", "weight", (5,), ("gain", N.LInf())),
+        ("MyRMSNorm", "beta", (5,), ("bias", N.RMS())),
+        ("CohereLayerNorm", "weight", (2, 5), ("gain", N.LInf())),
+        ("RMSNormGated", "scale", (5,), ("gain", N.LInf())),
+        ("Normaliser", "weight", (3, 5), ("other", N.RMSToRMS())),
+        ("VocabParallelEmbedding", "weight", (50, 5), ("embedding", TOKENS)),
+        ("TopKRouter", "weight", (3, 5), ("linear", N.RMSToRMS())),
+        ("ColumnParallelLinear", "weight", (3, 5), ("head", N.RMSToInf())),
+        ("Experts", "up", (2, 3, 4, 5), STACK),
+        ("Layer", "up", (2, 3, 16, 17), STACK),
+        ("Layer", "kernel", (2, 3, 15, 17), ("other", N.Conv(2))),
+        ("GRU", "weight_hh", (12, 4), ("recurrent", N.Split(N.RMSToRMS(), 3))),
+        ("Attention", "in_proj_weight", (15, 5), ("qkv", N.Split(N.RMSToRMS(), 3))),
         ("Layer", "token_mixing", (7, 5), ("other", N.RMSToRMS())),
         ("Layer", "exposition", (7, 5), ("other", N.RMSToRMS())),
-        ("Layer", "bias", (3, 5), ("other", N.RMSToRMS())),
+        ("Layer", "bias", (3, 5), ENTRYWISE),
         ("Layer", "layer_scale", (5, 1, 1), ("gain", N.LInf())),
         ("Layer", "scale", (1, 5, 1, 1), ("gain", N.LInf())),
         ("Layer", "kernel", (3, 4, 5, 5), ("other", N.Conv(2))),
@@ -224,4 +248,13 @@ def test_by_name_and_shape(kind, name, shape, expected) -> None:
 def test_a_parametrised_kernel_is_no_stack() -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 2))
     found = rows(layer)
-    assert found["parametrizations.weight.original1"] == ("other", N.Conv(1))
+    assert found["parametrizations.weight.original0"] == ("gain", N.LInf())
+    assert found["parametrizations.weight.original1"] == ("conv", N.Conv(1))
+
+
+def test_a_trunk_in_one_module() -> None:
+    found = rows(holder("Trunk", w=(2, 8, 8), gamma=(2, 8), bias=(2, 8), gain=(3, 8)))
+    assert found["w"] == STACK
+    assert found["gamma"] == ("gain", N.LInf())
+    assert found["bias"] == ("bias", TOKENS)
+    assert found["gain"] == ("other", N.RMSToRMS())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from anthology.norms import Norm, Split, Transpose, from_spec
@@ -24,22 +25,20 @@ class View:
 
     Attributes
     ----------
-    parts : int
-        How many weights the tensor stacks along its first axis.
-    swapped : bool
-        Whether it is stored in × out.
+    norm : Norm, optional
+        Says how the weight is stored: `Transpose`, in × out; `Split`, several weights
+        in one tensor. What is inside of these does not count.
     kernel : str
         What to do with more than two axes: "flatten" reads out × (in · space), one
         matrix; "positions" one matrix for each kernel position; "stack" takes the
         last two axes, those before them being a stack of matrices.
     """
 
-    parts: int = 1
-    swapped: bool = False
+    norm: Norm | None = None
     kernel: str = "flatten"
 
-    def matrices(self, x: Tensor) -> Tensor:
-        """The matrices.
+    def matrices(self, x: Tensor) -> list[Tensor]:
+        """The matrices; those of equal shape that were one `Split` as one tensor.
 
         Parameters
         ----------
@@ -48,28 +47,19 @@ class View:
 
         Returns
         -------
-        Tensor
-            Shape (..., d_out, d_in).
+        list of Tensor
+            Shapes (..., d_out, d_in).
         """
-        lead = int(self.parts > 1)
-        if lead:
-            x = x.reshape(self.parts, x.shape[0] // self.parts, *x.shape[1:])
-        if self.kernel == "stack":
-            return x.mT if self.swapped else x
-        x = x.transpose(lead, lead + 1) if self.swapped else x
-        if x.ndim == lead + 2:
-            return x
-        if self.kernel == "flatten":
-            return x.flatten(lead + 1)
-        return x.flatten(lead + 2).movedim(-1, lead)
+        axes = self._axes(x.shape)
+        return [self._flat(block, axes) for block in self._blocks(x, self.norm)]
 
-    def weight(self, y: Tensor, like: Tensor) -> Tensor:
+    def weight(self, matrices: Sequence[Tensor], like: Tensor) -> Tensor:
         """The way back.
 
         Parameters
         ----------
-        y : Tensor
-            Shape as `matrices` returned.
+        matrices : sequence of Tensor
+            Shapes as `matrices` returned.
         like : Tensor
             The weight.
 
@@ -78,19 +68,7 @@ class View:
         Tensor
             Shape of the weight.
         """
-        lead = int(self.parts > 1)
-        if self.kernel == "stack":
-            y = y.mT if self.swapped else y
-            return y.flatten(0, 1) if lead else y
-        space = like.shape[2:]
-        if len(space) and self.kernel == "flatten":
-            inner = like.shape[0] // self.parts if self.swapped else like.shape[1]
-            y = y.reshape(*y.shape[: lead + 1], inner, *space)
-        elif len(space) and self.kernel == "positions":
-            y = y.movedim(lead, -1)
-            y = y.reshape(*y.shape[:-1], *space)
-        y = y.transpose(lead, lead + 1) if self.swapped else y
-        return y.flatten(0, 1) if lead else y
+        return self._joined(iter(matrices), like.shape, self.norm)
 
     def share(self, like: Tensor) -> float:
         """What one matrix may use of the whole step: 1/K for K kernel positions.
@@ -106,6 +84,53 @@ class View:
             1 for every view but "positions".
         """
         return 1 / math.prod(like.shape[2:]) if self.kernel == "positions" else 1.0
+
+    def _axes(self, shape: Sequence[int]) -> int:
+        """How many trailing axes make one weight."""
+        norm = self.norm
+        return norm.ndim if isinstance(norm, Split | Transpose) else len(shape)
+
+    def _blocks(self, x: Tensor, norm: Norm | None) -> list[Tensor]:
+        """The weights in one tensor, each out × in × space behind axes of a batch."""
+        match norm:
+            case Transpose():
+                return self._blocks(norm._turn(x), norm.base)
+            case Split():
+                blocks = norm._blocks(x)
+                return [y for b in blocks for y in self._blocks(b, norm.base)]
+        return [x]
+
+    def _joined(
+        self, found: Iterator[Tensor], shape: Sequence[int], norm: Norm | None
+    ) -> Tensor:
+        """The way back from the blocks of a tensor of this shape."""
+        if not isinstance(norm, Split | Transpose):
+            return self._folded(next(found), shape)
+        at = len(shape) - norm.ndim
+        lead, first, rest = shape[:at], shape[at], shape[at + 1 :]
+        if isinstance(norm, Transpose):
+            turned = (*lead, rest[0], first, *rest[1:])
+            return norm._turn(self._joined(found, turned, norm.base))
+        if isinstance(norm.parts, int):
+            block = (*lead, norm.parts, first // norm.parts, *rest)
+            return self._joined(found, block, norm.base).flatten(at, at + 1)
+        sizes = [(*lead, n, *rest) for n in norm.parts]
+        return torch.cat([self._joined(found, s, norm.base) for s in sizes], at)
+
+    def _flat(self, x: Tensor, axes: int) -> Tensor:
+        """Matrices of one block."""
+        lead = x.ndim - axes
+        if self.kernel == "stack" or axes == 2:
+            return x
+        if self.kernel == "flatten":
+            return x.flatten(lead + 1)
+        return x.flatten(lead + 2).movedim(-1, lead)
+
+    def _folded(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        """One block of its matrices."""
+        if self.kernel == "positions" and y.shape != tuple(shape):
+            y = y.movedim(-3, -1)
+        return y.reshape(*shape)
 
 
 def view_of(group: Mapping[str, Any]) -> View:
@@ -123,14 +148,10 @@ def view_of(group: Mapping[str, Any]) -> View:
         Plain matrices for a group without norm.
     """
     norm = group.get("norm")
-    found: Norm | None = from_spec(norm) if norm else None
-    parts, swapped = 1, False
-    while isinstance(found, Split | Transpose):
-        parts *= found.parts if isinstance(found, Split) else 1
-        swapped ^= isinstance(found, Transpose)
-        found = found.base
     stack = group.get("role") == "stack"
-    return View(parts, swapped, "stack" if stack else group["kernel"])
+    return View(
+        from_spec(norm) if norm else None, "stack" if stack else group["kernel"]
+    )
 
 
 def must_view(group: Mapping[str, Any]) -> None:
@@ -146,22 +167,23 @@ def must_view(group: Mapping[str, Any]) -> None:
     ------
     ValueError
         In the words of the norm; or if it splits or transposes other axes than
-        the first, save for a stack that is transposed.
+        the first two, save for a stack of matrices.
     """
-    norm, stack = group.get("norm"), group.get("role") == "stack"
+    norm = group.get("norm")
     if norm is None:
         return
     must_fit(group["params"], norm)
     found = from_spec(norm)
-    if stack and isinstance(found, Transpose) and not isinstance(found.base, Split):
+    if not isinstance(found, Split | Transpose):
+        return
+    if group.get("role") == "stack" and found.ndim == 2:
         return
     for item in group["params"]:
         p = item[-1] if isinstance(item, tuple) else item
-        if isinstance(found, Split | Transpose) and p.ndim != found.ndim:
+        if p.ndim != found.ndim:
             raise ValueError(
                 f"{norm} measures {found.ndim} axes, got shape {tuple(p.shape)}: a "
-                "stack of fused weights needs one tensor for each, one of transposed "
-                "weights the role 'stack'"
+                "stack of fused or of transposed weights needs the role 'stack'"
             )
 
 

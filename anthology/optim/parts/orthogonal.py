@@ -11,7 +11,7 @@ from torch import Tensor
 from anthology.linalg.polar import raw_polar
 
 from .averages import descend
-from .matrices import View, scale_factor, view_of
+from .matrices import scale_factor, view_of
 
 PRODUCTS = ("float16", "bfloat16", "float32", "float64")
 
@@ -32,7 +32,8 @@ def orthogonal(point: Tensor, group: Mapping[str, Any]) -> Tensor:
         Shape as given.
     """
     view, u = view_of(group), _numbers(point, group)
-    t = view.weight(_polar(view.matrices(u), group) * factor(u, group), u)
+    pairs = zip(view.matrices(u), factors(u, group), strict=True)
+    t = view.weight([_polar(x, group) * s for x, s in pairs], u)
     return torch.view_as_real(t) if t.is_complex() else t
 
 
@@ -60,22 +61,28 @@ def descend_along(
     for index, u in enumerate(points):
         alike.setdefault(u.shape, []).append(index)
     for members in alike.values():
-        stack = _stack([points[i] for i in members], view, group)
-        if others is not None:
-            ahead = [view.matrices(_numbers(others[i], group)) for i in members]
-            torch._foreach_lerp_(list(stack.unbind()), ahead, group["momentum"])
-        found = _polar(stack, group)
         like = _numbers(points[members[0]], group)
-        moves = [view.weight(t, like) for t in found.unbind()]
+        stacks = [torch.stack(x) for x in _lists([points[i] for i in members], group)]
+        if others is not None:
+            ahead = _lists([others[i] for i in members], group)
+            for stack, parts in zip(stacks, ahead, strict=True):
+                torch._foreach_lerp_(list(stack.unbind()), parts, group["momentum"])
+        first, *rest = factors(like, group)
+        found = [_polar(stack, group) for stack in stacks]
+        for t, size in zip(found[1:], rest, strict=True):
+            t.mul_(size / first)
+        every = zip(*(t.unbind() for t in found), strict=True)
+        moves = [view.weight(parts, like) for parts in every]
         if group["complex"]:
             moves = [torch.view_as_real(t) for t in moves]
-        rate = group["lr"] * factor(like, group)
-        descend([params[i] for i in members], moves, rate)
+        descend([params[i] for i in members], moves, group["lr"] * first)
 
 
-def _stack(points: list[Tensor], view: View, group: Mapping[str, Any]) -> Tensor:
-    """Their matrices as one tensor of its own memory."""
-    return torch.stack([view.matrices(_numbers(u, group)) for u in points])
+def _lists(points: list[Tensor], group: Mapping[str, Any]) -> list[list[Tensor]]:
+    """The first matrices of all weights, the second ones, and so on."""
+    view = view_of(group)
+    each = [view.matrices(_numbers(u, group)) for u in points]
+    return [list(parts) for parts in zip(*each, strict=True)]
 
 
 def _numbers(point: Tensor, group: Mapping[str, Any]) -> Tensor:
@@ -83,8 +90,8 @@ def _numbers(point: Tensor, group: Mapping[str, Any]) -> Tensor:
     return torch.view_as_complex(point.contiguous()) if group["complex"] else point
 
 
-def factor(p: Tensor, group: Mapping[str, Any]) -> float:
-    """What the polar factor of a weight is multiplied by, η apart.
+def factors(p: Tensor, group: Mapping[str, Any]) -> list[float]:
+    """What the polar factors of a weight are multiplied by, η apart.
 
     Parameters
     ----------
@@ -95,14 +102,14 @@ def factor(p: Tensor, group: Mapping[str, Any]) -> float:
 
     Returns
     -------
-    float
-        The factor s of the convention, over K for K kernel positions, over the
-        group's ``scale``.
+    list of float
+        For each of its matrices, or sets of equal ones, the factor s of the
+        convention, over K for K kernel positions, over the group's ``scale``.
     """
-    view = view_of(group)
-    shape = view.matrices(torch.empty_like(p, device="meta")).shape
-    size = scale_factor(group["adjust_lr_fn"] or "original", shape)
-    return size * view.share(p) / float(group.get("scale", 1.0))
+    view, scale = view_of(group), group["adjust_lr_fn"] or "original"
+    rest = view.share(p) / float(group.get("scale", 1.0))
+    found = view.matrices(torch.empty_like(p, device="meta"))
+    return [scale_factor(scale, x.shape) * rest for x in found]
 
 
 def dtype_name(dtype: str | torch.dtype | None) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 MUON, ADAMW = "muon", "adamw"
 RATE = 1e-3  # the default lr
 PUBLISHED = (3.4445, -4.7750, 2.0315)
-ELEMENTWISE = ("embedding", "head", "gain", "bias")
+ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
 
 def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
@@ -229,7 +229,8 @@ def _one_of_two(halves: list[dict[str, Any]], places: list[int]) -> dict[str, An
 
 
 def in_words(
-    groups: Sequence[Mapping[str, Any]], factor: Callable[[Tensor, Any], float]
+    groups: Sequence[Mapping[str, Any]],
+    factors: Callable[[Tensor, Any], Sequence[float]],
 ) -> str:
     """Name, shape, rule and rate of every parameter, one line each.
 
@@ -237,8 +238,8 @@ def in_words(
     ----------
     groups : sequence of mapping
         Of the optimizer.
-    factor : callable
-        What the polar factor of a parameter is multiplied by, from it and its group.
+    factors : callable
+        What the polar factors of a parameter are multiplied by, from it and its group.
 
     Returns
     -------
@@ -253,7 +254,10 @@ def in_words(
             shape = "×".join(map(str, p.shape)) or "scalar"
             seen = seen_by(rule_for(p, group), group)
             matrix = seen["rule"] == MUON and p.numel()
-            note = f"UVᵀ × {factor(p, seen):.4g}" if matrix else ""
+            sizes = (
+                dict.fromkeys(f"{s:.4g}" for s in factors(p, seen)) if matrix else ()
+            )
+            note = f"UVᵀ × {' or '.join(sizes)}" if sizes else ""
             rate = f"lr {float(seen['lr']):.4g}"
             lines.append((name, shape, seen["rule"], rate, note))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

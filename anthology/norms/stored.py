@@ -1,0 +1,133 @@
+"""Norms of weights that are stored turned over, or several in one tensor."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anthology.norms.base import Norm, require_norm
+
+
+@dataclass(frozen=True, repr=False)
+class Transpose(Norm):
+    """‖Wᵀ‖: for weights that are stored the other way round.
+
+    The first two axes of a point are exchanged. Embedding tables are stored
+    tokens × width, so theirs is ``Transpose(OneToRMS())``; kernels of transposed
+    convolutions are stored in × out × space, so theirs is ``Transpose(Conv(2))``.
+
+    Parameters
+    ----------
+    base : Norm
+        A norm on matrices or convolution kernels.
+    """
+
+    base: Norm
+
+    def __post_init__(self) -> None:
+        require_norm(self.base, "Transpose")
+        if self.base.ndim < 2:
+            raise ValueError(f"Transpose needs a norm on matrices, got {self.base!r}")
+
+    @property
+    def ndim(self) -> int:
+        return self.base.ndim
+
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        self.base._check(self._turn(x))
+
+    def _turn(self, x: Tensor) -> Tensor:
+        return x.transpose(-self.ndim, -self.ndim + 1)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return self.base._norm(self._turn(x))
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return self.base._dual(self._turn(g))
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        return self._turn(self.base._dualize(self._turn(g)))
+
+
+@dataclass(frozen=True, repr=False)
+class Split(Norm):
+    """max over the blocks that one tensor stacks along its first axis.
+
+    Fused weights are several weights in one tensor: query, key and value of
+    attention, the gates of a recurrent cell, the groups of a convolution. Their
+    joint norm is the largest of the blocks' norms, the dual norm the sum of the
+    blocks' dual norms, and each block is dualized on its own.
+
+    Other axes are reached by `Transpose`: ``Transpose(Split(RMSToRMS(), 3))`` is three
+    weights side by side, each stored in × out; ``Transpose(Split(Transpose(RMSToRMS()),
+    8))`` is one weight, stored out × in, whose input comes in eight pieces, such as
+    the heads of attention.
+
+    Parameters
+    ----------
+    base : Norm
+        The norm of one block.
+    parts : int or tuple of int
+        How many equal blocks, which must divide the size of the first axis of a
+        point; or the size of each, which must sum to it.
+    """
+
+    base: Norm
+    parts: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        require_norm(self.base, "Split")
+        parts = self.parts
+        if isinstance(parts, list | tuple) and parts:
+            object.__setattr__(self, "parts", tuple(parts))
+        for n in parts if isinstance(parts, list | tuple) and parts else (parts,):
+            if isinstance(n, bool) or not isinstance(n, int):
+                raise TypeError(
+                    f"parts must be an integer or a tuple of integers, got {parts!r}"
+                )
+            if n < 1:
+                raise ValueError(f"parts must be at least 1, got {parts}")
+
+    @property
+    def ndim(self) -> int:
+        return self.base.ndim
+
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        size, parts = x.shape[-self.ndim], self.parts
+        if isinstance(parts, tuple):
+            if sum(parts) != size:
+                raise ValueError(
+                    f"Split into {parts}, {sum(parts)} in all, does not fit an axis of "
+                    f"size {size} (shape {tuple(x.shape)})"
+                )
+        elif size % parts:
+            raise ValueError(
+                f"Split cannot divide an axis of size {size} into "
+                f"{parts} equal parts (shape {tuple(x.shape)})"
+            )
+        for block in self._blocks(x):
+            self.base._check(block)
+
+    def _blocks(self, x: Tensor) -> list[Tensor]:
+        """Equal blocks as one tensor with an axis more, others one by one."""
+        if isinstance(self.parts, tuple):
+            return list(x.split(self.parts, -self.ndim))
+        return [x.unflatten(-self.ndim, (self.parts, -1))]
+
+    def _each(self, values: list[Tensor]) -> Tensor:
+        """What was measured of the blocks, along the last axis."""
+        return values[0] if isinstance(self.parts, int) else torch.stack(values, -1)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return self._each([self.base._norm(b) for b in self._blocks(x)]).amax(-1)
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return self._each([self.base._dual(b) for b in self._blocks(g)]).sum(-1)
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        steps = [self.base._dualize(b) for b in self._blocks(g)]
+        if isinstance(self.parts, tuple):
+            return torch.cat(steps, -self.ndim)
+        return steps[0].flatten(-self.ndim - 1, -self.ndim)
