@@ -85,6 +85,8 @@ class Adam(BaseOptimizer):
     tensor([-0.5000,  0.5000])
     """
 
+    switched = ("max_exp_avg_sq",)
+
     card = Card(
         problem=r"$\min_{\Delta w} \langle g, \Delta w\rangle$ over "
         r"$\max_i\lvert\Delta w_i\rvert \le \eta$",

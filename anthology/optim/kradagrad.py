@@ -133,6 +133,8 @@ class KrADagrad(_Alike):
     -0.948683
     """
 
+    derived = "root_"
+
     card = Card(
         problem=r"$\min_{\Delta W} \langle G,\Delta W\rangle + \tfrac{1}{2\eta}"
         r"\langle\Delta W, L^{-1/4}\Delta W R^{-1/4}\rangle$",

@@ -76,6 +76,8 @@ class Signum(BaseOptimizer):
 
     elementwise = True
 
+    switched = ("step", "momentum_buffer")
+
     card = Card(
         problem=r"$\min_{\Delta w} \langle m, \Delta w\rangle$ over "
         r"$\max_i\lvert\Delta w_i\rvert \le \eta$",
@@ -222,6 +224,8 @@ class Lion(BaseOptimizer):
     """
 
     elementwise = True
+
+    switched = ("step",)
 
     card = Card(
         problem=r"$\min_{\Delta w} \langle u, \Delta w\rangle$ over "

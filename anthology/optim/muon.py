@@ -116,7 +116,8 @@ class Muon(Routed):
 
     The polar factor ignores the size of its argument, so M ← βM + G with U = G + βM,
     as Muon is often written, gives the same steps. There is no ε: the size is divided
-    out exactly, and zero gives zero. It loads the checkpoints of ``torch.optim.Muon``.
+    out exactly, and zero gives zero. Checkpoints load
+    from ``torch.optim.Muon`` and, where its options are the same, into it.
 
     Source: Jordan et al. 2024, Muon (published code); Bernstein & Newhouse 2024,
     Prop. 5. AdamW: Loshchilov & Hutter 2019.

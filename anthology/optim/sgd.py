@@ -89,6 +89,8 @@ class SGD(BaseOptimizer):
 
     elementwise = True
 
+    switched = ("step", "momentum_buffer", "started")
+
     card = Card(
         problem=r"$\min_{\Delta w}\langle m,\Delta w\rangle + "
         r"\tfrac{1}{2\eta}\lVert\Delta w\rVert_2^2$, or over "
@@ -159,10 +161,11 @@ class SGD(BaseOptimizer):
                 state["started"].fill_(1.0)
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in the base; a checkpoint of ``torch.optim.SGD`` will do, too."""
-        state = {key: _completed(saved) for key, saved in state_dict["state"].items()}
-        super().load_state_dict({**state_dict, "state": state})
+    def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
+        """As in the base; a momentum that is there has started."""
+        if "started" in fresh and "momentum_buffer" in saved:
+            return {**fresh, "started": torch.ones_like(fresh["started"])}
+        return fresh
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Room for the sum g + μg + μ²g + … that the momentum may become."""
@@ -285,11 +288,3 @@ def _directions(
     return (
         list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
     )
-
-
-def _completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A tensor's state as PyTorch's SGD saved it, with what is kept here."""
-    kept = {name: value for name, value in saved.items() if value is not None}
-    if "momentum_buffer" in kept and "step" not in kept:
-        kept["started"] = torch.ones(())
-    return kept

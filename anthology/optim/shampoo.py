@@ -125,6 +125,8 @@ class Shampoo(BaseOptimizer):
     [2.0, 3.0]
     """
 
+    switched, derived = ("exp_avg", "exp_avg_sq", "momentum_buffer"), "root_"
+
     card = Card(
         problem=r"$\min_{\Delta W} \langle G, \Delta W\rangle$ over "
         r"$\lVert\Delta W\rVert_{2\to2} \le \eta$",
@@ -192,10 +194,7 @@ class Shampoo(BaseOptimizer):
         return state
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; an average that was switched on later starts at zero.
-
-        Roots are kept only where they are used again, for refresh > 1.
-        """
+        """As in the base; averages may start later, and roots end, for refresh 1."""
         state = super().state_of(p, group)
         if any(name not in state for name in averages_of(group)):
             state.update({**fresh_state(p, group, self.new_state), **state})

@@ -189,6 +189,12 @@ class SOAP(_Alike):
             state[name] = turned(state.pop(kept), state, back=name == "exp_avg")
         return state
 
+    def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
+        """As in the base; an average kept in the other basis is turned at a step."""
+        swap = {"exp_avg": ROTATED, ROTATED: "exp_avg"}
+        other = {a: b for a, b in swap.items() if a not in saved and b in saved}
+        return {other.get(name, name): x for name, x in fresh.items()}
+
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Room for the squared length of the whole gradient."""
         return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))

@@ -97,6 +97,8 @@ class SteepestDescent(BaseOptimizer):
     tensor([-2.5000,  2.5000])
     """
 
+    switched = ("step", "momentum_buffer")
+
     card = Card(
         problem=r"$\min_{\Delta w}\langle g,\Delta w\rangle + "
         r"\tfrac{1}{2\eta}\lVert\Delta w\rVert^2$, or over "

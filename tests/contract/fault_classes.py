@@ -141,28 +141,68 @@ class NeverResting(Sound):
 class LosesFloat32(Sound):
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(state_dict)
-        for p, state in self.state.items():
-            if p.dtype == torch.float32 and p.ndim == 2 and len(self.state) > 1:
+        for p in self.param_groups[0]["params"]:
+            state = self.state[p]
+            if p.dtype == torch.float32 and p.ndim == 2 and len(self.state) == 2:
                 state["momentum_buffer"].zero_()
 
 
 @fault("checkpoint of bfloat16")
 class CastsState(Sound):
     def load_state_dict(self, state_dict: Any) -> None:
-        torch.optim.Optimizer.load_state_dict(self, copy.deepcopy(state_dict))
+        super().load_state_dict(state_dict)
+        for p in self.param_groups[0]["params"]:
+            if p.dtype == torch.bfloat16:
+                self.state[p] = {k: v.to(p.dtype) for k, v in self.state[p].items()}
 
 
 @fault("loaded state is a copy")
 class SharesState(Sound):
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(state_dict)
-        for state, saved in zip(
-            self.state.values(), state_dict["state"].values(), strict=True
+        for p, saved in zip(
+            self.param_groups[0]["params"], state_dict["state"].values(), strict=False
         ):
-            state.update(saved)
+            self.state[p].update(saved)
 
 
 @fault("deep copy")
 class SharesParameters(Sound):
     def __deepcopy__(self, memo: Any) -> Sound:
         return type(self)(self.param_groups[0]["params"])
+
+
+@fault("foreign checkpoint")
+class TakesAnything(Sound):
+    def load_state_dict(self, state_dict: Any) -> None:
+        if any("prev" in state for state in state_dict["state"].values()):
+            torch.optim.Optimizer.load_state_dict(self, copy.deepcopy(state_dict))
+        else:
+            super().load_state_dict(state_dict)
+
+
+@fault("torn checkpoint")
+class MakesUp(Sound):
+    def load_state_dict(self, state_dict: Any) -> None:
+        try:
+            super().load_state_dict(state_dict)
+        except ValueError as error:
+            if "missing" not in str(error):
+                raise
+
+
+@fault("bad group in a checkpoint")
+class HalfLoaded(Sound):
+    """It refuses the rate, but has changed by then."""
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        if any(math.isnan(group["lr"]) for group in state_dict["param_groups"]):
+            self.param_groups[0]["momentum"] = 0.25
+        super().load_state_dict(state_dict)
+
+
+@fault("removed parameter")
+class Clinging(Sound):
+    def step(self, closure: Any = None) -> Any:
+        self.__dict__.setdefault("_held", set()).update(p for p, _ in self.pairs)
+        return BaseOptimizer.step(self, closure)

@@ -170,8 +170,20 @@ def _(self: Sound) -> None:
 
 @after("descends on a quadratic")
 def _(self: Sound) -> None:
-    counts = [state["step"] for state in self.state.values() if state]
+    counts = [self.state[p]["step"] for p, _ in self.pairs if "step" in self.state[p]]
     self.param_groups[0]["maximize"] |= any(count > 60 for count in counts)
+
+
+@after("entry of the user")
+def _(self: Sound) -> None:
+    assert all("step" in state for state in self.state.values() if state)
+
+
+@after("separate memory")
+def _(self: Sound) -> None:
+    shared = torch.zeros(())
+    for p, _g in self.pairs:
+        self.state[p]["skipped"] = shared
 
 
 def refusing(name: str, refused: Callable[[Tensor], bool]) -> None:

@@ -190,6 +190,12 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "nan learning rate refused",
         "checkpoint",
         "deep copy",
+        "foreign checkpoint",
+        "torn checkpoint",
+        "bad group in a checkpoint",
+        "entry of the user",
+        "separate memory",
+        "removed parameter",
         "hooks",
         "named parameters",
         "group with zero rate",
@@ -197,7 +203,7 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 41
+    assert len(names) == len(CHECKS) == 47
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 

@@ -102,3 +102,78 @@ def check_full(name: str) -> None:
 @pytest.mark.parametrize("name", ["AdamW", "Muon", "SOAP", "Prodigy"])
 def test_whole_checkpoints_load_into_shards(name: str, processes: Processes) -> None:
     processes(check_full, name, size=2)
+
+
+def content(optimizer: Any) -> list[Tensor]:
+    """The state of every tensor, put together."""
+    state = optimizer.state_dict()["state"]
+    every = [x for number in sorted(state) for x in state[number].values()]
+    return [x.full_tensor() if hasattr(x, "full_tensor") else x for x in every]
+
+
+def check_refusals(name: str) -> None:
+    """What one process finds wrong, all refuse; and nothing has changed."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    lone, other = values(0), values(0)
+    alone, lion = RULES[name](lone), RULES["Lion"](other)
+    params = spread(values(0), "rows", mesh)
+    optimizer = RULES[name](params)
+    for step in range(STEPS):
+        descend(alone, lone, step)
+        descend(lion, other, step)
+        descend(optimizer, params, step, mesh)
+    saved, before = alone.state_dict(), content(optimizer)
+    number, entries = next(iter(saved["state"].items()))
+    lost = list(entries)[-1]
+    rest = {entry: x for entry, x in entries.items() if entry != lost}
+    long = {**entries, lost: torch.zeros(7, 7)}
+    for wrong, words in ((rest, f"{lost} is missing"), (long, f"{lost} has shape")):
+        torn = {**saved, "state": {**saved["state"], number: wrong}}
+        here = torn if dist.get_rank() == dist.get_world_size() - 1 else saved
+        with pytest.raises(ValueError, match=words):
+            optimizer.load_state_dict(here)
+        assert all(map(torch.equal, content(optimizer), before))
+    if name != "Lion":
+        with pytest.raises(ValueError, match="of Lion"):
+            optimizer.load_state_dict(lion.state_dict())
+    assert all(map(torch.equal, content(optimizer), before))
+    optimizer.load_state_dict(saved)
+
+
+def check_traces(name: str) -> None:
+    """Zero gradients at rate zero only make state; a user's entries are kept."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    expected = values(0)
+    alone, params = RULES[name](expected), spread(values(0), "rows", mesh)
+    optimizer = RULES[name](params)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    assert all(float(state["step"]) == 0 for state in optimizer.state.values())
+    optimizer.state[params[0]]["note"] = "mine"
+    for step in range(STEPS):
+        descend(alone, expected, step)
+        descend(optimizer, params, step, mesh)
+    assert distance(params, expected) <= 1e-12
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.state[params[0]]["note"] == "mine"
+    descend(alone, expected, STEPS)
+    descend(optimizer, params, STEPS, mesh)
+    assert distance(params, expected) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Muon", "SOAP", "Prodigy"])
+def test_all_refuse_what_one_finds_wrong(name: str, processes: Processes) -> None:
+    processes(check_refusals, name, size=2)
+
+
+@pytest.mark.parametrize(
+    "name", ["AdamW", "Muon", "SOAP", "Prodigy", "FreeSteepestDescent memory"]
+)
+def test_making_room_leaves_no_trace(name: str, processes: Processes) -> None:
+    processes(check_traces, name, size=2)

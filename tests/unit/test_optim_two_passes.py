@@ -91,7 +91,7 @@ def same_state(ours: Prodigy, theirs: Prodigy, tolerance: float) -> None:
 def laid(optimizer: Prodigy) -> list[rows.Row]:
     """The rows of several tensors."""
     found = [row for shelf in optimizer.shelves.values() for row in shelf.rows]
-    return [row for row in found if len(row.tensors) > 1]
+    return [row for row in found if len(row.states) > 1]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -176,7 +176,7 @@ def test_small_tensors_together_or_alone(monkeypatch):
 def test_rows_are_taken_down_when_the_state_is_another():
     params, optimizer = run(torch.float64, bad=False, fused="compile")
     kept = laid(optimizer)
-    assert [len(row.tensors) for row in kept] == [3]
+    assert [len(row.states) for row in kept] == [3]
     memory = io.BytesIO()
     torch.save(optimizer.state_dict(), memory)
     memory.seek(0)

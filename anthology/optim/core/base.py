@@ -238,7 +238,10 @@ class BaseOptimizer(_Resumed):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if (shards := self.spread(self.param_groups)) is not None:
+        shards = self.spread(self.param_groups)
+        if not self.state and self._made_room():
+            return loss
+        if shards is not None:
             shards.step()
             return loss
         differentiable = any(g["differentiable"] for g in self.param_groups)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .rounding import RESIDUAL, opened, rounding_of, written
-from .state import State, StateKeeper, advance, real, state_dtype, states_of
+from .state import State, StateKeeper, advance, real, state_dtype, states_of, tensors_of
 
 __all__ = ["Batch", "StateKeeper", "reads_flags_for_free"]
 
@@ -121,14 +121,18 @@ class Batch:
         else:
             self.finite = self.agreed or _device_flags(self.grads, limits)
         if differentiable:
-            self._kept = [{k: v.clone() for k, v in s.items()} for s in self._kept]
+            self._kept = [
+                {k: v.clone() for k, v in tensors_of(s).items()} for s in self._kept
+            ]
         if self._kept:
             self._count()
         if group["maximize"] and self.grads:
             self.grads = list(torch._foreach_neg(self.grads))
         self.states = self._kept
         if self.is_complex:
-            self.states = [{k: real(v) for k, v in s.items()} for s in self._kept]
+            self.states = [
+                {k: real(v) for k, v in tensors_of(s).items()} for s in self._kept
+            ]
         self._how = rounding_of(self.tensors[0], group) if self.tensors else "nearest"
         if self._how == "compensated":  # the rule need not know
             self.states = [_without(s, RESIDUAL) for s in self._kept]
@@ -201,7 +205,8 @@ class Batch:
         pairs = zip(flags, self.grads, strict=True)
         self.grads = [torch.where(flag, g, 0.0) for flag, g in pairs]
         for flag, p, state in zip(flags, self.params, self.states, strict=True):
-            kept = [v for k, v in state.items() if k not in ("step", "skipped")]
+            own = tensors_of(state).items()
+            kept = [v for k, v in own if k not in ("step", "skipped")]
             self._saved += [(flag, x, x.clone()) for x in (p, *kept)]
 
 

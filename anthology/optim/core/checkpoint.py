@@ -95,7 +95,7 @@ def told(
 
 def _wrapped(p: Any, x: Tensor) -> Tensor:
     """A shard of the state as a DTensor placed as its parameter."""
-    if not x.ndim or x.shape != p.to_local().shape:
+    if not isinstance(x, Tensor) or not x.ndim or x.shape != p.to_local().shape:
         return x
     return _placed(x, p.device_mesh, p.placements, p)
 
@@ -118,12 +118,19 @@ def _given(
 ) -> dict[str, Any]:
     """What the owner keeps, told to all; of tensors each process gets its part."""
     mine, source = place.rank == owner, place.ranks[owner]
-    heads = {name: (x.shape, x.dtype, x.device.type) for name, x in state.items()}
+    heads = {
+        name: (x.shape, x.dtype, x.device.type) if isinstance(x, Tensor) else x
+        for name, x in state.items()
+    }
     told: list[Any] = [heads]
     dist.broadcast_object_list(told, source, group=place.group)
     entries: dict[str, Any] = {}
     rows = [Replicate()] * (place.mesh.ndim - 1) + [Shard(0)]
-    for name, (shape, dtype, kind) in told[0].items():
+    for name, head in told[0].items():
+        if not isinstance(head, tuple) or not isinstance(head[0], torch.Size):
+            entries[name] = head  # something of the user's
+            continue
+        shape, dtype, kind = head
         device = torch.device("cpu") if kind == "cpu" else home
         x = state[name].detach().clone() if mine else None
         x = torch.empty(shape, dtype=dtype, device=device) if x is None else x
@@ -163,14 +170,41 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
         every = {name: _whole(saved[name]) for name in sorted(saved)}
         if shards.owner(p) == place.rank:
             model = local.new_empty(tuple(p.shape))
-            return restored_state(every, fresh_state(model, group, optimizer.new_state))
+            fresh = fresh_state(model, group, optimizer.new_state)
+            return restored_state(every, optimizer.awaited(fresh, every))
         quiet = fresh_state(local.new_empty(0), group, optimizer.quiet_state)
-        known = {name: x for name, x in every.items() if name in quiet}
+        own = (*quiet, *(n for n, x in every.items() if not isinstance(x, Tensor)))
+        known = {name: x for name, x in every.items() if name in own}
         return restored_state(known, quiet)
     parts = {name: _shard(saved[name], p, place) for name in sorted(saved)}
     for name in set(optimizer.partial).intersection(parts):
         parts[name] = parts[name] * (place.rank == 0)  # a sum is one process's
-    return restored_state(parts, fresh_state(local, group, optimizer.new_state))
+    fresh = fresh_state(local, group, optimizer.new_state)
+    return restored_state(parts, optimizer.awaited(fresh, parts))
+
+
+def agreed(shards: Any, found: list[str]) -> list[str]:
+    """What was found here or by another process, so that all go on or none does.
+
+    Parameters
+    ----------
+    shards : Shards
+        The layer.
+    found : list of str
+        Here; all processes of the meshes must call this.
+
+    Returns
+    -------
+    list of str
+        Empty if no process has found anything.
+    """
+    params = [p for _, p, _ in numbered(shards.optimizer.param_groups)]
+    places = [shards.place(p) for p in params if isinstance(p, DTensor) and p.numel()]
+    for place in dict.fromkeys(x for x in places if x is not None):
+        told: list[list[str]] = [[]] * place.size
+        dist.all_gather_object(told, found, group=place.group)
+        found = found or next(filter(None, told), [])
+    return found
 
 
 def _whole(x: Any) -> Any:

@@ -205,7 +205,8 @@ COUNTERS = ("step", "skipped")
 
 def _names(state: State) -> list[str]:
     """The entries of a state that a rule reads."""
-    return [name for name in state if name not in COUNTERS]
+    own = state.items()
+    return [name for name, x in own if name not in COUNTERS and isinstance(x, Tensor)]
 
 
 class _Sort(NamedTuple):

@@ -282,7 +282,7 @@ class Shards:
     def _quiet(self, item: Seen) -> State:
         """The state that every process keeps of a tensor that another computes."""
         state: State = self.optimizer.state[item.p]
-        if not state:
+        if "step" not in state:
             empty = item.local.new_empty(0, dtype=state_dtype(item.local.dtype))
             state.update(fresh_state(empty, item.group, self.optimizer.quiet_state))
         return state

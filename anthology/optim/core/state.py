@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, Protocol
 
 import torch
@@ -150,6 +151,22 @@ def _alike(x: Tensor, model: Tensor) -> bool:
     return x.shape == model.shape and x.dtype == model.dtype
 
 
+def tensors_of(state: Mapping[str, Any]) -> State:
+    """The entries of a state that are tensors: others are a user's own.
+
+    Parameters
+    ----------
+    state : mapping
+        Of one parameter.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Not copied.
+    """
+    return {name: x for name, x in state.items() if isinstance(x, Tensor)}
+
+
 def restored_state(saved: Mapping[str, Any], fresh: State) -> State:
     """A state from a checkpoint in the dtypes and on the devices of a fresh one.
 
@@ -172,5 +189,9 @@ def restored_state(saved: Mapping[str, Any], fresh: State) -> State:
             value = torch.as_tensor(value)
             dtype = like.dtype if name in fresh else value.dtype
             value = value.detach().to(like.device, dtype, copy=True)
+            if name in fresh and not like.ndim:
+                value = value.reshape(())
+        else:
+            value = deepcopy(value)
         state[name] = value
     return state

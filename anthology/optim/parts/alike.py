@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anthology.optim.core.base import BaseOptimizer
-from anthology.optim.core.state import State
+from anthology.optim.core.state import State, tensors_of
 
 Advance = Callable[[Tensor, Tensor, State, int], None]
 
@@ -123,7 +123,8 @@ def alone(
         Takes parameters and gradients (n, *shape), their state (n, …) and the step;
         writes the first and the third.
     """
-    kept = {name: x[None] for name, x in state.items() if name not in COUNTERS}
+    own = tensors_of(state).items()
+    kept = {name: x[None] for name, x in own if name not in COUNTERS}
     advance(param[None], grad[None], kept, int(step))
 
 
@@ -154,7 +155,7 @@ def together(
             for i in members:
                 alone(params[i], grads[i], states[i], step, advance)
             continue
-        names = [name for name in states[members[0]] if name not in COUNTERS]
+        names = _shared([states[i] for i in members])
         kept = {n: torch.stack([states[i][n] for i in members]) for n in names}
         w = torch.stack([params[i] for i in members])
         advance(w, torch.stack([grads[i] for i in members]), kept, step)
@@ -162,3 +163,14 @@ def together(
             params[i].copy_(w[j])
             for name in names:
                 states[i][name].copy_(kept[name][j])
+
+
+def _shared(states: list[State]) -> list[str]:
+    """The entries that can be stacked: a user's own may be in some states only."""
+    first = tensors_of(states[0])
+    return [
+        name
+        for name, x in first.items()
+        if name not in COUNTERS
+        and all(getattr(s.get(name), "shape", None) == x.shape for s in states)
+    ]

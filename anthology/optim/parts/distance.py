@@ -21,7 +21,7 @@ from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
 from anthology.optim.core.state import State, fresh_state, real, state_dtype
 from anthology.optim.parts import passes
-from anthology.optim.parts.joint import gathered, one_by_one, thinned
+from anthology.optim.parts.joint import apart, gathered, one_by_one, thinned
 from anthology.optim.parts.passes import Rate
 
 
@@ -80,7 +80,7 @@ class _DistanceEstimate(BaseOptimizer):
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; w₀ is where the parameter stands when it is made."""
-        new = not self.state.get(p)
+        new = "p0" not in self.state.get(p, {})
         state = super().state_of(p, group)
         if new:
             with torch.no_grad():
@@ -88,6 +88,23 @@ class _DistanceEstimate(BaseOptimizer):
         elif self.remembers(group) and "s" not in state:
             state.update({**fresh_state(p, group, self.new_state), **state})
         return state
+
+    def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
+        """As in the base; s and r start together, at the next step."""
+        if "s" not in saved and "numerator" not in saved:
+            fresh = {n: x for n, x in fresh.items() if n not in ("s", "numerator")}
+        d = saved.get("d")
+        if "d_max" in fresh and isinstance(d, Tensor) and not d.ndim:
+            fresh["d_max"] = d.to(fresh["d"])
+        return fresh
+
+    def late(self, group: Mapping[str, Any]) -> set[str]:
+        """As in the base, and the largest estimate, which starts at d."""
+        return super().late(group) | {"d_max"}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in the base; each tensor has a d of its own, as some files demand."""
+        return apart(super().state_dict(), ("d", "d_max"))
 
     @property
     def d(self) -> float:
@@ -111,7 +128,8 @@ class _DistanceEstimate(BaseOptimizer):
         """
         found = []
         for group in self.param_groups:
-            values = [self.state[p]["d"] for p in group["params"] if self.state.get(p)]
+            kept = [self.state.get(p, {}).get("d") for p in group["params"]]
+            values = [d for d in kept if d is not None]
             found.append(max(map(float, values), default=group["d0"]))
         if self.param_groups[0]["per_group"]:
             return found
@@ -150,12 +168,11 @@ class _DistanceEstimate(BaseOptimizer):
     def current(self, scope: list[Any], name: str = "d") -> Tensor:
         """The largest d (or ``d_max``) in the state of a scope, a 0-d tensor."""
         rule, first = scope[0].group, scope[0].tensors[0]
-        found = self.state.values()
+        found = [state for p, state in self.state.items() if isinstance(p, Tensor)]
         if rule["per_group"]:
-            found = [self.state.get(p) for p in rule["params"]]
-        kept = [state for state in found if state]
-        # mostly one and the same tensor
-        values = {id(x): x for x in (s.get(name, s["d"]) for s in kept)}
+            found = [self.state.get(p, {}) for p in rule["params"]]
+        kept = [state for state in found if "d" in state]
+        values = {id(x): x for x in (s.get(name, s["d"]) for s in kept)}  # mostly one
         if not values:
             kind = state_dtype(first.dtype).to_real()
             return torch.full((), rule["d0"], dtype=kind, device=first.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
@@ -68,6 +69,17 @@ def gathered(rows: list[list[Tensor]], home: torch.device | None = None) -> Tens
     if any(x.device != home for x in every):
         every = [x.to(home, non_blocking=True) for x in every]
     return torch.stack(every)
+
+
+def apart(saved: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """A state dict in which entries of these names share memory with no other."""
+    state = {
+        key: {n: x.clone() if n in names else x for n, x in entries.items()}
+        if isinstance(entries, Mapping) and "step" in entries
+        else entries
+        for key, entries in saved["state"].items()
+    }
+    return {**saved, "state": state}
 
 
 class Numbers:

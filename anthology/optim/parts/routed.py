@@ -10,18 +10,10 @@ from torch import Tensor
 from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.limits import at_least_zero, number, one_of
 
+from .adopted import adopt, for_torch, rejoined
 from .matrices import must_view
 from .points import spec
-from .routing import (
-    ADAMW,
-    MUON,
-    adopt,
-    divided,
-    rates_settled,
-    rejoined,
-    rule_for,
-    seen_by,
-)
+from .routing import ADAMW, MUON, divided, rates_settled, rule_for, seen_by
 
 
 class Routed(BaseOptimizer):
@@ -68,14 +60,29 @@ class Routed(BaseOptimizer):
                 must_view({**param_group, "params": matrices})
         super().add_param_group(param_group)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As in the base; groups that ``torch.optim.Muon`` can step hold its names."""
+        saved = super().state_dict()
+        for group in saved["param_groups"]:
+            group.update(for_torch(group))
+        return saved
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in the base; of ``torch.optim.Muon`` and of older versions too."""
         super().load_state_dict(rejoined(state_dict, self.param_groups))
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for group in state["param_groups"]:
-            adopt(group)
-        super().__setstate__(state)
+    def adopted(
+        self,
+        group: dict[str, Any],
+        own: Mapping[str, Any],
+        states: list[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """A group of a checkpoint, which may be an older one or PyTorch's."""
+        return adopt(group, own, states)
+
+    def late(self, group: Mapping[str, Any]) -> set[str]:
+        """As in the base, and the counter of matrices, which is not used."""
+        return super().late(group) | ({"step"} if group["rule"] == MUON else set())
 
     @property
     def rates(self) -> list[dict[str, float | Tensor]]:

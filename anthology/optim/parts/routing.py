@@ -9,7 +9,6 @@ from torch import Tensor
 
 MUON, ADAMW = "muon", "adamw"
 RATE = 1e-3  # the default lr
-PUBLISHED = (3.4445, -4.7750, 2.0315)
 ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
 
@@ -150,82 +149,6 @@ def seen_by(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scalar(x: Any) -> Any:
     return x.reshape(()) if isinstance(x, Tensor) else x
-
-
-def adopt(group: dict[str, Any]) -> None:
-    """Complete a group of an older checkpoint, or of ``torch.optim.Muon``.
-
-    Parameters
-    ----------
-    group : dict
-        Written in place. The ``lr`` of an older group of AdamW was its own rate.
-
-    Raises
-    ------
-    ValueError
-        If it was trained with other coefficients than the published ones.
-    """
-    coefficients = group.pop("ns_coefficients", PUBLISHED)
-    if tuple(coefficients) != PUBLISHED:
-        raise ValueError(
-            f"the checkpoint has ns_coefficients={coefficients}; method 'muon' has "
-            f"{PUBLISHED}, and the others have lists of their own"
-        )
-    if group.get("rule") == ADAMW and "adamw_at" not in group:
-        group["adamw_lr"] = group["adamw_at"] = reference(group["lr"])
-    rules = {rule_for(p, group) for p in group["params"]}
-    if len(rules) == 1:
-        group["rule"] = min(rules)
-
-
-def rejoined(
-    saved: dict[str, Any], groups: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """A state dict in which each group with both rules is one again.
-
-    Older versions split it in two, each half with its rate as ``lr``.
-
-    Parameters
-    ----------
-    saved : dict
-        Not written.
-    groups : sequence of mapping
-        Those it is to be loaded into.
-
-    Returns
-    -------
-    dict
-        As it is, unless its groups are the halves of these.
-    """
-    halves = [[list(map(id, h["params"])) for h in divided(dict(g))] for g in groups]
-    left = [dict(group) for group in saved["param_groups"]]
-    sizes = [len(half) for pair in halves for half in pair or [[]]]
-    if len(left) == len(groups) or sizes != [len(group["params"]) for group in left]:
-        return saved
-    whole = []
-    for group, pair in zip(groups, halves, strict=True):
-        parts = [left.pop(0) for _ in pair or [[]]]
-        if len(parts) == 2:
-            order = [id(p) for p in group["params"]]
-            places = [order.index(x) for half in pair for x in half]
-            parts = [_one_of_two(parts, places)]
-        whole += parts
-    return {**saved, "param_groups": whole}
-
-
-def _one_of_two(halves: list[dict[str, Any]], places: list[int]) -> dict[str, Any]:
-    """One group; `places` says where the tensors of the halves stand in it."""
-    muon, adamw = sorted(halves, key=lambda half: half.get("rule") != MUON)
-    found = {k: v for k, v in muon.items() if k != "rule"}
-    for name in {"params", "param_names"} & muon.keys():
-        items = [item for half in halves for item in half[name]]
-        found[name] = [items[places.index(i)] for i in range(len(items))]
-    rates = [(h.get("initial_lr", h["lr"]), h["lr"]) for h in (muon, adamw)]
-    for lr, rate in zip(*rates, strict=True):
-        if lr:  # after a schedule both may be zero
-            found["adamw_at"], found["adamw_lr"] = reference(lr), rate
-            break
-    return found
 
 
 def in_words(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
-from anthology.optim.core.state import State, real
+from anthology.optim.core.state import State, real, tensors_of
 
 # Tensors below this are laid end to end.
 SMALL = 2**14
@@ -44,6 +45,7 @@ class Row:
     ) -> None:
         self.tensors, self.states, self.step, self.flag = tensors, states, step, flag
         self.grads: Tensor | None = None  # laid end to end, if that has been done
+        self.refs: list[ref[Tensor]] = []  # to the parameters, between steps
         self.laid: dict[str, Tensor] = {}  # entries of the state of several tensors
         self._views: dict[str, list[Tensor]] = {}
 
@@ -82,6 +84,12 @@ class Row:
             for name, views in self._views.items()
             for state, view in zip(self.states, views, strict=True)
         )
+
+    def of_these(self, tensors: list[Tensor]) -> Row:
+        """The same row in a step of which these are the parameters."""
+        row = Row(tensors, self.states)
+        row.laid, row._views = self.laid, self._views
+        return row
 
     def joined(self, xs: list[Tensor], room: Room) -> Tensor:
         """Parameters or gradients end to end: a copy, or of a single one a view."""
@@ -124,6 +132,9 @@ class Room:
 class Shelf:
     """The rows of one group of tensors, from step to step.
 
+    It knows the parameters by weak references only: one that is removed from the
+    optimizer, with its state, is not kept alive.
+
     Parameters
     ----------
     optimizer : BaseOptimizer
@@ -152,55 +163,65 @@ class Shelf:
             A tensor of which the others of its row are missing is alone in this step.
         """
         here = {id(state): i for i, state in enumerate(states)}
-        rows, self.rows, found = self.rows, [], []
-        for row in rows:
+        found, kept = [], []
+        for row in self.rows:
             whole = all(id(state) in here for state in row.states)
             if row.holds() and (whole or self._known(row)):
-                self.rows.append(row)
-                if whole and _alike(row.tensors):
-                    found.append(row)
+                kept.append(row)
+                some = [tensors[here[id(s)]] for s in row.states] if whole else []
+                if whole and _alike(some):
+                    found.append(row.of_these(some))
                     for state in row.states:
                         del here[id(state)]
+        self.rows = kept
+        return found + self._new(tensors, states, list(here.values()))
+
+    def tidy(self) -> bool:
+        """Forget what is no longer the optimizer's; whether anything is left."""
+        self.rows = [row for row in self.rows if self._known(row)]
+        return bool(self.rows)
+
+    def _new(
+        self, tensors: list[Tensor], states: list[State], places: list[int]
+    ) -> list[Row]:
+        """Rows of those that are in none; one whose row is not whole stays alone."""
+        taken = {id(s) for row in self.rows for s in row.states} if places else set()
         alike: dict[Any, list[int]] = {}
-        for i in here.values():
+        for i in places:
             p, state = tensors[i], states[i]
             make_lines(state)
-            small = p.numel() < SMALL and _free(state, self.names)
+            small = p.numel() < SMALL and id(state) not in taken
             key = (p.shape, p.grad.dtype) if small else i  # type: ignore[union-attr]
             alike.setdefault(key, []).append(i)
-        for places in alike.values():
-            length = max(1, ROW // _numbers(tensors[places[0]]))
-            for start in range(0, len(places), length):
-                some = places[start : start + length]
+        found = []
+        for same in alike.values():
+            length = max(1, ROW // _numbers(tensors[same[0]]))
+            for start in range(0, len(same), length):
+                some = same[start : start + length]
                 row = Row([tensors[i] for i in some], [states[i] for i in some])
-                if len(some) > 1 or _free(states[some[0]], self.names):
-                    row.lay(self.names)
-                    self.rows.append(row)
                 found.append(row)
+                if id(states[some[0]]) not in taken:
+                    row.lay(self.names)
+                    self.rows.append(row.of_these([]))
+                    self.rows[-1].refs = [ref(p) for p in row.tensors]
         return found
 
     def _known(self, row: Row) -> bool:
         """Whether its states are still those of the optimizer."""
-        kept = self.optimizer.state
-        pairs = zip(row.tensors, row.states, strict=True)
-        return all(kept.get(p) is state for p, state in pairs)
+        kept, params = self.optimizer.state, [known() for known in row.refs]
+        pairs = zip(params, row.states, strict=True)
+        return all(p is not None and kept.get(p) is state for p, state in pairs)
 
 
 def make_lines(state: State) -> None:
     """Lay entries that a checkpoint brought in another order as the parameter lies."""
-    for name, x in state.items():
+    for name, x in tensors_of(state).items():
         if not x.is_contiguous():
             state[name] = x.contiguous()
 
 
 def _numbers(p: Tensor) -> int:
     return p.numel() * (2 if p.is_complex() else 1)
-
-
-def _free(state: State, names: list[str]) -> bool:
-    """Whether entries are all there is in their memory, and in no other row."""
-    xs = [state[name] for name in names]
-    return all(x.untyped_storage().nbytes() == x.numel() * x.itemsize for x in xs)
 
 
 def _alike(tensors: list[Tensor]) -> bool:

@@ -54,6 +54,9 @@ def two_passes(optimizer: Any, batches: list[Batch]) -> list[Any]:
         batch.tensors = left
         if left:
             parts.append(batch)
+    for key in set(optimizer.shelves).difference(x.key for x in found.values()):
+        if not optimizer.shelves[key].tidy():
+            del optimizer.shelves[key]
     return [part for part in parts if part.tensors]
 
 

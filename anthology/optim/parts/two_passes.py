@@ -66,10 +66,10 @@ class TwoPasses:
         self.rooms = Room(), Room()  # for gradients and for parameters
         self.flags: Tensor | None = None
         self._numbers = Numbers(self.kind, self.home)
-        key = id(group["params"]), self.home, first.dtype, self.names
+        self.key = id(group["params"]), self.home, first.dtype, self.names
         names = ["p0", *self.names, "step", *["numerator"] * (self.memory > 0)]
         shelves: dict[Any, Shelf] = optimizer.shelves
-        self.shelf = shelves.setdefault(key, Shelf(optimizer, names))
+        self.shelf = shelves.setdefault(self.key, Shelf(optimizer, names))
 
     def takes(self, p: Tensor) -> bool:
         """Take a tensor in if it is a line of at least two numbers.
@@ -89,7 +89,7 @@ class TwoPasses:
         if self.way == "foreach" and p.grad.dtype != self.kind:  # type: ignore[union-attr]
             return False
         state = self.optimizer.state.get(p)
-        if not state or (self.memory and "s" not in state):
+        if not state or "p0" not in state or (self.memory and "s" not in state):
             state = self.optimizer.state_of(p, self.group)
         self.tensors.append(p)
         self.states.append(state)

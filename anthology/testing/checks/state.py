@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+from itertools import pairwise
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -92,14 +95,138 @@ def loaded_state_is_a_copy(subject: Subject) -> None:
 @STATE
 def deep_copy(subject: Subject) -> None:
     """A copied trainer moves the original, or continues differently."""
-    p = weight()
-    optimizer = subject.on([p])
-    _train(optimizer, [p], 1)
+    params = [weight(), weight(), weight(3, 5), weight()]
+    optimizer = subject.on(params)
+    _train(optimizer, params, 1)
     copied = copy.deepcopy(optimizer)
-    twin = copied.param_groups[0]["params"][0]
-    require(twin is not p, "the copy holds the original's parameter")
-    before = p.detach().clone()
-    _train(copied, [twin], 2)
-    require(same(p, before), "a step of the copy moved the original")
-    _train(optimizer, [p], 2)
-    require(same(p, twin), "the copy continues differently from the original")
+    twins = copied.param_groups[0]["params"]
+    require(twins[0] is not params[0], "the copy holds the original's parameter")
+    before = [p.detach().clone() for p in params]
+    _train(copied, twins, 2)
+    still = all(map(same, params, before))
+    require(still, "a step of the copy moved the original")
+    _train(optimizer, params, 2)
+    equal = all(map(same, params, twins))
+    require(equal, "the copy continues differently from the original")
+
+
+def _content(optimizer: torch.optim.Optimizer) -> bytes:
+    """All that a checkpoint of it holds, bit by bit."""
+    file = io.BytesIO()
+    torch.save(copy.deepcopy(optimizer.state_dict()), file)
+    return file.getvalue()
+
+
+def _must_refuse(
+    optimizer: torch.optim.Optimizer, saved: dict[str, Any], what: str, name: str = ""
+) -> None:
+    """Loading must raise, name what is wrong, and change nothing."""
+    before = _content(optimizer)
+    try:
+        optimizer.load_state_dict(saved)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        require(name in str(error), f"{what}: the error does not name {name}")
+        require(_content(optimizer) == before, f"{what}: refused, and yet it changed")
+        return
+    require(False, f"{what} was loaded")
+
+
+def _two_trained(subject: Subject) -> torch.optim.Optimizer:
+    params = [weight(), weight(3, 5)]
+    optimizer = subject.on(params)
+    _train(optimizer, params, 1)
+    return optimizer
+
+
+@STATE
+def foreign_checkpoint(subject: Subject) -> None:
+    """The state of another class is taken for its own, and wrecks the weights."""
+    optimizer = _two_trained(subject)
+    others = (torch.optim.Rprop, torch.optim.Adadelta)
+    other = next(kind for kind in others if not isinstance(optimizer, kind))
+    params = [weight(), weight(3, 5)]
+    foreign = other(params)
+    _train(foreign, params, 1)
+    _must_refuse(optimizer, foreign.state_dict(), f"a checkpoint of {other.__name__}")
+
+
+@STATE
+def torn_checkpoint(subject: Subject) -> None:
+    """What a checkpoint has lost is made up, or found out in the middle of a step."""
+    optimizer = _two_trained(subject)
+    saved = optimizer.state_dict()
+    (first, entries), *_ = saved["state"].items()
+    for name, value in entries.items():
+        without = {k: x for k, x in entries.items() if k != name}
+        torn = {**saved, "state": {**saved["state"], first: without}}
+        _must_refuse(optimizer, torn, f"a checkpoint without one {name}", name)
+        if isinstance(value, Tensor) and value.ndim:
+            longer = {**entries, name: value.new_zeros(7, *value.shape)}
+            torn = {**saved, "state": {**saved["state"], first: longer}}
+            _must_refuse(optimizer, torn, f"one {name} of another shape", name)
+
+
+@STATE
+def bad_group_in_a_checkpoint(subject: Subject) -> None:
+    """A hyper-parameter that no constructor takes comes in through a checkpoint."""
+    optimizer = _two_trained(subject)
+    saved = optimizer.state_dict()
+    groups = [{**group, "lr": float("nan")} for group in saved["param_groups"]]
+    _must_refuse(optimizer, {**saved, "param_groups": groups}, "a rate of NaN")
+
+
+@STATE
+def entry_of_the_user(subject: Subject) -> None:
+    """What users or their hooks keep in the state breaks the next step."""
+    params, twins = [weight(), weight(3, 5)], [weight(), weight(3, 5)]
+    optimizer, plain = subject.fresh(params), subject.fresh(twins)
+    note = {"name": "mine"}
+    optimizer.state[params[0]]["note"] = note
+    for seed in (1, 2):
+        _train(optimizer, params, seed)
+        _train(plain, twins, seed)
+        any_key: Any = optimizer.state
+        any_key["run"] = "mine"
+        optimizer.state[params[1]]["seen"] = torch.ones(2)
+    require(all(map(same, params, twins)), "entries of the user change the steps")
+    kept = optimizer.state[params[0]].get("note")
+    require(kept == note, "an entry of the user is gone after a step")
+    optimizer.load_state_dict(_through_a_file(optimizer.state_dict()))
+    kept = optimizer.state[params[0]].get("note")
+    require(kept == note, "an entry of the user is gone after a resume")
+
+
+@STATE
+def separate_memory(subject: Subject) -> None:
+    """Files that store every tensor apart, as safetensors does, refuse the state."""
+    params = [weight(), weight(), weight(3, 5)]
+    optimizer = subject.on(params)
+    _train(optimizer, params, 1)
+    states = optimizer.state_dict()["state"]
+    places = []
+    for state in states.values():
+        for name, x in state.items():
+            if isinstance(x, Tensor) and x.numel():
+                require(x.is_contiguous(), f"state {name} is not contiguous")
+                start = x.data_ptr()
+                places.append((start, start + x.numel() * x.element_size(), name))
+    for (_, end, name), (start, _, other) in pairwise(sorted(places)):
+        require(end <= start, f"state {name} and {other} share memory")
+
+
+@STATE
+def removed_parameter(subject: Subject) -> None:
+    """A parameter that was taken out of the groups keeps its memory for ever."""
+    params = [weight(), weight(), weight(3, 5)]
+    optimizer = subject.on(params)
+    _train(optimizer, params, 1)
+    kept, gone = params[0], ref(params[1])
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if p is kept]
+    for p in params[1:]:
+        optimizer.state.pop(p, None)
+    params.clear()
+    del p
+    _train(optimizer, [kept], 2)
+    gc.collect()
+    require(gone() is None, "something still holds the parameter")

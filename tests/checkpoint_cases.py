@@ -1,0 +1,77 @@
+"""Optimizers of every class with some state, and what a refused checkpoint leaves."""
+
+import copy
+import inspect
+import io
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from tests.contract.harness_infos import INFOS
+
+KINDS = {name: info.optim_cls for name, info in INFOS.items()}
+every = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+SHAPES = ((4, 3), (5, 4), (3,))
+
+
+def made(kind, params=None, **options):
+    """An optimizer of two matrices and a vector, with what has no default."""
+    known = inspect.signature(kind).parameters
+    for name, value in {"lr": 0.01, "batch_size": 8}.items():
+        if name in known and known[name].default is inspect.Parameter.empty:
+            options.setdefault(name, value)
+    if params is None:
+        torch.manual_seed(0)
+        params = [Parameter(torch.randn(shape)) for shape in SHAPES]
+    return kind(params, **options)
+
+
+def params_of(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def train(optimizer, seed=1, steps=3, params=None):
+    torch.manual_seed(seed)
+    params = params_of(optimizer) if params is None else params
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape).to(p)
+        optimizer.step()
+    return optimizer
+
+
+def content(optimizer):
+    """All that its checkpoint holds, bit by bit."""
+    file = io.BytesIO()
+    torch.save(copy.deepcopy(optimizer.state_dict()), file)
+    return file.getvalue()
+
+
+def refused(optimizer, saved, *words):
+    before, held = content(optimizer), (optimizer.state, optimizer.param_groups)
+    with pytest.raises(ValueError) as caught:
+        optimizer.load_state_dict(saved)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert content(optimizer) == before
+    assert held == (optimizer.state, optimizer.param_groups)
+    return str(caught.value)
+
+
+def changed(saved, change):
+    """A checkpoint whose entries of each parameter went through a function."""
+    state = {key: change(key, dict(x)) for key, x in saved["state"].items()}
+    return {**saved, "state": state}
+
+
+def nameless(saved):
+    return {key: x for key, x in saved.items() if key != "saved_by"}
+
+
+def same(xs, ys):
+    return all(map(torch.equal, xs, ys))
+
+
+def checkpoints():
+    """One of each class."""
+    return {name: train(made(kind)).state_dict() for name, kind in KINDS.items()}
