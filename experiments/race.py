@@ -102,10 +102,20 @@ def measured(run: Run, curve: bool) -> Result:
 @cache
 def versions() -> Result:
     """What a line says of the code that made it."""
-    asked = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False)
-    at = told.stdout.strip() or __version__
+    head = git("rev-parse", "--short", "HEAD")
+    changed = git("status", "--porcelain", "--", str(HERE.parent / "*.py"))
+    at = head + "+" * bool(changed) or __version__
     return {"at": at, "torch": torch.__version__, "date": date.today().isoformat()}
+
+
+def git(*asked: str) -> str:
+    """What git says of this folder, nothing where it is not under git."""
+    command = ["git", "-C", str(HERE), *asked]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return told.stdout.strip()
 
 
 def compete(runs: Runs, where: str) -> None:
