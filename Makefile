@@ -1,7 +1,8 @@
 # make book   builds the book and says which file to open
 # make test   runs every test and says how many ran
-# Both make their own environment in .venv first. To use one that you already
-# have, name its Python: make test PY=/path/to/python
+# make oldest runs the package's tests with the oldest versions it works with
+# Each makes its own environment first, the first two in .venv. To use one that you
+# already have for them, name its Python: make test PY=/path/to/python
 
 VENV   ?= .venv
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -15,13 +16,16 @@ PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
 
-.PHONY: book test chapters environment formulas clean
+.PHONY: book test oldest chapters environment formulas clean
 
 book: environment formulas
 	$(PY) tools/build.py
 
 test: environment formulas
 	$(PY) tools/layers.py
+
+oldest:
+	$(PYTHON) tools/oldest.py
 
 # Runs every notebook and stores what it printed: after a change of the package.
 chapters: environment

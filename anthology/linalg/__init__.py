@@ -7,8 +7,9 @@ from anthology.linalg.coefficients import (
     minimax_quintic,
     polar_express_coefficients,
 )
+from anthology.linalg.decompositions import robust_eigh
 from anthology.linalg.polar import Certificate, certificate, newton_schulz, polar
-from anthology.linalg.roots import ROOT_METHODS, inverse_root, robust_eigh
+from anthology.linalg.roots import ROOT_METHODS, inverse_root
 from anthology.linalg.square_roots import SQUARE_ROOT_METHODS, lyapunov, square_root
 from anthology.linalg.structured import Structure
 from anthology.linalg.structures import STRUCTURES, structure

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.coefficients import Coefficients
+from anthology.linalg.decompositions import robust_eigh
 from anthology.linalg.products import commuting, gram, quadratic
-from anthology.linalg.roots import robust_eigh
 
 AT_ONCE = 4
 """How many polynomials may be gathered before the Gram matrix is formed anew."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.coefficients import Coefficients, coefficients
+from anthology.linalg.decompositions import robust_svd, robust_svdvals
 from anthology.linalg.gram import eigh_polar, gathered, gathers, gram_iteration
 from anthology.linalg.products import gram, quadratic
 from anthology.linalg.safe import (
@@ -42,7 +43,7 @@ def singular_values(x: Tensor) -> Tensor:
         # A single row or column: thousands of these make a depthwise convolution.
         values = torch.linalg.matrix_norm(x).unsqueeze(-1)
     else:
-        values = torch.linalg.svdvals(_tame(x))
+        values = robust_svdvals(_tame(x))
     out: Tensor = values * scale[..., 0]
     return out
 
@@ -55,7 +56,7 @@ def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     relative values of a zero matrix are zeros; those of one that is not finite are
     arbitrary.
     """
-    u, s, vh = torch.linalg.svd(_tame(x / peak(x, (-2, -1))), full_matrices=False)
+    u, s, vh = robust_svd(_tame(x / peak(x, (-2, -1))))
     top = s[..., :1]
     s = s / torch.where(top > 0, top, torch.ones_like(top))
     noise = max(x.shape[-2:]) * torch.finfo(s.dtype).eps

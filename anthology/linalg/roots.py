@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.linalg.decompositions import robust_eigh
 from anthology.linalg.products import symmetric
-from anthology.linalg.safe import guarded, peak, real_dtype, require_numeric
+from anthology.linalg.safe import guarded, peak, require_numeric, untraced
 
 ROOT_METHODS = ("eigh", "newton", "newton-schulz")
 """Every method of ``inverse_root``."""
@@ -30,7 +31,7 @@ def inverse_root(
 
     Only the symmetric part of A is used. ``epsilon`` is added to every eigenvalue,
     after those that rounding made negative have lifted the whole spectrum to zero:
-    λ − min(λ_min, 0) + ε ("eigh"; the iterations only add). With ``epsilon`` 0
+    λ − min(λ_min, 0) + ε ("eigh"; for the iterations see there). With ``epsilon`` 0
     "eigh" gives the pseudo-inverse root: eigenvalues up to ``n·eps·λ_max`` count as
     zero and stay zero.
 
@@ -47,15 +48,17 @@ def inverse_root(
         "newton-schulz": Y ← YT, Z ← TZ with T = (3I − ZY)/2, which ends at
         A^(1/2) and A^(−1/2) together; once for each factor 2 of p, and "newton" for
         the odd rest.
-        The iterations never wait for the device. They add at least 16·n·eps times
-        the largest entry of A: without it rounding makes a null direction negative,
-        and a negative one diverges.
+        The iterations run in double precision (but on MPS, which has none) and never
+        wait for the device. Only where the smallest eigenvalue is not well above
+        rounding, half an eps of the largest entry of A, do they add something: the
+        first of 1, 16, 16², … eps that lifts it there, as a negative eigenvalue would
+        diverge. In double precision the unit is 16·n·eps.
     epsilon : float
         ε ≥ 0, in the units of A. Default 0.
     steps : int, optional
-        Steps of an iteration; None is 40, enough for condition numbers up to 1e10
-        in double precision. Rounding limits what they reach before that: about
-        the condition number times the machine epsilon.
+        Steps of an iteration; None is 40, enough for condition numbers up to 1e12.
+        Rounding limits what they reach: to about the condition number times 1e-16,
+        and to the precision of A.
 
     Returns
     -------
@@ -93,6 +96,8 @@ def inverse_root(
     _check(A, p, method, epsilon, steps)
 
     def compute(x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = x if method == "eigh" else _wide(x)
         x = (x + x.mH) / 2
         x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
         top = peak(x, (-2, -1)).clamp_min(epsilon)
@@ -101,15 +106,14 @@ def inverse_root(
         if method == "eigh":
             root = _InverseRoot.apply(x, float(p), shift)  # type: ignore[no-untyped-call]
         else:
-            eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-            floor = 16 * x.shape[-1] * torch.finfo(x.dtype).eps
-            y = x + shift.clamp_min(floor) * eye
+            y = x + shift * _eye(x)
+            y = y + _least_shift(y.detach(), torch.finfo(dtype).eps) * _eye(y)
             root = _iterate(y, p, method, steps or _STEPS)
             if not epsilon:
                 alive = (x.detach().abs().amax((-2, -1), keepdim=True) > 0).to(x.dtype)
                 root = root * alive
         out: Tensor = root * top ** (-1 / p)
-        return out
+        return out.to(dtype)
 
     return guarded(A, 2, compute, per_point=False)
 
@@ -132,58 +136,6 @@ def _check(A: object, p: object, method: str, epsilon: float, steps: object) -> 
         raise ValueError(f"method 'eigh' is exact and takes no steps, got {steps!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a positive integer or None, got {steps!r}")
-
-
-def robust_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors, also where ``torch.linalg.eigh`` raises.
-
-    Parameters
-    ----------
-    A : Tensor
-        Shape (..., n, n), Hermitian and finite, of entries about 1.
-
-    Returns
-    -------
-    tuple of Tensor
-        λ, ascending, shape (..., n), and V, shape (..., n, n), in the precision of
-        ``A``. If the batch fails its members are tried one by one: as they are, in
-        double precision, and with jitter of 1e-15 to 1e-6 of the largest entry on
-        the diagonal; NaN where nothing helps.
-    """
-    found = _attempt(A)
-    if found is not None:
-        return found
-    n = A.shape[-1]
-    pairs = [_stubborn(x) for x in A.reshape(-1, n, n).unbind()]
-    values = torch.stack([pair[0] for pair in pairs]).reshape(A.shape[:-1])
-    return values, torch.stack([pair[1] for pair in pairs]).reshape(A.shape)
-
-
-def _attempt(A: Tensor) -> tuple[Tensor, Tensor] | None:
-    try:
-        values, vectors = torch.linalg.eigh(A)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        return None
-    if A.is_meta:
-        return values, vectors
-    # Some libraries answer a failure with NaN instead of an error.
-    good = torch.isfinite(values).all() & torch.isfinite(vectors).all()
-    return (values, vectors) if bool(good) else None
-
-
-def _stubborn(A: Tensor) -> tuple[Tensor, Tensor]:
-    found = _attempt(A)
-    if found is not None:
-        return found
-    wide = A.to(torch.promote_types(A.dtype, torch.float64))
-    size = wide.abs().amax().clamp_min(torch.finfo(wide.dtype).tiny)
-    eye = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
-    for jitter in (0.0, 1e-15, 1e-12, 1e-9, 1e-6):
-        found = _attempt(wide + jitter * size * eye)
-        if found is not None:
-            return found[0].to(real_dtype(A.dtype)), found[1].to(A.dtype)
-    values = torch.full_like(A[..., 0], torch.nan, dtype=real_dtype(A.dtype))
-    return values, torch.full_like(A, torch.nan)
 
 
 class _InverseRoot(torch.autograd.Function):
@@ -226,15 +178,52 @@ def _divided_differences(base: Tensor, root: Tensor, p: float) -> Tensor:
     return torch.where(close, slope, rise / torch.where(close, 1, gap))
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In double precision, where the device has it."""
+    if x.device.type == "mps":
+        return x
+    return x.to(torch.promote_types(x.dtype, torch.float64))
+
+
+def _eye(A: Tensor) -> Tensor:
+    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+
+def _least_shift(A: Tensor, eps: float) -> Tensor:
+    """What makes matrices of entries up to one safely definite: 0 if they are.
+
+    The Cholesky decomposition tells, on the device, whether a matrix is definite.
+    """
+    n = A.shape[-1]
+    own = 16 * n * torch.finfo(A.dtype).eps  # what the products may round away
+    unit = max(eps, own)
+    shifts = [0.0] + [unit * 16.0**k for k in range(32) if unit * 16.0**k < n]
+    # by Gershgorin's theorem no eigenvalue is below −n
+    found = torch.full_like(A[..., :1, :1].real, 2 * n)
+    left = torch.ones_like(found, dtype=torch.bool)
+    for shift in shifts:
+        spare = max(shift, unit) / 2
+        info = torch.linalg.cholesky_ex(A + (shift - spare) * _eye(A))[1]
+        fine = (info == 0)[..., None, None]
+        found = torch.where(left & fine, shift, found)
+        left = left & ~fine
+        if left.is_cpu and untraced(left) and not bool(left.any()):
+            break
+    return found
+
+
 def _iterate(A: Tensor, p: int, method: str, steps: int) -> Tensor:
     """The iterations, for matrices whose entries are about 1."""
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    eye = _eye(A)
     while method == "newton-schulz" and p % 2 == 0:
         size = _frobenius(A)
         Y, Z = A / size, eye.expand_as(A)
         for _ in range(steps):
-            T = (3 * eye - Z @ Y) / 2
+            M = Z @ Y
+            T = (3 * eye - M) / 2
             Y, Z = Y @ T, T @ Z
+            if _last(M, eye):
+                break
         p //= 2
         if p == 1:
             return _hermitian(Z / size**0.5)
@@ -243,8 +232,17 @@ def _iterate(A: Tensor, p: int, method: str, steps: int) -> Tensor:
     M, X = z * A, z ** (1 / p) * eye
     for _ in range(steps):
         T = ((p + 1) * eye - M) / p
+        last = _last(M, eye)
         M, X = torch.linalg.matrix_power(T, p) @ M, X @ T
+        if last:
+            break
     return _hermitian(X)
+
+
+def _last(M: Tensor, eye: Tensor) -> bool:
+    """Whether a step from M converges, where reading that makes nobody wait."""
+    near = torch.finfo(M.dtype).eps ** 0.5  # the error is squared by a step
+    return M.is_cpu and untraced(M) and bool((M - eye).abs().max() < near)
 
 
 def _frobenius(A: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.linalg.decompositions import robust_qr
 from anthology.motion._arguments import Field, require_number, require_point
 from anthology.norms import Norm
 
@@ -219,8 +220,7 @@ def _with_floor(G: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     being squared.
     """
     identity = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
-    Q, R = torch.linalg.qr(torch.cat([G, floor * identity], dim=-2))
-    return Q, R
+    return robust_qr(torch.cat([G, floor * identity], dim=-2))
 
 
 def _newton_polar(R: Tensor, floor: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
+from anthology.linalg import robust_eigh
 from anthology.motion._arguments import (
     require_callable,
     require_count,
@@ -192,7 +193,7 @@ def _eigenvalues(product: _Product, w: Tensor, count: int, which: str) -> Tensor
         H = torch.stack([product(v) for v in basis])
         if not H.isfinite().all():
             return H.new_full((count,), torch.nan)
-        values: Tensor = torch.linalg.eigvalsh((H + H.mT) / 2).flip(0)
+        values = robust_eigh((H + H.mT) / 2)[0].flip(0)
         return values[:count] if which == "LA" else values[[0, -1]][:count]
     start = torch.randn(
         n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)

@@ -13,7 +13,8 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.state import State
-from .parts.averages import bias_correction, corrected_rate, corrected_root, each
+from .parts.averages import bias_correction, corrected_rate, each, over_root
+from .parts.coefficients import add_square, blend_, kept, plus, rest, value
 from .parts.passes import divide, scale, shift
 
 
@@ -99,6 +100,7 @@ class Adam(BaseOptimizer):
     decoupled = False
     entrywise = True
     has_torch_kernel = True
+    numbers = ("betas", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -146,22 +148,16 @@ class Adam(BaseOptimizer):
         beta1, beta2 = group["betas"]
         m, v = state["exp_avg"], state["exp_avg_sq"]
         if decay and self.decoupled:
-            param.mul_(1 - lr * decay)
+            param.mul_(kept(lr, decay))
         elif decay:
-            grad = grad.add(param, alpha=decay)
-        m.lerp_(grad, 1 - beta1)
-        v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            grad = plus(grad, param, decay)
+        blend_(m, grad, beta1)
+        add_square(v.mul_(value(beta2)), grad, rest(beta2))
         if group["amsgrad"]:
             top = state["max_exp_avg_sq"]
             v = torch.maximum(top.clone() if group["differentiable"] else top, v)
             top.copy_(v)
-        root = corrected_root(beta2, step, param.dtype)
-        denominator = v.sqrt()
-        if group["differentiable"]:  # autograd needs the root as it was
-            denominator = denominator / root
-        else:
-            denominator.div_(root)
-        denominator.add_(group["eps"])
+        denominator = over_root(v.sqrt(), beta2, step).add_(value(group["eps"]))
         size = corrected_rate(lr, beta1, step, param.dtype)
         if isinstance(size, Tensor):
             param.addcdiv_(m * -size, denominator)
@@ -249,6 +245,7 @@ class AdamW(Adam):
         source="Loshchilov & Hutter 2019, Alg. 2",
     )
     decoupled = True
+    kernel = "adamw"
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class BatchCounter:
         terms: Callable[..., int],
     ) -> None:
         self.total = 0
+        self._silent = 0  # calls without gradients since the last step
         self._optimizer = optimizer
         self._terms = terms
         self._hooks = (
@@ -44,7 +45,7 @@ class BatchCounter:
         self.remove()
 
     def _seen(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if not (module.training and torch.is_grad_enabled()):
+        if not module.training or self._repeats():
             return
         terms = self._terms(*args, **kwargs)
         if isinstance(terms, bool) or not isinstance(terms, int) or terms < 0:
@@ -56,8 +57,28 @@ class BatchCounter:
             for group in self._optimizer.param_groups:
                 group["batch_size"] = self.total
 
+    def _repeats(self) -> bool:
+        """Whether a call adds nothing: it is without gradients, or a recomputation.
+
+        A checkpoint calls the model twice, the second time in the backward pass. The
+        reentrant one, whose backward is an autograd function of its own, makes the
+        first call without gradients; then the second is the one that counts.
+        """
+        if torch.compiler.is_compiling():
+            return not torch.is_grad_enabled()
+        node = torch._C._current_autograd_node()  # None outside a backward pass
+        if not torch.is_grad_enabled():
+            self._silent += node is None
+            return True
+        if node is None:
+            return False
+        if not self._silent or "CheckpointFunction" not in node.name():
+            return True
+        self._silent -= 1
+        return False
+
     def _stepped(self, *_: object) -> None:
-        self.total = 0
+        self.total = self._silent = 0
 
 
 def count_batch_size(
@@ -70,7 +91,8 @@ def count_batch_size(
     Every forward pass in training mode, with gradients enabled, adds its terms; the
     sum stands in all groups of the optimizer, and a step starts a new one. So it is
     right for a last batch that is smaller, and for a gradient accumulated over
-    micro-batches, if the accumulated loss is the mean over all of them.
+    micro-batches, if the accumulated loss is the mean over all of them. What activation
+    checkpointing computes again counts once.
 
     Parameters
     ----------

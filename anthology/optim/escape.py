@@ -142,15 +142,17 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     ) -> None:
         defaults = {**hyperparameters(locals()), "norm": spec(norm), "scale": 1.0}
         # What the estimate and SteepestDescent read and this class does not vary
-        defaults |= {"step": "dualize", "slice_p": 1, "per_group": False}
+        defaults |= {"step_rule": "dualize", "slice_p": 1, "per_group": False}
         BaseOptimizer.__init__(self, params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
-        for name, fixed in (("step", "dualize"), ("slice_p", 1), ("per_group", False)):
-            if group[name] != fixed:
-                raise ValueError(f"{name} is always {fixed!r} here; leave it out")
+        fixed = {"step_rule": "dualize", "slice_p": 1, "per_group": False}
+        for name, value in fixed.items():
+            if group[name] != value:
+                name = name.removesuffix("_rule")  # as users write it
+                raise ValueError(f"{name} is always {value!r} here; leave it out")
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Room for the dual norm and, with memory, for the weights of s."""

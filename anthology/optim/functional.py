@@ -5,7 +5,9 @@ is a pair instead: ``init`` makes a state, ``update`` takes parameters, gradient
 a state and returns new ones, and neither changes what it was given. With
 ``torch.func`` and with search over hyper-parameters that is the handier form; with
 ``differentiable=True`` the whole step is a node of the graph, for gradients with
-respect to a learning rate or a starting point.
+respect to a learning rate or a starting point. Under ``vmap`` over parameters,
+gradients, states or rates every member of the ensemble takes the step it would take
+alone, one after another: that is as exact as a loop, and no faster.
 
 >>> import torch
 >>> from anthology.optim import functional
@@ -19,9 +21,9 @@ respect to a learning rate or a starting point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 import torch
@@ -29,10 +31,13 @@ from torch import Tensor
 
 from .adam import Adam, AdamW
 from .core.base import BaseOptimizer
+from .core.ensemble import member_by_member
 from .escape import FreeSteepestDescent
 from .kradagrad import KrADagrad
 from .lion import Lion, Signum
 from .muon import Muon
+from .parts.renamed import renamed
+from .parts.trees import Gradients, Tree, gradients, listed, rebuilt
 from .prodigy import Prodigy
 from .root_free import RootFreeAdamW, RootFreeRMSProp
 from .scion import Scion
@@ -42,8 +47,6 @@ from .sirf_shampoo import SIRFShampoo
 from .soap import SOAP
 from .steepest import SteepestDescent
 
-Tree = Mapping[str, Tensor] | Sequence[Tensor] | Sequence[Mapping[str, Any]]
-Gradients = Mapping[str, Tensor | None] | Sequence[Tensor | None]
 PureState = dict[str, list[dict[str, Any]]]
 
 
@@ -62,6 +65,9 @@ class PureOptimizer:
     -----
     Each call makes an optimizer and copies parameters and state, which costs a
     pass over both: in a training loop without need for purity take the class.
+
+    Both may stand under ``vmap``, also with ``grad`` of a loss inside. A derivative
+    through the step itself is taken around ``vmap``.
     """
 
     rule: type[BaseOptimizer]
@@ -82,9 +88,10 @@ class PureOptimizer:
             ``"state"``, a dict of tensors for each parameter, and ``"groups"``, what
             each group counts. To be handed on, not to be edited.
         """
-        optimizer, tensors = self._optimizer(params)
-        optimizer.create_state()
-        return _state(optimizer, tensors)
+        made: PureState = member_by_member(
+            _made_state, self.rule, self.hyperparameters, listed(params)
+        )
+        return made
 
     def update(
         self, params: Tree, grads: Gradients, state: PureState, **changes: Any
@@ -115,110 +122,127 @@ class PureOptimizer:
             If gradients or state do not fit the parameters, or a hyper-parameter is
             out of range.
         """
-        optimizer, tensors = self._optimizer(params)
-        if len(state["state"]) != len(tensors):
-            raise ValueError(
-                f"the state is one of {len(state['state'])} parameters, but there "
-                f"are {len(tensors)}: make it with init(params)"
-            )
-        unknown = set(changes) - set(optimizer.defaults)
-        if unknown:
-            raise ValueError(
-                f"{self.rule.__name__} has no hyper-parameter {sorted(unknown)}; "
-                f"it has {sorted(optimizer.defaults)}"
-            )
-        for group, kept in zip(optimizer.param_groups, state["groups"], strict=True):
-            group.update({**kept, **changes})
-            optimizer.check(group)
-        for p, kept, g in zip(
-            tensors, state["state"], _gradients(params, grads, tensors), strict=True
-        ):
-            optimizer.state[p].update(
-                {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
-            )
-            p.grad = g
-        optimizer.step()
-        for p in tensors:
-            p.grad = None
-        return _rebuilt(params, tensors), _state(optimizer, tensors)
-
-    def _optimizer(self, params: Tree) -> tuple[BaseOptimizer, list[Tensor]]:
-        """An optimizer of copies of the parameters, and those, in their order."""
-        through = bool(self.hyperparameters.get("differentiable"))
-
-        def copied(p: Tensor) -> Tensor:
-            return p.clone() if through else p.detach().clone()
-
-        if isinstance(params, Mapping):
-            named = [(name, copied(p)) for name, p in params.items()]
-            return self._made(named), [p for _, p in named]
-        if all(isinstance(p, Tensor) for p in params):
-            tensors = [copied(p) for p in params if isinstance(p, Tensor)]
-            return self._made(tensors), tensors
-        groups = [
-            {**g, "params": [copied(p) for p in g["params"]]}
-            for g in params
-            if isinstance(g, Mapping)
-        ]
-        return self._made(groups), [p for g in groups for p in g["params"]]
-
-    def _made(self, params: Any) -> BaseOptimizer:
-        make: Callable[..., BaseOptimizer] = self.rule
-        with torch.no_grad():
-            return make(params, **self.hyperparameters)
+        new: tuple[Any, PureState] = member_by_member(
+            _updated,
+            self.rule,
+            self.hyperparameters,
+            listed(params),
+            listed(grads),
+            state,
+            changes,
+        )
+        return new
 
 
-def _state(optimizer: BaseOptimizer, tensors: list[Tensor]) -> PureState:
-    given = {"params", "param_names", *signature(type(optimizer)).parameters}
+def _made_state(rule: Any, hyperparameters: dict[str, Any], params: Any) -> PureState:
+    optimizer, tensors = _optimizer(rule, hyperparameters, params)
+    before = _counts(optimizer)
+    optimizer.create_state()
+    return _state(optimizer, tensors, before)
+
+
+def _updated(
+    rule: Any,
+    hyperparameters: dict[str, Any],
+    params: Any,
+    grads: Any,
+    state: PureState,
+    changes: dict[str, Any],
+) -> tuple[Any, PureState]:
+    """One step; see `PureOptimizer.update`."""
+    optimizer, tensors = _optimizer(rule, hyperparameters, params)
+    before, changes = _counts(optimizer), renamed(changes)
+    if len(state["state"]) != len(tensors):
+        raise ValueError(
+            f"the state is one of {len(state['state'])} parameters, but there "
+            f"are {len(tensors)}: make it with init(params)"
+        )
+    unknown = set(changes) - set(optimizer.defaults)
+    if unknown:
+        raise ValueError(
+            f"{rule.__name__} has no hyper-parameter {sorted(unknown)}; "
+            f"it has {sorted(optimizer.defaults)}"
+        )
+    for group, kept in zip(optimizer.param_groups, state["groups"], strict=True):
+        group.update({**kept, **changes})
+        optimizer.check(group)
+    for p, kept, g in zip(
+        tensors, state["state"], gradients(params, grads, tensors), strict=True
+    ):
+        optimizer.state[p].update(
+            {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
+        )
+        p.grad = g
+    optimizer.step()
+    for p in tensors:
+        p.grad = None
+    return rebuilt(params, tensors), _state(optimizer, tensors, before)
+
+
+def _optimizer(
+    rule: Any, hyperparameters: dict[str, Any], params: Any
+) -> tuple[BaseOptimizer, list[Tensor]]:
+    """An optimizer of copies of the parameters, and those, in their order."""
+    through = bool(hyperparameters.get("differentiable"))
+
+    def copied(p: Tensor) -> Tensor:
+        return p.clone() if through else p.detach().clone()
+
+    if isinstance(params, dict):
+        given: list[Any] = [(name, copied(p)) for name, p in params.items()]
+        tensors = [p for _, p in given]
+    elif all(isinstance(p, Tensor) for p in params):
+        given = tensors = [copied(p) for p in params]
+    else:
+        given = [{**g, "params": [copied(p) for p in g["params"]]} for g in params]
+        tensors = [p for g in given for p in g["params"]]
+    with torch.no_grad():
+        return rule(given, **hyperparameters), tensors
+
+
+def _counts(optimizer: BaseOptimizer) -> list[dict[str, Any]]:
+    """What stands in the groups beside parameters and hyper-parameters."""
+    given = {"params", "param_names", *optimizer.defaults}
+    groups = optimizer.param_groups
+    return [{k: v for k, v in group.items() if k not in given} for group in groups]
+
+
+def _state(
+    optimizer: BaseOptimizer, tensors: list[Tensor], before: list[dict[str, Any]]
+) -> PureState:
+    """The state of all tensors, and what groups have counted since they were made."""
     groups = [
-        {k: v for k, v in group.items() if k not in given}
-        for group in optimizer.param_groups
+        {k: v for k, v in now.items() if k not in old or v is not old[k]}
+        for now, old in zip(_counts(optimizer), before, strict=True)
     ]
     return {"state": [dict(optimizer.state[p]) for p in tensors], "groups": groups}
 
 
-def _gradients(
-    params: Tree, grads: Gradients, tensors: list[Tensor]
-) -> list[Tensor | None]:
-    """The gradients in the order of the parameters."""
-    if isinstance(params, Mapping) != isinstance(grads, Mapping):
-        raise ValueError(
-            "params and grads must both be mappings, by name, or both be sequences"
-        )
-    if isinstance(params, Mapping) and isinstance(grads, Mapping):
-        if set(grads) - set(params):
-            strangers = sorted(set(grads) - set(params))
-            raise ValueError(f"gradients for {strangers}, which are no parameters")
-        return [grads.get(name) for name in params]
-    listed = list(grads)
-    if len(listed) != len(tensors):
-        raise ValueError(
-            f"{len(listed)} gradients for {len(tensors)} parameters: give one each, "
-            "None where there is none"
-        )
-    return [g for g in listed if g is None or isinstance(g, Tensor)]
-
-
-def _rebuilt(params: Tree, tensors: list[Tensor]) -> Any:
-    """The tensors in the form in which the parameters came."""
-    if isinstance(params, Mapping):
-        return dict(zip(params, tensors, strict=True))
-    if all(isinstance(p, Tensor) for p in params):
-        return tensors
-    left = iter(tensors)
-    return [
-        {**g, "params": [next(left) for _ in g["params"]]}
-        for g in params
-        if isinstance(g, Mapping)
-    ]
-
-
 def _pure(name: str, rule: type[BaseOptimizer]) -> Callable[..., PureOptimizer]:
-    def form(**hyperparameters: Any) -> PureOptimizer:
-        return PureOptimizer(rule, hyperparameters)
+    taken = list(signature(rule).parameters.values())[1:]  # all but the parameters
+    known = [x.name for x in taken]
+    needed = [x.name for x in taken if x.default is Parameter.empty]
+
+    def form(*values: Any, **hyperparameters: Any) -> PureOptimizer:
+        unknown = [key for key in hyperparameters if key not in known]
+        missing = [key for key in needed if key not in hyperparameters]
+        if values:
+            text = f"takes hyper-parameters only, by name, but got {len(values)} value"
+            text += (
+                "s" * (len(values) > 1) + " without; parameters are for init(params)"
+            )
+        elif unknown:
+            text = f"has no argument {', '.join(map(repr, unknown))}"
+        elif missing:
+            text = f"needs {', '.join(f'{key}=...' for key in missing)}"
+        else:
+            return PureOptimizer(rule, hyperparameters)
+        raise TypeError(f"{name} {text}; its arguments are {', '.join(known)}")
 
     form.__doc__ = f"`{rule.__name__}` as pure functions; arguments as for the class."
     form.__name__ = form.__qualname__ = name
+    by_name = [x.replace(kind=Parameter.KEYWORD_ONLY) for x in taken]
+    form.__signature__ = Signature(by_name)  # type: ignore[attr-defined]
     return form
 
 

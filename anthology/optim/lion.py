@@ -13,6 +13,7 @@ from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.state import State, fresh_state
 from .parts.averages import descend
+from .parts.coefficients import blend, blend_, kept
 from .parts.passes import scale
 
 
@@ -87,7 +88,8 @@ class Signum(BaseOptimizer):
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
 
-    entrywise = True
+    entrywise, kernel = True, "signum"
+    numbers = ("momentum", "weight_decay")
 
     def __init__(
         self,
@@ -141,10 +143,10 @@ class Signum(BaseOptimizer):
         """One tensor; the definition."""
         lr, beta, ahead = group["lr"], group["momentum"], grad
         if beta:
-            m = state["momentum_buffer"].lerp_(grad, 1 - beta)
-            ahead = grad.lerp(m, beta) if group["nesterov"] else m
+            m = blend_(state["momentum_buffer"], grad, beta)
+            ahead = blend(m, grad, beta) if group["nesterov"] else m
         if group["weight_decay"]:
-            param.mul_(1 - lr * group["weight_decay"])
+            param.mul_(kept(lr, group["weight_decay"]))
         param.sub_(ahead.sign().mul_(lr))
 
     def multi(
@@ -236,7 +238,8 @@ class Lion(BaseOptimizer):
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
 
-    entrywise = True
+    entrywise, kernel = True, "lion"
+    numbers = ("betas", "weight_decay")
 
     def __init__(
         self,
@@ -277,9 +280,9 @@ class Lion(BaseOptimizer):
         """One tensor; the definition."""
         (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
         if group["weight_decay"]:
-            param.mul_(1 - lr * group["weight_decay"])
-        param.sub_(m.lerp(grad, 1 - beta1).sign_().mul_(lr))
-        m.lerp_(grad, 1 - beta2)
+            param.mul_(kept(lr, group["weight_decay"]))
+        param.sub_(blend(m, grad, beta1).sign_().mul_(lr))
+        blend_(m, grad, beta2)
 
     def multi(
         self,

@@ -6,41 +6,20 @@ gradient of a loss that is the mean of B terms, and starts at one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .core.base import BaseOptimizer, Params, hyperparameters
+from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, check_terms
+from .core.limits import below_one, check_betas
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, descend, each
+from .parts.coefficients import add_square, blend_, kept, plus, rest, value
+from .parts.curvature import _RootFree
 from .parts.passes import scale
-
-
-class _RootFree(BaseOptimizer):
-    """What both share: S starts at one and gathers B·g²."""
-
-    elementwise = True
-    _buffer: ClassVar[str]
-    entrywise = True
-
-    def check(self, group: Mapping[str, Any]) -> None:
-        super().check(group)
-        at_least_zero("epsilon value", group["eps"])
-        check_terms(group)
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for the averaged step, ones for ``exp_avg_sq`` (S)."""
-        zeros, ones = torch.zeros_like(param), torch.ones_like(param)
-        return {self._buffer: zeros, "exp_avg_sq": ones}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """The largest gradient for which B·g² is finite."""
-        return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"])
 
 
 class RootFreeRMSProp(_RootFree):
@@ -82,7 +61,10 @@ class RootFreeRMSProp(_RootFree):
 
     Notes
     -----
-    No bias correction; S₀ = 1 makes the first steps those of gradient descent.
+    No bias correction; S₀ = 1 makes the first steps those of gradient descent. A
+    gradient that is exactly zero says nothing of the curvature (an expert that nobody
+    chose) and is treated as None: weight, averages, counter and decay rest.
+
     Source: Lin et al. 2024 (arXiv 2402.03496); their code keeps s = S/B, s₀ = 1/B.
 
     Examples
@@ -105,6 +87,8 @@ class RootFreeRMSProp(_RootFree):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     _buffer = "momentum_buffer"
+    entrywise, kernel = True, "rmsprop"
+    numbers = ("alpha", "eps", "weight_decay", "momentum", "batch_size")
 
     def __init__(
         self,
@@ -140,11 +124,10 @@ class RootFreeRMSProp(_RootFree):
     ) -> None:
         """One tensor; the definition."""
         s, m, alpha = state["exp_avg_sq"], state["momentum_buffer"], group["alpha"]
-        scale = (1 - alpha) * group["batch_size"]
-        s.mul_(alpha).addcmul_(grad, grad, value=scale)
-        m.mul_(group["momentum"]).addcdiv_(grad, s + group["eps"])
+        add_square(s.mul_(value(alpha)), grad, rest(alpha) * value(group["batch_size"]))
+        m.mul_(value(group["momentum"])).addcdiv_(grad, s + value(group["eps"]))
         if group["weight_decay"]:
-            m.add_(param, alpha=group["weight_decay"])
+            m.copy_(plus(m, param, group["weight_decay"]))
         descend([param], [m], group["lr"])
 
     def multi(
@@ -205,6 +188,8 @@ class RootFreeAdamW(_RootFree):
 
     Notes
     -----
+    A gradient that is exactly zero is treated as None, as by `RootFreeRMSProp`.
+
     Source: Lin et al. 2024 (arXiv 2402.03496), published code.
 
     Examples
@@ -227,6 +212,8 @@ class RootFreeAdamW(_RootFree):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     _buffer = "exp_avg"
+    entrywise, kernel = True, "rootfree"
+    numbers = ("betas", "eps", "weight_decay", "batch_size")
 
     def __init__(
         self,
@@ -260,18 +247,17 @@ class RootFreeAdamW(_RootFree):
         group: Mapping[str, Any],
     ) -> None:
         """One tensor; the definition."""
-        beta1, beta2 = group["betas"]
-        m, s, lr = state["exp_avg"], state["exp_avg_sq"], group["lr"]
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        m, s = state["exp_avg"], state["exp_avg_sq"]
         if group["weight_decay"]:
-            param.mul_(1 - lr * group["weight_decay"])
-        m.lerp_(grad, 1 - beta1)
-        s.mul_(beta2).addcmul_(grad, grad, value=(1 - beta2) * group["batch_size"])
-        if corrected := group["bias_correction"]:
+            param.mul_(kept(lr, group["weight_decay"]))
+        blend_(m, grad, beta1)
+        add_square(s.mul_(value(beta2)), grad, rest(beta2) * value(group["batch_size"]))
+        if group["bias_correction"]:
             s = s / bias_correction(beta2, step, param.dtype)
             lr = corrected_rate(lr, beta1, step, param.dtype)
-        below = s.add_(group["eps"]) if corrected else s + group["eps"]
         rate, move = (-1.0, m * lr) if isinstance(lr, Tensor) else (-lr, m)
-        param.addcdiv_(move, below, value=rate)
+        param.addcdiv_(move, s + value(group["eps"]), value=rate)
 
     def multi(
         self,
@@ -292,9 +278,7 @@ class RootFreeAdamW(_RootFree):
         torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
         if group["bias_correction"]:
             weights = each(steps, lambda t: bias_correction(beta2, t, dtype))
-            sizes = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
             s = list(torch._foreach_div(s, weights))
-            m = list(torch._foreach_mul(m, sizes))
-        else:
-            m = list(torch._foreach_mul(m, lr))
+            lr = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
+        m = list(torch._foreach_mul(m, lr))
         torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)

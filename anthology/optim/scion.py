@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from anthology.norms import (
@@ -27,6 +26,7 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import number, one_of
 from .parts.averages import descend
+from .parts.passes import scale
 from .parts.points import spec
 from .steepest import SteepestDescent
 
@@ -127,7 +127,7 @@ class Scion(SteepestDescent):
         defaults = {**hyperparameters(locals()), "norm": spec(norm)}
         # What SteepestDescent reads and Scion does not vary
         defaults |= {"nesterov": False, "weight_decay": 0.0, "scale": 1.0}
-        defaults |= {"step": "dualize", "across": "max"}
+        defaults |= {"step_rule": "dualize", "across": "max"}
         super(SteepestDescent, self).__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
@@ -142,9 +142,10 @@ class Scion(SteepestDescent):
                 f"Invalid learning rate: {group['lr']}; it must be at most 1, the "
                 "whole way to the edge of the ball, or unconstrained=True"
             )
-        for name, only in (("step", "dualize"), ("across", "max")):
-            if group[name] != only:
-                raise ValueError(f"Scion has no {name}={group[name]!r}")
+        if group["step_rule"] != "dualize":
+            raise ValueError(f"Scion has no step={group['step_rule']!r}")
+        if group["across"] != "max":
+            raise ValueError(f"Scion has no across={group['across']!r}")
         if group["weight_decay"] or group["nesterov"]:
             raise ValueError(
                 "Scion has neither weight_decay (the constraint takes its place) nor "
@@ -156,7 +157,7 @@ class Scion(SteepestDescent):
         if not batch.params:
             return
         if not group["unconstrained"]:
-            torch._foreach_mul_(batch.params, 1 - group["lr"])
+            scale(batch.params, 1 - group["lr"])
         descend(batch.params, moves, group["lr"] * (group["radius"] / group["scale"]))
 
 

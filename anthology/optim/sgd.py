@@ -15,6 +15,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, number
 from .core.state import State, fresh_state
 from .parts.averages import descend
+from .parts.coefficients import plus, value
 from .parts.passes import scale
 
 
@@ -101,7 +102,8 @@ class SGD(BaseOptimizer):
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
 
-    entrywise = True
+    entrywise, kernel = True, "sgd"
+    numbers = ("momentum", "dampening", "weight_decay")
 
     def __init__(
         self,
@@ -237,6 +239,8 @@ class SGD(BaseOptimizer):
             return self.norm_over_all(own, order)
 
         def over(lists: list[list[Tensor]], size: Tensor) -> list[list[Tensor]]:
+            if size.requires_grad:  # the list operation gives it no slope
+                return [[x / size.to(x.device) for x in part] for part in lists]
             return [list(torch._foreach_div(x, size.to(x[0].device))) for x in lists]
 
         own = [part for _, part in held]
@@ -251,16 +255,16 @@ def _direction(
     """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
     momentum, dampening = group["momentum"], group["dampening"]
     if group["weight_decay"]:
-        grad = grad.add(param, alpha=group["weight_decay"])
+        grad = plus(grad, param, group["weight_decay"])
     if not momentum:
         return grad
-    m = state["momentum_buffer"].mul_(momentum)
+    m = state["momentum_buffer"].mul_(value(momentum))
     if dampening:
-        m.add_(grad * (1 - dampening * state["started"].to(grad.dtype)))
+        m.add_(grad * (1 - value(dampening) * state["started"].to(grad.dtype)))
         state["started"].fill_(1.0)
     else:
         m.add_(grad)
-    return grad.add(m, alpha=momentum) if group["nesterov"] else m
+    return plus(grad, m, momentum) if group["nesterov"] else m
 
 
 def _directions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,14 +15,19 @@ from .core.card import Card
 from .core.limits import (
     at_least_zero,
     below_one,
-    check_betas,
     check_nesterov,
     one_of,
     positive_integer,
 )
 from .core.state import State, fresh_state, real
 from .parts.alike import batched, stacked
-from .parts.grafting import GRAFTING, averages_of, finish, first_moments
+from .parts.grafting import (
+    GRAFTING,
+    averages_of,
+    check_sum_betas,
+    finish,
+    first_moments,
+)
 from .parts.kronecker import Block, cut, kept_root, precondition
 
 
@@ -54,8 +59,10 @@ class Shampoo(BaseOptimizer):
     betas : tuple of float
         β₁ in [0, 1) of the gradient, β₂ in [0, 1] of the factors. Default (0.9, 1).
     eps : float
-        ε ≥ 0, added to the eigenvalues of a factor inside the root, in the units of
-        the squared gradient; 0 takes pseudo-inverse roots. Default 1e-12.
+        ε ≥ 0, added to the eigenvalues of a factor inside the root, as a share of its
+        largest entry; 0 takes pseudo-inverse roots. Default 1e-4.
+    relative_eps : bool
+        Default True; False: in the units of the squared gradient (published, 1e-12).
     weight_decay : float
         κ of w ← (1−ηκ)w, before the step. Default 0.
     momentum : float
@@ -95,8 +102,8 @@ class Shampoo(BaseOptimizer):
     Notes
     -----
     For T > 1 a direction that first appears between two refreshes is multiplied by
-    ε^(−1/p) along each axis, together ε^(−1/2), a million with the default ε: raise
-    ε towards the squared gradient, or graft, before T.
+    ε^(−1/p) along each axis, together ε^(−1/2), a hundred with the default ε: raise
+    it, or graft, before T.
 
     A complex tensor has its pairs (real, imaginary) as one more axis. A scalar is a
     vector of one entry. For k > 2 the limit without averages is no polar factor, as
@@ -138,12 +145,15 @@ class Shampoo(BaseOptimizer):
         "eqs. 12-16",
     )
 
+    before = (("relative_eps", False),)
+
     def __init__(
         self,
         params: Params,
         lr: float | Tensor = 1e-2,
         betas: tuple[float, float] = (0.9, 1.0),
-        eps: float = 1e-12,
+        eps: float = 1e-4,
+        relative_eps: bool = True,
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         nesterov: bool = False,
@@ -166,7 +176,7 @@ class Shampoo(BaseOptimizer):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what Shampoo cannot use; see the class for the limits."""
         super().check(group)
-        _check_betas(group["betas"])
+        check_sum_betas(group["betas"])
         at_least_zero("epsilon value", group["eps"])
         at_least_zero("grafting epsilon", group["grafting_eps"])
         below_one("momentum value", group["momentum"])
@@ -289,11 +299,3 @@ class Shampoo(BaseOptimizer):
                 for each, stack in zip(kept[name], stacks[name], strict=True):
                     torch._foreach_copy_(each, list(stack.unbind()))
         return [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
-
-
-def _check_betas(betas: Any) -> None:
-    if not isinstance(betas, Sequence) or len(betas) != 2:
-        raise ValueError(f"Invalid betas: {betas}; there must be two")
-    check_betas((betas[0], 0.0))
-    if isinstance(betas[1], Tensor) or betas[1] != 1:
-        check_betas(betas)

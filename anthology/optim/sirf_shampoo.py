@@ -86,6 +86,8 @@ class SIRFShampoo(BaseOptimizer):
         products with them. Default None: that of the other state. In bfloat16 a
         change below 2⁻⁸ of an entry is rounded away, so raise `factor_lr` to 0.05
         or more, or the factors stand still.
+    max_dim : int
+        Longer axes have a diagonal factor, whatever `structures` says. Default 1024.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
@@ -102,11 +104,11 @@ class SIRFShampoo(BaseOptimizer):
     Weight and bias of a layer have factors apart, as in the authors' package; with
     the groups of `joined` they are one matrix.
 
-    Axes of size one get no factor. A dense factor of d entries keeps 2d² numbers, so
-    give vocabularies another structure. The authors' package gives vectors a dense
-    factor, here ``structures="dense"``; with it the steps are equal. The pairs of a
+    Axes of size one get no factor. A dense factor of d entries keeps 2d² numbers,
+    8 MB at `max_dim`. The authors' package makes all dense, vectors too; with
+    ``structures="dense"`` and a large `max_dim` the steps are equal. The pairs of a
     complex parameter are one more axis. Factors that would overflow stay as they
-    were.
+    were. A gradient that is exactly zero (of a pair, both) is treated as None.
 
     Source: Lin et al. 2024 (arXiv 2402.03496), published code.
 
@@ -122,6 +124,8 @@ class SIRFShampoo(BaseOptimizer):
     [(4,), (9,)]
     """
 
+    zero_is_none = True
+    before = (("max_dim", 2**63 - 1),)
     card = Card(
         problem=r"$\min_{\Delta W} \langle G,\Delta W\rangle + "
         r"\tfrac{1}{2\eta}\langle \Delta W, S_C\,\Delta W S_K\rangle$",
@@ -143,6 +147,7 @@ class SIRFShampoo(BaseOptimizer):
         refresh: int = 1,
         structures: Structures | None = None,
         factor_dtype: str | None = None,
+        max_dim: int = 1024,
         *,
         batch_size: float,
         foreach: bool | None = None,
@@ -160,6 +165,7 @@ class SIRFShampoo(BaseOptimizer):
         below_one("factor_momentum value", group["factor_momentum"])
         at_least_zero("damping", group["damping"])
         positive_integer("refresh", group["refresh"])
+        positive_integer("max_dim", group["max_dim"])
         if group["refresh"] > 1 and group["capturable"]:
             raise ValueError("capturable=True needs refresh=1: a graph cannot choose")
         if group["factor_dtype"] is not None:
@@ -193,7 +199,8 @@ class SIRFShampoo(BaseOptimizer):
         state = {"momentum_buffer": torch.zeros_like(param)}
         dtype = getattr(torch, group["factor_dtype"] or "", param.dtype)
         like = param.new_empty(0, dtype=dtype)
-        kinds = kinds_for(squeezed(param.shape), group["structures"])
+        dims = squeezed(param.shape)
+        kinds = kinds_for(dims, group["structures"], group["max_dim"])
         for n, kind in enumerate(kinds):
             state[f"factor_{n}"] = kind.identity(like)
             state[f"factor_momentum_{n}"] = torch.zeros_like(state[f"factor_{n}"])
@@ -259,7 +266,7 @@ def _direction(
 ) -> list[Tensor]:
     """Ĝ of gradients that are alike; refreshes their factors when it is time."""
     dims = squeezed(grads[0].shape)
-    kinds = kinds_for(dims, group["structures"])
+    kinds = kinds_for(dims, group["structures"], group["max_dim"])
     stack = stacked([grad.reshape(dims) for grad in grads])
     names = [f"product_{n}" for n in range(len(dims))]
     due = group["steps_taken"] % group["refresh"] == 0

@@ -15,8 +15,10 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import below_one, check_nesterov, number, one_of
 from .core.state import State, fresh_state
-from .parts.averages import descend
+from .parts.averages import averaged, descend
+from .parts.passes import scale
 from .parts.points import dualize, dualize_together, must_fit, norm_for, spec
+from .parts.renamed import renamed, with_names_of_today
 
 Plan = tuple[list[Tensor], list[Tensor]]
 
@@ -56,7 +58,7 @@ class SteepestDescent(BaseOptimizer):
         Norm of the tensors, or its ``repr``. None goes by shape: RMS for up to one
         axis, RMSToRMS for matrices, Conv for kernels.
     step : str
-        "dualize" (default) or "steepest".
+        "dualize" (default) or "steepest". In ``param_groups``: ``step_rule``.
     across : str
         How tensors are measured together: "max" (default) or "l2". One choice for
         all groups.
@@ -127,6 +129,7 @@ class SteepestDescent(BaseOptimizer):
     ) -> None:
         defaults = hyperparameters(locals())
         defaults |= {"norm": spec(norm), "scale": 1.0}
+        defaults["step_rule"] = defaults.pop("step")
         super().__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
@@ -138,14 +141,14 @@ class SteepestDescent(BaseOptimizer):
             raise ValueError(
                 f"Invalid scale: {group['scale']}; it must be positive and finite"
             )
-        one_of("step", group["step"], ("dualize", "steepest"))
+        one_of("step", group["step_rule"], ("dualize", "steepest"))
         one_of("across", group["across"], ("max", "l2"))
         first = (getattr(self, "param_groups", None) or [group])[0]
-        for name in ("step", "across"):
-            if group[name] != first[name]:
+        for name in ("step_rule", "across"):
+            if (own := group[name]) != first[name]:
                 raise ValueError(
-                    f"{name}={group[name]!r} in one group and {first[name]!r} in "
-                    "another; it is one choice for all groups"
+                    f"{name.removesuffix('_rule')}={own!r} in one group and "
+                    f"{first[name]!r} in another; it is one choice for all groups"
                 )
         spec(group["norm"])
 
@@ -163,6 +166,7 @@ class SteepestDescent(BaseOptimizer):
             As the class does, or if a norm cannot measure a parameter of this shape.
         """
         if isinstance(param_group, dict):
+            param_group = renamed(param_group)
             norm = spec(param_group.get("norm", self.defaults["norm"]))
             params = param_group["params"]
             if not isinstance(params, Tensor | set):
@@ -170,6 +174,9 @@ class SteepestDescent(BaseOptimizer):
             param_group = {**param_group, "params": params, "norm": norm}
             must_fit(params, norm)
         super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(with_names_of_today(state))
 
     def state_dict(self) -> dict[str, Any]:
         """As in `torch.optim`, with norms as plain text."""
@@ -219,10 +226,11 @@ class SteepestDescent(BaseOptimizer):
 
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
-        points = _average(batch)
+        points = averaged(batch)
         moves = self._dualize(batch, points)
-        needed = _needs_duals(batch.group)
-        return moves, self._duals(batch, points, moves) if needed else []
+        if not _needs_duals(batch.group):
+            return moves, []
+        return moves, self._duals(batch, points, moves)
 
     def _dualize(self, batch: Batch, points: list[Tensor]) -> list[Tensor]:
         """The steepest unit step of each tensor, as pairs where it is complex."""
@@ -241,10 +249,10 @@ class SteepestDescent(BaseOptimizer):
         """⟨u, dualize(u)⟩/s_l of each tensor, zero for those to be left alone."""
         scale = batch.group["scale"]
         duals = [(u * t).sum() / scale for u, t in zip(points, moves, strict=True)]
-        if batch.finite is not None:
-            flags = zip(batch.finite, duals, strict=True)
-            duals = [torch.where(flag, d, 0.0) for flag, d in flags]
-        return duals
+        if batch.finite is None:
+            return duals
+        flags = zip(batch.finite, duals, strict=True)
+        return [torch.where(flag, d, 0.0) for flag, d in flags]
 
     def _factors(
         self, batches: list[Batch], duals: list[list[Tensor]]
@@ -257,7 +265,7 @@ class SteepestDescent(BaseOptimizer):
             return duals
         home = everything[0].device
         stack = torch.stack([d.to(home, non_blocking=True) for d in everything])
-        if rule["step"] == "steepest":
+        if rule["step_rule"] == "steepest":
             total = self.over_all(stack.sum()).sum()
             return [[total.to(d.device) for d in row] for row in duals]
         top = self.over_all(stack.max()).max()
@@ -271,7 +279,7 @@ class SteepestDescent(BaseOptimizer):
         if not batch.params:
             return
         if decay:
-            torch._foreach_mul_(batch.params, 1 - lr * decay)
+            scale(batch.params, 1 - lr * decay)
         if _needs_duals(batch.group):
             moves = list(torch._foreach_mul(moves, sizes))
         descend(batch.params, moves, lr / batch.group["scale"])
@@ -279,22 +287,10 @@ class SteepestDescent(BaseOptimizer):
 
 def _needs_duals(rule: Mapping[str, Any]) -> bool:
     """Whether the length of a step depends on the gradient."""
-    return bool(rule["step"] == "steepest" or rule["across"] == "l2")
+    return bool(rule["step_rule"] == "steepest" or rule["across"] == "l2")
 
 
 def _coupled(rule: Mapping[str, Any]) -> bool:
     """Whether the step of a tensor depends on the other tensors."""
-    answer: bool = (rule["step"] == "steepest") == (rule["across"] == "max")
+    answer: bool = (rule["step_rule"] == "steepest") == (rule["across"] == "max")
     return answer
-
-
-def _average(batch: Batch) -> list[Tensor]:
-    """The gradients, or their averages, of which the steps are taken."""
-    beta = batch.group["momentum"]
-    if not beta or not batch.params:
-        return batch.grads
-    buffers = [state["momentum_buffer"] for state in batch.states]
-    torch._foreach_lerp_(buffers, batch.grads, 1 - beta)
-    if batch.group["nesterov"]:
-        return list(torch._foreach_lerp(batch.grads, buffers, beta))
-    return buffers

@@ -172,6 +172,21 @@ class SharesParameters(Sound):
         return type(self)(self.param_groups[0]["params"])
 
 
+@fault("foreign group keys")
+class OwnCounter(Sound):
+    """Counts in its groups, where a wrapper counts as well."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            if group["k"] % 2 == 0:
+                for p in group["params"]:
+                    m = self.state[p].get("momentum_buffer")
+                    if m is not None:
+                        m.zero_()
+        return BaseOptimizer.step(self, closure)
+
+
 @fault("foreign checkpoint")
 class TakesAnything(Sound):
     def load_state_dict(self, state_dict: Any) -> None:

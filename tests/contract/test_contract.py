@@ -197,13 +197,14 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "separate memory",
         "removed parameter",
         "hooks",
+        "foreign group keys",
         "named parameters",
         "group with zero rate",
         "scheduler",
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 47
+    assert len(names) == len(CHECKS) == 48
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 

@@ -68,8 +68,13 @@ def values(seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 def gradients(step: int, dtype: torch.dtype = torch.float64) -> list[Tensor | None]:
-    """A NaN in the fourth row of one tensor at step 1, none for another at step 2."""
+    """A NaN in the fourth row of one tensor at step 1, none for another at step 2.
+
+    At step 0 and 2 one is zero, and at step 3 in all rows but the last.
+    """
     found: list[Tensor | None] = list(values(100 + step, dtype))
+    if step in (0, 2, 3) and found[5] is not None:
+        found[5][: -1 if step == 3 else None] = 0
     if step == 1 and found[4] is not None:
         found[4][4, 1] = torch.nan
     if step == 2:

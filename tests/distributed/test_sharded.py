@@ -73,6 +73,9 @@ def check_layouts(name: str, tol: float) -> None:
             descend(sharded, params, step, mesh)
         assert distance(params, expected) <= tol, layout
         assert sharded.skipped == optimizer.skipped, layout
+        for p, q in zip(params, expected, strict=True):
+            if "step" in optimizer.state[q]:  # a pair counts under its weight
+                assert sharded.state[p]["step"] == optimizer.state[q]["step"], layout
         if hasattr(optimizer, "d"):
             assert sharded.d_of_groups == pytest.approx(optimizer.d_of_groups, tol)
 
@@ -98,7 +101,15 @@ def check_device_path(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["AdamW", "Muon", "SGD normalised", "Prodigy", "FreeSteepestDescent memory"],
+    [
+        "AdamW",
+        "Muon",
+        "SGD normalised",
+        "Prodigy",
+        "FreeSteepestDescent memory",
+        "RootFreeAdamW",
+        "SIRFShampoo",
+    ],
 )
 def test_flags_that_stay_on_the_device(name: str, processes: Processes) -> None:
     processes(check_device_path, name, size=2)

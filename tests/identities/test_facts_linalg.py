@@ -30,7 +30,7 @@ def test_published_degrees_need_a_regularised_matrix(claim, condition, taylor, p
     """Relative errors of the root of 8 × 8 matrices, between two bounds."""
     for seed in range(claim.trials):
         A, root = definite(8, condition, seed)
-        for method, (low, high) in (("taylor", taylor), ("pade", pade)):
+        for method, (low, high) in (("mtp", taylor), ("mpa", pade)):
             assert low < relative(square_root(A, method), root) < high
         # A multiple of the identity added, the condition number falls to 10.
         eye = torch.eye(8, dtype=torch.float64)

@@ -1,12 +1,14 @@
 """A batch size that is counted while the model is called."""
 
 import copy
+import itertools
 from functools import partial
 
 import pytest
 import torch
 from sirfshampoo import SIRFShampoo as Published
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from anthology.optim import (
     AdamW,
@@ -161,3 +163,81 @@ def test_wrong_arguments() -> None:
     ):
         same(torch.tensor(1.0))
     assert size_of(optimizer) == {3}
+
+
+class Checkpointed(nn.Module):
+    """A network of which some blocks are computed again in the backward pass."""
+
+    def __init__(self, how: tuple[bool | None, ...]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in how)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block, reentrant in zip(self.blocks, self.how, strict=True):
+            if reentrant is None:
+                x = block(x)
+            else:
+                x = checkpoint(block, x, use_reentrant=reentrant)
+        return x
+
+
+def wrapped(run, ways: tuple[bool, ...]):
+    """A call within checkpoints, the first way the innermost."""
+    for reentrant in ways:
+        run = partial(checkpoint, run, use_reentrant=reentrant)
+    return run
+
+
+WAYS = [(), (False,), (True,), *itertools.product((False, True), repeat=2)]
+WAYS += [(False, True, False), (True, True, True)]
+BLOCKS = [(None,), (False,), (True,), (None, False, True), (False, False), (True, True)]
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("ways", WAYS)
+def test_what_is_computed_again_counts_once(ways, blocks) -> None:
+    """The whole model, parts of it, both, and checkpoints within checkpoints."""
+    model = Checkpointed(blocks)
+    optimizer = RootFreeRMSProp(model.parameters(), batch_size=1)
+    count_batch_size(model, optimizer)
+    for sizes in ((8,), (3, 5), (6,)):
+        optimizer.zero_grad()
+        for size in sizes:
+            x = torch.randn(size, 4, requires_grad=True)
+            wrapped(model, ways)(x).square().sum().backward()
+        assert size_of(optimizer) == {sum(sizes)}
+        with torch.no_grad():  # a look at the loss adds nothing
+            model(torch.randn(7, 4))
+        assert size_of(optimizer) == {sum(sizes)}
+        optimizer.step()
+
+
+@pytest.mark.parametrize("ways", [(False,), (True,)])
+def test_micro_batches_whose_losses_are_added_first(ways) -> None:
+    """Two forward passes and one backward pass, and one pass of two."""
+    model = Checkpointed((None,))
+    optimizer = RootFreeRMSProp(model.parameters(), batch_size=1)
+    count_batch_size(model, optimizer)
+    run = wrapped(model, ways)
+    xs = [torch.randn(size, 4, requires_grad=True) for size in (3, 4)]
+    torch.stack([run(x).square().sum() for x in xs]).sum().backward()
+    assert size_of(optimizer) == {7}
+
+
+def test_a_model_wrapped_for_several_processes(tmp_path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        for inner in (False, True):
+            model = Checkpointed((None, False))
+            parallel = nn.parallel.DistributedDataParallel(model)
+            optimizer = RootFreeRMSProp(parallel.parameters(), batch_size=1)
+            count_batch_size(model if inner else parallel, optimizer)
+            with parallel.no_sync():
+                parallel(torch.randn(3, 4)).sum().backward()
+            parallel(torch.randn(5, 4)).sum().backward()
+            assert size_of(optimizer) == {8}
+    finally:
+        torch.distributed.destroy_process_group()

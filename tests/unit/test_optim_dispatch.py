@@ -132,7 +132,7 @@ def test_a_new_rate_step_or_shape_compiles_nothing() -> None:
     walk(optimizer, [*params, *others], steps=2)
     assert compiled_kernels() == kernels
     assert counters["stats"]["unique_graphs"] == graphs
-    optimizer.param_groups[0]["weight_decay"] = 0.25  # a constant of the code
+    optimizer.param_groups[0]["weight_decay"] = 0.25  # zero is part of the code
     walk(optimizer, params, steps=1)
     assert compiled_kernels() == kernels + 1
 

@@ -8,20 +8,7 @@ import torch
 from anthology import optim
 from anthology.norms import metrize
 from anthology.optim import functional
-
-NEEDED = {
-    "steepest_descent": {"lr": 0.1},
-    "root_free_rmsprop": {"batch_size": 4},
-    "root_free_adamw": {"batch_size": 4},
-    "sirf_shampoo": {"batch_size": 4},
-}
-FORMS = {
-    name: form
-    for name, form in vars(functional).items()
-    if inspect.isfunction(form)
-    and form.__module__ == functional.__name__
-    and not name.startswith("_")
-}
+from tests.pure_forms import FORMS, NEEDED
 
 
 def rule_of(name):
@@ -156,5 +143,27 @@ def test_wrong_arguments_are_named():
         pure.update(params, grads[0], state, rate=0.1)
     with pytest.raises(ValueError, match="learning rate"):
         pure.update(params, grads[0], state, lr=-1.0)
-    with pytest.raises(TypeError):
-        functional.adam(learning_rate=0.1).init(params)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_wrong_hyperparameters_are_refused_at_once(name):
+    form, given = FORMS[name], NEEDED.get(name, {})
+    with pytest.raises(TypeError, match=f"^{name} has no argument 'lrr'; .* lr, "):
+        form(**given, lrr=0.1)
+    with pytest.raises(TypeError, match="by name, but got 2 values without; param"):
+        form([torch.ones(3)], 0.1, **given)
+    assert list(inspect.signature(form).parameters) == [
+        n for n in inspect.signature(rule_of(name)).parameters if n != "params"
+    ]
+    for needed in given:
+        with pytest.raises(TypeError, match=f"{name} needs {needed}=...; its"):
+            form()
+
+
+def test_a_step_rule_is_a_change_like_the_others():
+    params, grads = problem()
+    pure = functional.steepest_descent(lr=0.1)
+    one, _ = pure.update(params, grads[0], pure.init(params), step="steepest")
+    other = functional.steepest_descent(lr=0.1, step="steepest")
+    two, _ = other.update(params, grads[0], pure.init(params))
+    assert all(torch.equal(one[n], two[n]) for n in params)

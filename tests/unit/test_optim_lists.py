@@ -7,7 +7,7 @@ import torch
 
 from anthology.optim import SGD, AdamW, Lion
 from anthology.optim.core import compiled, lists
-from anthology.optim.core.compiling import EXAMPLE, missing_compiler, plain_step
+from anthology.optim.core.compiling import EXAMPLE, HEAD, missing_compiler, plain_step
 from anthology.optim.core.lists import LARGE, Lists, compile_lists, largest_bits
 
 pytestmark = pytest.mark.skipif(
@@ -22,7 +22,7 @@ def descent(dtype: torch.dtype) -> Lists:
     plain = {name: SGD([torch.ones(1)]).defaults[name] for name in names}
     wide = torch.promote_types(dtype, torch.float32)
     example = [torch.zeros(EXAMPLE, dtype=dtype) for _ in range(2)]
-    example.append(torch.ones(1, dtype=wide))
+    example.append(torch.ones(len(HEAD), dtype=wide))
     found = compile_lists(plain_step(SGD, plain, [], wide), example)
     assert found is not None
     return found
@@ -33,7 +33,7 @@ def test_only_what_fits_is_stepped(dtype: torch.dtype) -> None:
     """A bad entry is found at the ends, in the middle and in what is left over."""
     run, limit = descent(dtype), 100.0
     wide = torch.promote_types(dtype, torch.float32)
-    rate = torch.full((1,), 0.5, dtype=wide)
+    rate = torch.full((len(HEAD),), 0.5, dtype=wide)
     bad = (math.nan, -math.nan, math.inf, -math.inf, -101.0, 101.0)
     cases = [(n, None, 1.0) for n in LENGTHS] + [(n, 0, -100.0) for n in LENGTHS]
     cases += [

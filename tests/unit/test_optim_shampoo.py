@@ -258,7 +258,7 @@ def test_refresh_may_change_between_steps(shape, dtype) -> None:
     """From 1 to 7 after five steps: the sixth is not due, and takes the last root."""
     torch.manual_seed(0)
     w = torch.zeros(shape, dtype=dtype, requires_grad=True)
-    optimizer = Shampoo([w], lr=0.1, betas=(0.0, 0.9))
+    optimizer = Shampoo([w], 0.1, (0.0, 0.9), eps=1e-12, relative_eps=False)
     _advance(w, optimizer, 5)
     last = state.real(optimizer.state[w]["factor_0_0"]) / (1 - 0.9**5)
     optimizer.param_groups[0]["refresh"] = 7

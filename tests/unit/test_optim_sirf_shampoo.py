@@ -146,7 +146,7 @@ def test_narrow_factors_round_small_changes_away() -> None:
         (p,) = weights([(32, 32)], torch.float32)
         optimizer = SIRFShampoo([p], 0.0, rate, factor_dtype="bfloat16", batch_size=1)
         for _ in range(3):
-            p.grad = torch.zeros(32, 32)
+            p.grad = torch.full((32, 32), 1e-20)
             optimizer.step()
         factor = optimizer.state[p]["factor_0"].reshape(32, 32)
         assert torch.equal(factor, torch.eye(32).bfloat16()) is not moves
@@ -169,12 +169,12 @@ def test_the_contract_where_flags_cannot_be_read(monkeypatch) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("refresh", [1, 2])
 def test_factors_do_not_overflow_and_come_back(dtype: str, refresh: int) -> None:
-    """Without damping, factors grow while gradients are zero, up to a bound."""
+    """Without damping, factors grow while gradients vanish, up to a bound."""
     (p,) = weights([(3, 2)], torch.float32)
     options = {"damping": 0.0, "refresh": refresh, "factor_dtype": dtype}
     optimizer = SIRFShampoo([p], 1e-3, 0.5, momentum=0.0, batch_size=2, **options)
     for _ in range(600):
-        p.grad = torch.zeros(3, 2)
+        p.grad = torch.full((3, 2), 1e-30)
         optimizer.step()
 
     def gain() -> float:

@@ -53,6 +53,9 @@ def published(monkeypatch):
     return make
 
 
+PUBLISHED = {"eps": 1e-8, "relative_eps": False, "basis_eps": 0.0}
+
+
 def run(kind, steps=50, dtype=torch.float64, shapes=SHAPES, **options) -> list[Tensor]:
     torch.manual_seed(1)
     params = [torch.randn(s, dtype=dtype).requires_grad_() for s in shapes]
@@ -74,14 +77,15 @@ def gap(a: list[Tensor], b: list[Tensor]) -> float:
 @pytest.mark.parametrize("foreach", [False, True])
 def test_equal_to_the_published_update(claim, published, options, foreach):
     theirs = run(published, claim.trials, **options)
-    ours = run(SOAP, claim.trials, foreach=foreach, **options)
+    ours = run(SOAP, claim.trials, foreach=foreach, **PUBLISHED | options)
     assert gap(ours, theirs) < claim.tol
 
 
 def test_equal_to_the_published_update_with_full_vectors(published):
     shapes = [(2,), (3, 2)]
     theirs = run(published, shapes=shapes, precondition_1d=True)
-    assert gap(run(SOAP, shapes=shapes, vectors="full"), theirs) < 1e-10
+    ours = run(SOAP, shapes=shapes, vectors="full", **PUBLISHED)
+    assert gap(ours, theirs) < 1e-10
 
 
 def test_alike_tensors_go_together_and_arrive_where_they_would_alone():
@@ -94,7 +98,7 @@ def test_alike_tensors_go_together_and_arrive_where_they_would_alone():
 
 def test_the_first_gradient_only_sets_the_bases():
     p = torch.ones(4, 3, dtype=torch.float64).requires_grad_()
-    optimizer = SOAP([p])
+    optimizer = SOAP([p], **PUBLISHED)
     p.grad = torch.randn_like(p)
     optimizer.step()
     assert torch.equal(p, torch.ones_like(p))
@@ -132,7 +136,7 @@ def test_the_bases_stay_orthogonal_and_follow_the_gram_matrices():
     p = torch.zeros(6, 4, dtype=torch.float64).requires_grad_()
     scale = torch.logspace(0, -2, 6, dtype=torch.float64)[:, None]
     turn = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
-    optimizer = SOAP([p], betas=(0.9, 0.99), refresh=2)
+    optimizer = SOAP([p], betas=(0.9, 0.99), refresh=2, **PUBLISHED)
     for _ in range(400):
         p.grad = turn @ (scale * torch.randn(6, 4, dtype=torch.float64))
         optimizer.step()
@@ -199,6 +203,7 @@ def test_state_has_the_size_that_the_card_says():
         ({"gram_beta": 1.0}, "Invalid gram_beta value: 1.0"),
         ({"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
         ({"eps": -1.0}, "Invalid epsilon value: -1.0"),
+        ({"basis_eps": -1.0}, "Invalid basis_eps value: -1.0"),
         ({"vectors": "none"}, "Invalid vectors: 'none'"),
     ],
 )

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from anthology.linalg import ROOT_METHODS, inverse_root, robust_eigh
+from anthology.linalg import ROOT_METHODS, inverse_root, polar, robust_eigh
+from anthology.norms import Spectral
+from anthology.optim import SOAP
 
 
 def definite(n: int, condition: float = 10.0, seed: int = 0, *batch: int) -> Tensor:
@@ -71,6 +73,50 @@ def test_epsilon_is_added_to_the_eigenvalues(method: str) -> None:
     assert (far - eye).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("method", ROOT_METHODS)
+def test_a_small_matrix_of_condition_7e5(method: str) -> None:
+    """Of the tests of Distributed Shampoo, which ask for 1 %."""
+    rows = [[1195.0, -944.0, -224.0], [-944.0, 746.0, 177.0], [-224.0, 177.0, 42.0]]
+    exact = torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, -3.0], [1.0, -3.0, 18.0]])
+    A = torch.tensor(rows)
+    torch.testing.assert_close(inverse_root(A, 2, method), exact, rtol=1e-2, atol=0.02)
+    torch.testing.assert_close(
+        inverse_root(A, 1, method), exact @ exact, rtol=1e-2, atol=0.4
+    )
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4])
+@pytest.mark.parametrize("method", ["newton", "newton-schulz"])
+@pytest.mark.parametrize(
+    ("n", "condition", "limit"), [(10, 1e5, 1e-3), (300, 33, 1e-6), (300, 1e4, 1e-4)]
+)
+def test_the_iterations_are_as_exact_as_single_precision_allows(
+    method, p, n, condition, limit
+) -> None:
+    """The input is rounded to single precision, which is all that is lost."""
+    A = definite(n, condition, 6)
+    exact = inverse_root(A, p)
+    root = inverse_root(A.float(), p, method).double()
+    assert (root - exact).norm() < limit * exact.norm()
+    rounded = inverse_root(A.float().double(), p)
+    assert (root - rounded).norm() < 2e-7 * rounded.norm()
+
+
+@pytest.mark.parametrize("lowest", [0.0, -1e-9, -1e-7, -1e-5, -1e-2, -0.9])
+@pytest.mark.parametrize("p", [1, 2, 4])
+@pytest.mark.parametrize("method", ["newton", "newton-schulz"])
+def test_the_iterations_bear_negative_eigenvalues(method, p, lowest) -> None:
+    """The shift is of the size of what it has to lift, and no larger than 32 times."""
+    q = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    values = torch.tensor([lowest, 0.1, 0.2, 0.5, 1.0], dtype=torch.float64)
+    A = ((q * values) @ q.mT).float()
+    root = inverse_root(A, p, method, epsilon=1e-12)
+    assert torch.isfinite(root).all()
+    largest = float(torch.linalg.matrix_norm(root.double(), 2))
+    noise = max(-lowest, 1e-7)
+    assert (40 * noise) ** (-1 / p) / 2 < largest < 2 * (noise / 40) ** (-1 / p)
+
+
 def test_negative_eigenvalues_lift_the_spectrum() -> None:
     A = torch.diag(torch.tensor([-1e-3, 0.0, 1.0], dtype=torch.float64))
     root = inverse_root(A, 2, epsilon=1e-2).diagonal()
@@ -121,20 +167,30 @@ def test_zero_nan_empty_and_narrow(method: str) -> None:
     assert gap(inverse_root(H, 3, method), H, 3) < 1e-10
 
 
-def failing(times: int, dtypes: tuple[torch.dtype, ...], monkeypatch) -> list[int]:
-    """Let torch.linalg.eigh raise in these dtypes, that many times."""
-    true, calls = torch.linalg.eigh, [0]
+def failing(
+    times: int,
+    dtypes: tuple[torch.dtype, ...],
+    monkeypatch,
+    name: str = "eigh",
+    error: type[Exception] = torch.linalg.LinAlgError,
+) -> list[int]:
+    """Let a decomposition raise in these dtypes, that many times."""
+    true, calls = getattr(torch.linalg, name), [0]
 
-    def eigh(A: Tensor) -> object:
+    def decompose(A: Tensor, **options: object) -> object:
         calls[0] += 1
         if A.dtype in dtypes and calls[0] <= times:
-            raise torch.linalg.LinAlgError("the algorithm failed to converge")
-        return true(A)
+            raise error("CUSOLVER_STATUS_INTERNAL_ERROR")
+        return true(A, **options)
 
-    monkeypatch.setattr(torch.linalg, "eigh", eigh)
+    monkeypatch.setattr(torch.linalg, name, decompose)
     return calls
 
 
+ERRORS = [torch.linalg.LinAlgError, RuntimeError]
+
+
+@pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize(
     ("times", "dtypes"),
     [
@@ -143,11 +199,40 @@ def failing(times: int, dtypes: tuple[torch.dtype, ...], monkeypatch) -> list[in
         (5, (torch.float32, torch.float64)),
     ],
 )
-def test_a_failing_decomposition_is_repeated(times, dtypes, monkeypatch) -> None:
+def test_a_failing_decomposition_is_repeated(times, dtypes, error, monkeypatch) -> None:
     A = torch.stack([definite(4, 10, seed) for seed in range(2)]).float()
     expected = inverse_root(A, 4)
-    calls = failing(times, dtypes, monkeypatch)
+    calls = failing(times, dtypes, monkeypatch, error=error)
     assert (inverse_root(A, 4) - expected).abs().max() < 1e-5
+    assert calls[0] > 1
+
+
+USERS = {
+    "eigh": lambda A: polar(A, "eigh"),
+    "svd": lambda A: polar(A, "svd"),
+    "svdvals": lambda A: Spectral().norm(A),
+    "qr": lambda A: _stepped(A),
+}
+
+
+def _stepped(A: Tensor) -> Tensor:
+    """A weight after two steps of SOAP, the second with a refresh of the bases."""
+    w = torch.zeros(A.shape[-2:]).requires_grad_()
+    optimizer = SOAP([w], lr=1.0, refresh=1)
+    for g in A:
+        w.grad = g.clone()
+        optimizer.step()
+    return w.detach()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("times", [1, 10**9])
+@pytest.mark.parametrize("name", USERS)
+def test_every_decomposition_is_repeated(name, times, error, monkeypatch) -> None:
+    A = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
+    expected = USERS[name](A)
+    calls = failing(times, (torch.float32,), monkeypatch, name, error)
+    assert (USERS[name](A) - expected).abs().max() < 1e-5
     assert calls[0] > 1
 
 
@@ -157,6 +242,28 @@ def test_what_cannot_be_decomposed_gives_nan_and_no_error(monkeypatch) -> None:
     assert values.shape == (2, 3) and vectors.shape == (2, 3, 3)
     assert torch.isnan(inverse_root(torch.eye(3), 2)).all()
     assert torch.isfinite(inverse_root(torch.eye(3), 2, "newton")).all()
+    failing(10**9, (torch.complex64, torch.complex128), monkeypatch)
+    values, vectors = robust_eigh(torch.eye(3, dtype=torch.complex64))
+    assert values.dtype == torch.float32 and vectors.dtype == torch.complex64
+    assert torch.isnan(values).all() and torch.isnan(vectors.real).all()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, torch.OutOfMemoryError])
+def test_an_error_that_is_not_of_the_matrix_is_shown_at_once(
+    error, monkeypatch
+) -> None:
+    calls = failing(10**9, (torch.float32, torch.float64), monkeypatch, error=error)
+    with pytest.raises(error):
+        robust_eigh(torch.eye(3))
+    assert calls[0] == 1
+
+
+def test_an_error_of_every_try_is_shown(monkeypatch) -> None:
+    """No library, say: NaN would hide it."""
+    both = (torch.float32, torch.float64)
+    failing(10**9, both, monkeypatch, error=RuntimeError)
+    with pytest.raises(RuntimeError, match="CUSOLVER"):
+        robust_eigh(torch.eye(3))
 
 
 def test_an_answer_of_nan_counts_as_a_failure(monkeypatch) -> None:

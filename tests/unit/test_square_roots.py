@@ -62,9 +62,9 @@ def test_its_error_is_the_one_the_docstring_states(claim) -> None:
     b = b / b.norm()
     rho = (1 - b.sqrt()) / (1 + b.sqrt())
     stated = 2 * rho**11 / (1 - rho**11)
-    measured = square_root(torch.diag(b)).diagonal() / b.sqrt() - 1
+    measured = square_root(torch.diag(b), "mpa").diagonal() / b.sqrt() - 1
     assert (measured - stated).abs().max() < claim.tol
-    inverse = square_root(torch.diag(b), inverse=True).diagonal() * b.sqrt()
+    inverse = square_root(torch.diag(b), "mpa", inverse=True).diagonal() * b.sqrt()
     assert (inverse - 1 / (1 + stated)).abs().max() < claim.tol
 
 
@@ -101,6 +101,64 @@ def test_each_matrix_of_a_batch_has_its_own_gradient(claim, inverse: bool) -> No
         x = single.clone().requires_grad_()
         square_root(x, inverse=inverse).sum().backward()
         assert relative(A.grad[index], x.grad) < claim.tol
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("method", ["pade", "taylor"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_error_for_the_identity_does_not_grow(dtype, method, inverse) -> None:
+    for n in (1, 10, 100, 1000):
+        A = torch.eye(n, dtype=dtype)
+        for scale in (1e-30, 1.0, 1e30):
+            found = square_root(A * scale, method, inverse=inverse).double()
+            expected = (scale ** (-0.5 if inverse else 0.5)) * A.double()
+            error = (found - expected).abs().max() / expected.max()
+            assert error <= 4 * torch.finfo(dtype).eps
+
+
+def test_the_published_form_grows_with_the_size() -> None:
+    """4e-2 and 0.3 for the identity of size 1000."""
+    A = torch.eye(1000, dtype=torch.float64)
+    for method, low, high in (("mpa", 3e-2, 5e-2), ("mtp", 0.2, 0.4)):
+        assert low < (square_root(A, method) - A).abs().max() < high
+
+
+@pytest.mark.parametrize("n", [10, 100, 400])
+@pytest.mark.parametrize(("method", "limit"), [("pade", 1e-5), ("taylor", 2e-2)])
+def test_well_conditioned_matrices_of_every_size(method, limit, n) -> None:
+    """Turned at random, batched, with gradients of the root that was computed."""
+    A = definite(n, 3, 4, 2).requires_grad_()
+    values, vectors = torch.linalg.eigh(A.detach())
+    exact = (vectors * values.sqrt()[..., None, :]) @ vectors.mT
+    S = square_root(A, method)
+    assert relative(S.detach(), exact) < limit
+    (grad,) = torch.autograd.grad(S.sum(), A)
+    ones, S = torch.ones_like(S), S.detach()
+    assert relative(S @ grad + grad @ S, ones) < 1e-10
+
+
+@pytest.mark.parametrize("n", [2, 10, 100])
+@pytest.mark.parametrize("condition", [10.0, 1e3, 1e6])
+def test_never_worse_than_the_published_form(condition, n) -> None:
+    A = definite(n, condition, 9)
+    values, vectors = torch.linalg.eigh(A)
+    exact = (vectors * values.sqrt()) @ vectors.mT
+    for ours, published in (("pade", "mpa"), ("taylor", "mtp")):
+        error = relative(square_root(A, ours), exact)
+        assert error <= 1.01 * relative(square_root(A, published), exact)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
+@pytest.mark.parametrize("n", [1, 3, 60])
+def test_the_bound_on_the_largest_eigenvalue(n, scale) -> None:
+    for A in (definite(n, 10, 1), torch.eye(n).double(), torch.ones(n, n).double()):
+        top = torch.linalg.eigvalsh(A)[-1]
+        found = module.eigenvalue_bound(A * scale) / scale
+        assert found.shape == (1, 1)
+        assert top * (1 - 1e-12) <= found.item() <= top * n ** (1 / 16) * (1 + 1e-12)
+    assert torch.equal(
+        module.eigenvalue_bound(torch.zeros(2, 3, 3)), torch.ones(2, 1, 1)
+    )
 
 
 def test_the_lyapunov_equation() -> None:
@@ -148,8 +206,8 @@ def test_zero_nan_empty_narrow_and_complex(method: str, inverse: bool) -> None:
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="square matrices"):
         square_root(torch.ones(2, 3))
-    with pytest.raises(ValueError, match="'pade' or 'taylor'"):
-        square_root(torch.eye(2), "mpa")
+    with pytest.raises(ValueError, match="'pade', 'taylor', 'mpa'"):
+        square_root(torch.eye(2), "newton")
     with pytest.raises(ValueError, match="degree must be"):
         square_root(torch.eye(2), degree=0)
     with pytest.raises(ValueError, match="lyapunov_steps must be"):

@@ -8,20 +8,21 @@ import torch
 import torch.distributed as dist
 
 from .batch import _device_flags, _readable_flags, reads_flags_for_free
+from .evidence import nonzero_flags
 from .journey import Seen
 from .place import Place
 from .state import real, state_dtype
 
 
 def agree(place: Place, items: list[Seen], optimizer: Any) -> set[Seen]:
-    """One message: which tensors have a gradient anywhere, and which a bad one.
+    """One message: which tensors have a gradient anywhere, which a bad one or zero.
 
     Parameters
     ----------
     place : Place
         The processes of one mesh.
     items : list of Seen
-        Its tensors, the same everywhere; ``finite`` is written.
+        Its tensors, the same everywhere; ``finite`` and ``moved`` are written.
     optimizer : BaseOptimizer
         Says how large a gradient may be.
 
@@ -35,7 +36,7 @@ def agree(place: Place, items: list[Seen], optimizer: Any) -> set[Seen]:
     limits = [_limit(item, optimizer) for item in with_grad]
     device = items[0].local.device
     position = {item: i for i, item in enumerate(items)}
-    message = torch.zeros(2, len(items), dtype=torch.int32)
+    message = torch.zeros(3, len(items), dtype=torch.int32)
     for item in items:
         message[0, position[item]] = item.grad is not None
     if with_grad and reads_flags_for_free(device):
@@ -46,9 +47,14 @@ def agree(place: Place, items: list[Seen], optimizer: Any) -> set[Seen]:
         bad = torch.stack(_device_flags(grads, limits)).logical_not()
         where = torch.tensor([position[item] for item in with_grad])
         message[1].index_copy_(0, where.to(device, non_blocking=True), bad.int())
+    if with_grad and optimizer.zero_is_none:
+        moved = torch.stack(nonzero_flags(grads)).int()
+        where = torch.tensor([position[item] for item in with_grad])
+        message[2].index_copy_(0, where.to(device, non_blocking=True), moved)
     dist.all_reduce(message, dist.ReduceOp.MAX, group=place.group)
-    for item, bad in zip(items, message[1].unbind(), strict=True):
+    for item, bad, moved in zip(items, *message[1:], strict=True):
         item.finite = bad == 0
+        item.moved = moved != 0 if optimizer.zero_is_none else None
     if all(item.grad is not None for item in items):
         return set(items)  # nothing to read back
     there = message[0].tolist()

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import dispatch
 from .batch import Batch
 from .card import Card
-from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather
+from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
 from .names import follow, has_names, with_names
 from .resume import _Resumed
@@ -76,9 +76,14 @@ class BaseOptimizer(_Resumed):
 
     card: ClassVar[Card]
     # Whether the rule treats every entry alike and alone, so that tensors may be laid
-    # flat and the step be fused; and whether `multi` knows PyTorch's fused kernel.
+    # flat and the step be fused; whether `multi` knows PyTorch's fused kernel; and
+    # which hyper-parameters compiled code of `single` reads as a `Coefficient`, so
+    # that a schedule may change them.
     entrywise: ClassVar[bool] = False
     has_torch_kernel: ClassVar[bool] = False
+    numbers: ClassVar[tuple[str, ...]] = ()
+    # Whether a gradient that is exactly zero is treated as if there were none.
+    zero_is_none: ClassVar[bool] = False
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}
@@ -272,6 +277,8 @@ class BaseOptimizer(_Resumed):
         ValueError
             If a hyper-parameter is out of range, or some parameters of the optimizer
             have names and others not.
+        RuntimeError
+            If ``fused=True`` is asked for on the meta device.
         """
         if isinstance(param_group, dict):
             self.check({**self.defaults, **param_group})
@@ -279,3 +286,6 @@ class BaseOptimizer(_Resumed):
             if param_group["params"]:
                 follow(self.param_groups, has_names(param_group))
         super().add_param_group(param_group)
+        group = self.param_groups.pop()
+        must_hold_numbers(group["params"], group)
+        self.param_groups.append(group)

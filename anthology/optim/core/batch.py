@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .evidence import nonzero_flags
 from .rounding import RESIDUAL, opened, rounding_of, written
 from .state import State, StateKeeper, advance, real, state_dtype, states_of, tensors_of
 
@@ -52,9 +53,13 @@ class Batch:
         How many steps each parameter has taken, this one included.
     finite : list of Tensor or None
         Where the flags could not be read: 0-d booleans, False for the tensors whose
-        update will be undone. None where such tensors have been taken out.
+        update will be undone, for a gradient that is not finite or counts as none.
+        None where such tensors have been taken out.
     agreed : list of Tensor or None
         The flags where several processes have found them together, as 0-d booleans.
+    moved : list of Tensor or None
+        Likewise whether a gradient has an entry that is not zero, for rules with
+        ``zero_is_none``.
     counts : bool
         False where another process holds the same and adds it to joint sums.
     before, after : callable or None
@@ -70,10 +75,12 @@ class Batch:
         self.steps: list[Any] = []
         self.finite: list[Tensor] | None = None
         self.agreed: list[Tensor] | None = None
+        self.moved: list[Tensor] | None = None
         self.counts = True
         self.before: Callable[[], None] | None = None
         self.after: Callable[[], None] | None = None
         self._kept: list[State] = []
+        self._fine: list[Tensor] = []
         self._how = "nearest"
         self._saved: list[tuple[Tensor, Tensor, Tensor]] = []
         self._copied = False
@@ -117,9 +124,13 @@ class Batch:
         if differentiable or reads_flags_for_free(self.tensors[0].device):
             agreed = self.agreed and torch.stack(self.agreed).tolist()
             stack = self.foreach and not group.get("fused")
-            self._take_out(agreed or _readable_flags(self.grads, limits, stack))
+            fine = agreed or _readable_flags(self.grads, limits, stack)
+            self._take_out(fine, self._told(optimizer))
         else:
-            self.finite = self.agreed or _device_flags(self.grads, limits)
+            self._fine = self.agreed or _device_flags(self.grads, limits)
+            told = self._told(optimizer)
+            pairs = zip(self._fine, told or self._fine, strict=True)
+            self.finite = [a & b for a, b in pairs] if told else self._fine
         if differentiable:
             self._kept = [
                 {k: v.clone() for k, v in tensors_of(s).items()} for s in self._kept
@@ -174,12 +185,20 @@ class Batch:
         same = [opened(p, state, wide, self._how) for p, state in pairs]
         return [real(p.clone() if differentiable else p) for p in same]
 
-    def _take_out(self, keep: list[bool]) -> None:
-        if all(keep):
-            return
-        for state, kept in zip(self._kept, keep, strict=True):
+    def _told(self, optimizer: StateKeeper) -> list[Tensor] | None:
+        """Which gradients are not zero, if a zero counts as none."""
+        if not optimizer.zero_is_none:
+            return None
+        return self.moved or nonzero_flags(self.grads)
+
+    def _take_out(self, fine: list[bool], told: list[Tensor] | None) -> None:
+        for state, kept in zip(self._kept, fine, strict=True):
             if not kept:
                 state["skipped"] += 1
+        moved = torch.stack(told).tolist() if told else fine
+        keep = [a and b for a, b in zip(fine, moved, strict=True)]
+        if all(keep):
+            return
         self.tensors = _where(keep, self.tensors)
         self.grads = _where(keep, self.grads)
         self._kept = _where(keep, self._kept)
@@ -192,14 +211,15 @@ class Batch:
             taken = torch.stack(self.finite).to(counters[0].dtype)
             torch._foreach_add_(counters, list(taken.unbind()))
             skipped = [state["skipped"] for state in self._kept]
-            torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
+            fine = torch.stack(self._fine).to(taken.dtype)
+            torch._foreach_add_(skipped, list((1.0 - fine).unbind()))
             return
         if counters[0].is_cpu and not self.group["differentiable"]:
             advance(counters)
         else:
             torch._foreach_add_(counters, 1.0)
         if not self.group["capturable"]:
-            self.steps = torch.stack(counters).tolist()
+            self.steps = _read(counters, self.group)
 
     def _set_aside(self, flags: list[Tensor]) -> None:
         pairs = zip(flags, self.grads, strict=True)
@@ -216,6 +236,14 @@ def _without(state: State, name: str) -> State:
 
 def _where(keep: list[bool], values: list[Any]) -> list[Any]:
     return [value for value, kept in zip(values, keep, strict=True) if kept]
+
+
+def _read(counters: list[Tensor], group: Mapping[str, Any]) -> list[float]:
+    """Their numbers; one by one where ``torch.func`` may stand around them."""
+    if group["differentiable"]:
+        return [float(count) for count in counters]
+    found: list[float] = torch.stack(counters).tolist()
+    return found
 
 
 def reads_flags_for_free(device: torch.device) -> bool:

@@ -7,7 +7,6 @@ one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from .batch import Batch, reads_flags_for_free
 from .compiling import EXAMPLE, flat_step, plain_step
 from .direct import Kernel, compile_direct
 from .lists import Lists, compile_lists
+from .readings import Numbers
 from .state import State, advance, real, state_dtype, states_of
 
 _kernels: dict[Any, Kernel | Lists | None] = {}
@@ -29,8 +29,8 @@ def compiled_kernels() -> int:
     Returns
     -------
     int
-        It grows with a new choice of hyper-parameters or dtype, and not with new
-        learning rates, step counts or shapes.
+        It grows with a new dtype or choice of options, and not with new rates, step
+        counts, shapes or whatever else a class lists as its `numbers`.
     """
     return sum(kernel is not None for kernel in _kernels.values())
 
@@ -70,10 +70,9 @@ class Passes:
 
     def __init__(self, optimizer: Any, group: Mapping[str, Any]) -> None:
         self.optimizer, self.group = optimizer, group
-        known = [name for name in optimizer.defaults if name not in VARYING]
-        self.plain = {name: _plain(group[name]) for name in known}
-        self.key = (type(optimizer), torch.get_num_threads(), *self.plain.items())
-        self.numbers: dict[Any, Tensor] = {}
+        self.numbers = Numbers(optimizer, group)
+        threads = torch.get_num_threads()
+        self.key = (type(optimizer), threads, *self.numbers.key)
         self.kernels: dict[Any, Kernel | Lists | None] = {}
         self.taken: list[Tensor] = []
         self.states: list[State] = []
@@ -109,19 +108,19 @@ class Passes:
             return False
         counters = [state["step"] for state in states]
         steps = torch.stack(counters).tolist()
-        numbers = {t: self.numbers_at(t, p.dtype).data_ptr() for t in set(steps)}
+        numbers = {t: self.numbers.at(t, p.dtype).data_ptr() for t in set(steps)}
         tensors = (sort.tensors, sort.grads, *sort.entries)
-        columns = [[x.data_ptr() for x in xs] for xs in tensors]
+        columns = [list(map(Tensor.data_ptr, xs)) for xs in tensors]
         if len(set(columns[0])) < len(columns[0]):
             return False  # two parameters in one place must not move at the same time
         columns.insert(2, [numbers[t] for t in steps])
-        like = torch.empty(0, dtype=state_dtype(p.dtype), device="meta")
-        limit = self.optimizer.gradient_limit(like, self.group)
-        taken = lists(columns, sort.sizes, limit)
-        if not all(taken):
-            counters = [c for c, moved in zip(counters, taken, strict=True) if moved]
-            for state, moved in zip(states, taken, strict=True):
-                state["skipped"] += not moved
+        limit = self.numbers.limit(p.dtype)
+        taken = lists(columns, sort.sizes, limit, self.optimizer.zero_is_none)
+        if set(taken) != {1}:
+            pairs = zip(counters, taken, strict=True)
+            counters = [counter for counter, code in pairs if code == 1]
+            for state, code in zip(states, taken, strict=True):
+                state["skipped"] += code == 0
         if counters:
             advance(counters)
         return True
@@ -130,7 +129,7 @@ class Passes:
         """A pass over one tensor, which finds out whether it counts."""
         grad = _flat(p.grad)  # type: ignore[arg-type]
         kernel: Any = self.kernel(p, grad, state, compile_direct)
-        numbers = self.count(state, p.dtype)
+        numbers = self.numbers.of(state, p.dtype)
         entries = [_flat(state[name]) for name in _names(state)]
         self.taken.append(kernel(_flat(p), grad, numbers, *entries))
         self.states.append(state)
@@ -140,36 +139,13 @@ class Passes:
         if not self.states:
             return
         steps = [state["step"] for state in self.states]
-        taken = torch.stack(self.taken).to(steps[0].dtype)
+        codes = torch.stack(self.taken)
+        taken = (codes == 1).to(steps[0].dtype)
         torch._foreach_add_(steps, list(taken.unbind()))
         if not reads_flags_for_free(taken.device) or not taken.all():
             skipped = [state["skipped"] for state in self.states]
-            torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
-
-    def count(self, state: State, dtype: torch.dtype) -> Tensor:
-        """η and, for each β, what `Counted` holds: one vector on the device."""
-        step, betas = state["step"], self.group.get("betas", ())
-        kind, lr = state_dtype(dtype).to_real(), self.group["lr"]
-        if not reads_flags_for_free(step.device):
-            like = step.double()  # a number is filled in there, for a copy would wait
-            rate = lr.to(like) if isinstance(lr, Tensor) else like.new_full((), lr)
-            values = [rate]
-            for beta in betas:
-                weight = 1 - torch.pow(beta, step.double() + 1)
-                values += [weight, weight.sqrt(), rate / weight]
-            return torch.stack(values).to(kind)
-        return self.numbers_at(float(step), dtype)
-
-    def numbers_at(self, step: float, dtype: torch.dtype) -> Tensor:
-        """The same for so many steps taken, on a CPU."""
-        if (step, dtype) not in self.numbers:
-            found = [float(self.group["lr"])]
-            for beta in self.group.get("betas", ()):
-                weight = 1 - beta ** (step + 1)
-                found += [weight, math.sqrt(weight), found[0] / weight]
-            kind = state_dtype(dtype).to_real()
-            self.numbers[step, dtype] = torch.tensor(found, dtype=kind)
-        return self.numbers[step, dtype]
+            refused = (codes == 0).to(taken.dtype)
+            torch._foreach_add_(skipped, list(refused.unbind()))
 
     def kernel(self, p: Tensor, grad: Tensor, state: State, compiler: Any) -> Any:
         """The compiled pass for these hyper-parameters, made at the first call."""
@@ -181,13 +157,11 @@ class Passes:
         key = (self.key, short, *kinds)
         if key not in _kernels:
             like = real(torch.empty(0, dtype=state_dtype(p.dtype), device="meta"))
-            rule = (type(self.optimizer), self.plain, names, like.dtype)
-            if compiler is compile_lists:
-                pure = plain_step(*rule)
-            else:
-                limit = self.optimizer.gradient_limit(like, self.group)
-                pure = flat_step(*rule, limit)
-            length = 1 + 3 * len(self.group.get("betas", ()))
+            rule = (type(self.optimizer), self.numbers.plain, names, like.dtype)
+            pure = plain_step(*rule, self.numbers.varying)
+            if compiler is not compile_lists:
+                pure = flat_step(pure, like.dtype, rule[0].zero_is_none)
+            length = self.numbers.at(0.0, p.dtype).numel()
             sizes = [real(p).dtype, grad.dtype]
             example = [torch.zeros(EXAMPLE, dtype=x, device=p.device) for x in sizes]
             example.append(torch.ones(length, dtype=like.dtype, device=p.device))
@@ -248,7 +222,7 @@ def _sorts(
 def _sort(tensors: list[Tensor], states: list[State]) -> _Sort:
     grads: list[Tensor] = [p.grad for p in tensors]  # type: ignore[misc]
     entries = [[state[name] for state in states] for name in _names(states[0])]
-    return _Sort(tensors, states, grads, entries, [p.numel() for p in tensors])
+    return _Sort(tensors, states, grads, entries, list(map(Tensor.numel, tensors)))
 
 
 def _uniform(sort: _Sort) -> bool:
@@ -259,7 +233,7 @@ def _uniform(sort: _Sort) -> bool:
     return all(
         len({x.dtype for x in xs}) == 1
         and all(map(Tensor.is_contiguous, xs))
-        and [x.numel() for x in xs] == (sort.sizes if xs[0].dim() else ones)
+        and list(map(Tensor.numel, xs)) == (sort.sizes if xs[0].dim() else ones)
         for xs in (sort.grads, *sort.entries)
     )
 
@@ -268,11 +242,3 @@ def _flat(x: Tensor) -> Tensor:
     if x.is_complex():
         x = torch.view_as_real(x)
     return x.detach().view(-1) if x.dim() else x
-
-
-# What changes from step to step, or does not change what is computed.
-VARYING = ("lr", "foreach", "fused", "capturable", "rounding")
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -1,15 +1,18 @@
 """How a rule for one tensor becomes compiled code for flat tensors of any length.
 
-The eager twin is ``BaseOptimizer.single`` itself. The learning rate and what depends
-on the step count come in as tensors, so that neither compiles anew. The same pass
-finds out whether the gradient is finite and keeps the old values if it is not.
+The eager twin is ``BaseOptimizer.single`` itself. The rate, what depends on the step
+count and the hyper-parameters that a class lists as its `numbers` are read from a
+tensor, so that none compiles anew. The same pass finds out whether the gradient is
+finite and keeps the old values if it is not.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import Counted
+from .state import Coefficient
 
 # The length compiled for: long enough that the code is made for many threads.
 EXAMPLE = 2**18
@@ -56,8 +59,50 @@ def _triton() -> bool:
     return find_spec("triton") is not None
 
 
+# What stands first among the numbers that compiled code reads: the rate, the largest
+# entry of a gradient that counts as finite, and the step count.
+LR, LIMIT, STEP = HEAD = range(3)
+# How many of the numbers of a `Coefficient` do not depend on the step count.
+OWN = 3
+
+
+def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
+    """Hyper-parameters by name, out of the numbers that compiled code reads.
+
+    Parameters
+    ----------
+    names : sequence of str
+        In their order; ``betas`` are two.
+    numbers : Tensor
+        `HEAD`; for each hyper-parameter the first three numbers of a `Coefficient`;
+        for each β the others.
+
+    Returns
+    -------
+    dict
+        A `Coefficient` each, or two.
+    """
+    found: dict[str, Any] = {}
+    at = len(HEAD)
+    last = at + OWN * (len(names) + ("betas" in names))
+    for name in names:
+        pair = []
+        for i in range(2 if name == "betas" else 1):
+            places = [at + k for k in range(OWN)]
+            if name == "betas":
+                places += [last + 3 * i + k for k in range(3)]
+            pair.append(Coefficient(*(numbers[k] for k in places)))
+            at += OWN
+        found[name] = tuple(pair) if name == "betas" else pair[0]
+    return found
+
+
 def plain_step(
-    rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any
+    rule: Any,
+    plain: Mapping[str, Any],
+    names: list[str],
+    kind: Any,
+    varying: Sequence[str] = (),
 ) -> Kernel:
     """``rule.single`` as a function of flat tensors.
 
@@ -66,17 +111,19 @@ def plain_step(
     rule : type
         An optimizer that works entry by entry.
     plain : mapping
-        Its hyper-parameters but lr.
+        Its hyper-parameters that are constants of the code.
     names : list of str
         The entries of the state.
     kind : torch.dtype
         In which to compute.
+    varying : sequence of str
+        The hyper-parameters that are numbers to be read, see `coefficients`.
 
     Returns
     -------
     callable
-        Of a list: parameter, gradient, the numbers η and for each β those of
-        `Counted`, and the state. It writes all but the gradient and the numbers.
+        Of a list: parameter, gradient, the numbers, and the state. It writes all but
+        the gradient and the numbers.
     """
     constants = {
         name: getattr(rule, name)
@@ -84,51 +131,72 @@ def plain_step(
         if isinstance(getattr(rule, name), bool | int | float | str)
     }
     own = SimpleNamespace(**constants)  # what a rule may ask of its own object
-    betas, maximize = plain.get("betas", ()), plain["maximize"]
-    single = rule.single
+    maximize, single = plain["maximize"], rule.single
 
     def step(xs: list[Tensor]) -> None:
         p, g, numbers, *entries = xs
         g = g.to(kind)
         g = -g if maximize else g
-        rates = {b: numbers[1 + 3 * i : 4 + 3 * i] for i, b in enumerate(betas)}
-        group = {**plain, "lr": numbers[0]}
+        group = {**plain, "lr": numbers[LR], **coefficients(varying, numbers)}
         state = dict(zip(names, entries, strict=True))
         new = p.to(kind)
-        single(own, new, g, state, Counted(rates), group)
+        single(own, new, g, state, numbers[STEP], group)
         p.copy_(new)
 
     return step
 
 
-def flat_step(
-    rule: Any, plain: Mapping[str, Any], names: list[str], kind: Any, limit: float
-) -> Kernel:
-    """The same, only where the gradient is finite.
+def flat_step(pure: Kernel, kind: Any, zero_is_none: bool) -> Kernel:
+    """The same, only where the gradient is finite, and none of zeros if told so.
 
     Parameters
     ----------
-    rule, plain, names, kind
-        As for `plain_step`.
-    limit : float
-        The largest entry of a gradient that counts as finite.
+    pure : callable
+        From `plain_step`.
+    kind : torch.dtype
+        In which it computes.
+    zero_is_none : bool
+        Whether a gradient of zeros is treated as none.
 
     Returns
     -------
     callable
-        It returns whether it wrote (0-d, boolean).
+        It returns, 0-d, 1 where it wrote, 0 where the gradient is not finite, and 2
+        where it is zero and treated as none.
     """
-    if torch.tensor(limit, dtype=kind).double() > limit:
-        limit = float(torch.nextafter(torch.tensor(limit, dtype=kind), -torch.ones(())))
-    pure = plain_step(rule, plain, names, kind)
 
     def step(xs: list[Tensor]) -> Tensor:
         p, g, numbers, *entries = xs
-        taken = g.to(kind).abs().amax() <= limit
+        top = g.to(kind).abs().amax()
+        code = (top <= numbers[LIMIT]).to(kind)
+        if zero_is_none:
+            code = torch.where(top == 0, 2.0, code)
+        taken = code == 1
         new_p, *new = (x.clone() for x in (p, *entries))
         pure([new_p, g, numbers, *new])
         for old, x in zip((p, *entries), (new_p, *new), strict=True):
             old.copy_(torch.where(taken, x, old))
-        return taken
+        return code
 
     return step
+
+
+def at_most(limit: float, kind: torch.dtype) -> float:
+    """The largest number of a dtype that is not above a limit.
+
+    Parameters
+    ----------
+    limit : float
+        Above zero.
+    kind : torch.dtype
+        float32 or float64.
+
+    Returns
+    -------
+    float
+        The limit, rounded down.
+    """
+    if kind == torch.float64:
+        return limit
+    near = ctypes.c_float(limit).value  # no tensor, of which one would have to read
+    return near - math.ldexp(1, math.frexp(near)[1] - 24) if near > limit else near

@@ -19,6 +19,12 @@ from torch import Tensor
 Pure = Callable[[list[Tensor]], Any]
 Kernel = Callable[..., Any]
 
+# What goes wrong where PyTorch compiles in another way.
+UNKNOWN: tuple[type[Exception], ...] = (
+    *(ImportError, AttributeError, TypeError, ValueError, LookupError),
+    AssertionError,  # compiled code refuses a length that it was not made for
+)
+
 
 def compile_direct(pure: Pure, example: list[Tensor], *, store: bool = False) -> Kernel:
     """Compile a function that writes into some tensors and returns one or none.
@@ -46,7 +52,7 @@ def compile_direct(pure: Pure, example: list[Tensor], *, store: bool = False) ->
         direct = _direct(*captured(pure, example, store=store))
         if agree(direct, pure, example):
             return direct
-    except (ImportError, AttributeError, TypeError, LookupError, ValueError):
+    except UNKNOWN:
         pass
     public = torch.compile(own_code(pure), fullgraph=True)
 
@@ -74,8 +80,8 @@ def captured(
 
     Raises
     ------
-    ImportError, AttributeError, TypeError, LookupError or ValueError
-        If this version of PyTorch compiles in another way.
+    Exception
+        One of `UNKNOWN`, if this version of PyTorch compiles in another way.
     """
     made: dict[str, Any] = {}
 
@@ -100,8 +106,9 @@ def captured(
         for axis, size in enumerate(x.shape):
             if size > FIXED:
                 torch._dynamo.mark_dynamic(x, axis)
-    # a number that differed in an earlier function must not become an argument
-    with torch._dynamo.config.patch(specialize_float=True):
+    # a number or size that differed in an earlier function must not become an argument
+    fixed = {"specialize_float": True, "automatic_dynamic_shapes": False}
+    with torch._dynamo.config.patch(fixed):
         run: Pure = torch.compile(own_code(pure), backend=backend, fullgraph=True)
         run(example)
     return made["call"], _places(made["arguments"], example)

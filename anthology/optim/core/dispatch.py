@@ -8,7 +8,7 @@ this package on CUDA. All are equal up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from . import compiled, launching
 from .batch import Batch
 from .compiling import missing_compiler
 from .rounding import rounding_of
+from .stated import depth, states_rule
 
 PLAIN = {Tensor, torch.nn.Parameter}
 WAYS = (None, False, True, "compile", "triton")
@@ -90,7 +91,14 @@ def way_of(optimizer: Any, batch: Batch) -> str:
         return "triton"
     if rounding_of(batch.tensors[0], batch.group) != "nearest":
         return "foreach"  # other passes round to the nearest
-    if fused is True and optimizer.has_torch_kernel:
+    rule = type(optimizer)
+    if not states_rule(rule, "entrywise"):
+        return "foreach"
+    if (
+        fused is True
+        and rule.has_torch_kernel
+        and states_rule(rule, "has_torch_kernel")
+    ):
         return "torch"
     lacking = missing_compiler(batch.tensors[0].device)
     if lacking:
@@ -121,10 +129,16 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
             continue
         batch.open(optimizer)
         if batch.params:
-            rule = type(optimizer).multi if way != "loop" else _loop
             lists = (batch.params, batch.grads, batch.states, batch.steps)
-            rule(optimizer, *lists, batch.group)
+            _list_rule(type(optimizer), way)(optimizer, *lists, batch.group)
         batch.close(optimizer)
+
+
+def _list_rule(rule: Any, way: str) -> Callable[..., None]:
+    """The rule for lists; a loop where a subclass changed only that for one tensor."""
+    changed = depth(rule, "single") < depth(rule, "multi")
+    chosen: Callable[..., None] = _loop if way == "loop" or changed else rule.multi
+    return chosen
 
 
 def _joint(batch: Batch) -> bool:

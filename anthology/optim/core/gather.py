@@ -36,7 +36,8 @@ def gather(optimizer: Any) -> list[Batch]:
     Raises
     ------
     RuntimeError
-        If a gradient of any group is sparse.
+        If a gradient of any group is sparse, or a tensor of a group with
+        ``fused=True`` holds no numbers.
     """
     groups = optimizer.rule_groups
     chosen = [_with_gradient(optimizer, group) for group in groups]
@@ -45,9 +46,33 @@ def gather(optimizer: Any) -> list[Batch]:
     batches = []
     for group, tensors in zip(groups, chosen, strict=True):
         for part in split(tensors, label, optimizer.together(group)):
+            must_hold_numbers(part[:1], group)
             lr = resolve_lr(group["lr"], part[0].device)
             batches.append(Batch({**group, "lr": lr}, part))
     return batches
+
+
+def must_hold_numbers(tensors: list[Tensor], group: Mapping[str, Any]) -> None:
+    """Refuse what a fused pass cannot go over.
+
+    Parameters
+    ----------
+    tensors : list of Tensor
+        Parameters.
+    group : mapping
+        Their group.
+
+    Raises
+    ------
+    RuntimeError
+        If the group has ``fused=True`` and a tensor is on the meta device.
+    """
+    if group.get("fused") is True and any(p.is_meta for p in tensors):
+        raise RuntimeError(
+            "`fused=True` requires parameters that hold numbers, and "
+            "one is on the meta device; leave fused=None, or make the optimizer once "
+            "the model is on its device (model.to_empty(device=...))"
+        )
 
 
 def shown(optimizer: Any, p: Tensor) -> Tensor | None:

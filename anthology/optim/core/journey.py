@@ -41,6 +41,8 @@ class Seen:
         What the rule sees: the shard, the whole tensor, or nothing.
     finite : Tensor or None
         0-d, whether the whole gradient is finite.
+    moved : Tensor or None
+        0-d, whether the whole gradient is not zero, where a zero counts as none.
     """
 
     p: Any
@@ -52,6 +54,14 @@ class Seen:
     grad: Tensor | None = None
     stand: Tensor | None = None
     finite: Tensor | None = None
+    moved: Tensor | None = None
+
+    @property
+    def taken(self) -> Tensor:
+        """0-d, one where its step is taken; only once `finite` is known."""
+        assert self.finite is not None
+        flag = self.finite if self.moved is None else self.finite & self.moved
+        return flag.float()
 
     @property
     def mine(self) -> bool:

@@ -62,13 +62,14 @@ def _rootfree(group: Group) -> Plan:
     return "rootfree", names, {**settings, "terms": group["batch_size"]}
 
 
+# By what a class calls its kernel.
 PLANS: dict[str, Callable[[Group], Plan]] = {
-    "AdamW": _adamw,
-    "Lion": _lion,
-    "Signum": _signum,
-    "SGD": _sgd,
-    "RootFreeRMSProp": _rmsprop,
-    "RootFreeAdamW": _rootfree,
+    "adamw": _adamw,
+    "lion": _lion,
+    "signum": _signum,
+    "sgd": _sgd,
+    "rmsprop": _rmsprop,
+    "rootfree": _rootfree,
 }
 
 
@@ -78,7 +79,8 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
     Parameters
     ----------
     optimizer : BaseOptimizer
-        Its class must be one of `PLANS` itself.
+        Its class must name a ``kernel`` itself: what a subclass changes, no kernel
+        knows.
     group : mapping
         Its hyper-parameters.
 
@@ -89,9 +91,9 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
         ``kernels.entrywise.step``; None where no kernel does that (amsgrad,
         dampening, maximize, no momentum but for SGD).
     """
-    name = type(optimizer).__name__
+    name = vars(type(optimizer)).get("kernel")
     unknown = group["maximize"] or group.get("amsgrad") or group.get("dampening")
-    still = group.get("momentum", 1.0) == 0 and name != "SGD"
+    still = group.get("momentum", 1.0) == 0 and name != "sgd"
     if name not in PLANS or unknown or still:
         return None
     rule, names, settings = PLANS[name](group)
@@ -185,24 +187,27 @@ def _launch(
     seeds = None
     if how == "stochastic":
         seeds = torch.randint(2**62, (len(states),), dtype=torch.int64, device=home)
-    flags, start = [], 0
+    flags, kept, start = [], list[Tensor](), 0
     for part in parts:
         here = slice(start, start + len(part))
-        found = _flags([p.grad for p in part], limit)  # type: ignore[misc]
+        fine, moved = _flags([p.grad for p in part], limit)  # type: ignore[misc]
+        found = fine & moved if optimizer.zero_is_none else fine
         some = seeds if seeds is None else seeds[here]
         _pass(part, states[here], numbers[here], found, some, plan, how)
-        flags.append(found)
+        flags.append(fine)
+        kept.append(found)
         start += len(part)
-    taken = torch.cat(flags).to(counters[0].dtype)
+    taken = torch.cat(kept).to(counters[0].dtype)
     torch._foreach_add_(counters, list(taken.unbind()))
     skipped = [state["skipped"] for state in states]
-    torch._foreach_add_(skipped, list((1.0 - taken).unbind()))
+    refused = 1.0 - torch.cat(flags).to(taken.dtype)
+    torch._foreach_add_(skipped, list(refused.unbind()))
 
 
-def _flags(grads: list[Tensor], limit: float) -> Tensor:
-    """Whether each gradient is finite and within its limit, on the device."""
-    largest = torch.stack(torch._foreach_norm(grads, ord=math.inf))
-    return largest.float() <= limit
+def _flags(grads: list[Tensor], limit: float) -> tuple[Tensor, Tensor]:
+    """Whether each gradient is within its limit, and is not zero, on the device."""
+    largest = torch.stack(torch._foreach_norm(grads, ord=math.inf)).float()
+    return largest <= limit, largest != 0
 
 
 def _pass(

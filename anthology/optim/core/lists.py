@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .direct import Kernel, agree, captured
+from .direct import UNKNOWN, Kernel, agree, captured
 
 # Tensors of fewer numbers are stepped whole by one thread, several at a time.
 LARGE = 2**15
+# What goes wrong where PyTorch is built otherwise, or the compiler of C++ refuses.
+REFUSED: tuple[type[Exception], ...] = (*UNKNOWN, OSError, RuntimeError)
 # Whole numbers as wide as a gradient's entries.
 BITS = {
     torch.float64: (torch.int64, "uint64_t"),
@@ -29,12 +31,6 @@ BITS = {
     torch.bfloat16: (torch.int16, "uint16_t"),
     torch.float16: (torch.int16, "uint16_t"),
 }
-
-# What goes wrong where PyTorch is built otherwise, or the compiler refuses.
-UNKNOWN: tuple[type[Exception], ...] = (
-    *(ImportError, AttributeError, TypeError, ValueError, LookupError),
-    *(OSError, RuntimeError),
-)
 
 SOURCE = r"""
 #include <cstdint>
@@ -48,7 +44,7 @@ typedef Bits Wide __attribute__((vector_size(64)));
 // The bits of |x|, read as a whole number, grow with |x|; NaN is above infinity.
 static const Bits SIGN = (Bits)1 << (8 * sizeof(Bits) - 1);
 
-static bool fits(const Bits* g, int64_t n, Bits limit) {{
+static Bits largest(const Bits* g, int64_t n) {{
   const int64_t wide = sizeof(Wide) / sizeof(Bits), part = n / 4 / wide * wide;
   Wide tops[4] = {{}};
   for (int64_t j = 0; j < part; j += wide)
@@ -65,36 +61,43 @@ static bool fits(const Bits* g, int64_t n, Bits limit) {{
     Bits x = g[j] & (Bits)~SIGN;
     top = x > top ? x : top;
   }}
-  return top <= limit;
+  return top;
 }}
 
-static bool all_fit(const Bits* g, int64_t n, Bits limit, int threads) {{
-  bool fine = true;
-  #pragma omp parallel num_threads(threads) reduction(&& : fine)
+static Bits largest_of_all(const Bits* g, int64_t n, int threads) {{
+  Bits top = 0;
+  #pragma omp parallel num_threads(threads) reduction(max : top)
   {{
     int64_t own = omp_get_thread_num(), all = omp_get_num_threads();
     int64_t from = n * own / all, to = n * (own + 1) / all;
-    fine = fits(g + from, to - from, limit);
+    top = largest(g + from, to - from);
   }}
-  return fine;
+  return top;
+}}
+
+// 0 for a gradient beyond the limit, 2 for a zero that counts as none, else 1.
+static char verdict(Bits top, Bits limit, bool zero_is_none) {{
+  return top > limit ? 0 : zero_is_none && top == 0 ? 2 : 1;
 }}
 
 // Row i of the table has the addresses of tensor i, its gradient in place 1.
 extern "C" void run(
     Step step, void** table, const int64_t* lengths, int64_t count,
-    uint64_t limit, int threads, int64_t large, bool* taken) {{
+    uint64_t limit, bool zero_is_none, int threads, int64_t large, char* taken) {{
   #pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
   for (int64_t i = 0; i < count; ++i) {{
     void** row = table + i * {width};
     if (lengths[i] >= large) continue;
-    taken[i] = fits((const Bits*)row[1], lengths[i], (Bits)limit);
-    if (taken[i]) step({row}, lengths[i]);
+    Bits top = largest((const Bits*)row[1], lengths[i]);
+    taken[i] = verdict(top, (Bits)limit, zero_is_none);
+    if (taken[i] == 1) step({row}, lengths[i]);
   }}
   for (int64_t i = 0; i < count; ++i) {{
     void** row = table + i * {width};
     if (lengths[i] < large) continue;
-    taken[i] = all_fit((const Bits*)row[1], lengths[i], (Bits)limit, threads);
-    if (taken[i]) step({row}, lengths[i]);  // which uses all threads itself
+    Bits top = largest_of_all((const Bits*)row[1], lengths[i], threads);
+    taken[i] = verdict(top, (Bits)limit, zero_is_none);
+    if (taken[i] == 1) step({row}, lengths[i]);  // which uses all threads itself
   }}
 }}
 """
@@ -129,8 +132,12 @@ class Lists:
         self._run.restype = None
 
     def __call__(
-        self, columns: list[list[int]], lengths: list[int], limit: float
-    ) -> list[bool]:
+        self,
+        columns: list[list[int]],
+        lengths: list[int],
+        limit: float,
+        zero_is_none: bool = False,
+    ) -> list[int]:
         """Step the tensors whose gradients are within a limit.
 
         Parameters
@@ -141,11 +148,14 @@ class Lists:
             How many numbers each has, at least 1.
         limit : float
             The largest entry of a gradient that counts as finite.
+        zero_is_none : bool
+            Whether a gradient of zeros counts as none. Default False.
 
         Returns
         -------
-        list of bool
-            Which were stepped.
+        list of int
+            1 for those that were stepped, 0 for a gradient that is not finite, 2 for
+            one that counts as none.
         """
         table = array("q", chain.from_iterable(zip(*columns, strict=True)))
         sizes, taken = array("q", lengths), array("b", bytes(len(lengths)))
@@ -155,11 +165,12 @@ class Lists:
             ctypes.c_void_p(sizes.buffer_info()[0]),
             ctypes.c_int64(len(lengths)),
             ctypes.c_uint64(largest_bits(limit, self._dtype)),
+            ctypes.c_bool(zero_is_none),
             ctypes.c_int(torch.get_num_threads()),
             ctypes.c_int64(LARGE),
             ctypes.c_void_p(taken.buffer_info()[0]),
         )
-        return [flag != 0 for flag in taken]
+        return list(taken)
 
 
 def largest_bits(limit: float, dtype: torch.dtype) -> int:
@@ -202,7 +213,7 @@ def compile_lists(pure: Kernel, example: list[Tensor]) -> Lists | None:
     try:
         found = Lists(*_single_function(pure, example), example)
         return found if agree(_of_one(found), pure, example) else None
-    except UNKNOWN:
+    except REFUSED:
         return None
 
 
@@ -230,7 +241,12 @@ def _single_function(pure: Kernel, example: list[Tensor]) -> tuple[Any, list[int
     length = example[0].numel()
     space[name] = lambda *args: seen.append(args)
     try:
-        call([example[i] if axis is None else length for i, axis in places])
+        call(
+            [
+                example[i] if axis is None else example[i].shape[axis]
+                for i, axis in places
+            ]
+        )
     finally:
         space[name] = function
     ((*tensors, last),) = seen

@@ -19,6 +19,9 @@ from .state import State, fresh_state
 class _Resumed(_Spread, torch.optim.Optimizer):
     """How the shared base makes, reads, saves and loads its state."""
 
+    before: ClassVar[tuple[tuple[str, Any], ...]] = ()
+    """What a group of a checkpoint had before its class knew such a setting."""
+
     switched: ClassVar[tuple[str, ...]] = ()
     """Entries of its own that a checkpoint may lack; see `late`."""
 
@@ -105,7 +108,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         super().__setstate__(state)
         self._watch = None  # what was counted before is another run
         for group in self.param_groups:
-            for name, default in self.defaults.items():
+            for name, default in {**self.defaults, **dict(self.before)}.items():
                 group.setdefault(name, default)
 
     def late(self, group: Mapping[str, Any]) -> set[str]:
@@ -169,7 +172,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         dict
             What `add_param_group` takes.
         """
-        return group
+        return {**dict(self.before), **group}
 
     def state_dict(self) -> dict[str, Any]:
         """As in `torch.optim`, with the names of the class under ``saved_by``.

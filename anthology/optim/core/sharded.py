@@ -232,6 +232,7 @@ class Shards:
         if items[0] is None:
             return
         batch.agreed = [x.finite for x in items if x and x.finite is not None]
+        batch.moved = [x.moved for x in items if x and x.moved is not None]
         tensors = set(batch.tensors)
         parts = [part for part in self._rounds if tensors & part.open]
 
@@ -289,9 +290,9 @@ class Shards:
 
     def _count(self, item: Seen) -> None:
         if item.finite is not None:
-            state, taken = self._quiet(item), item.finite.float()
-            state["step"] += taken
-            state["skipped"] += 1.0 - taken
+            state = self._quiet(item)
+            state["step"] += item.taken
+            state["skipped"] += 1.0 - item.finite.float()
 
     def _forget(self) -> None:
         for stand in self._seen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,17 +15,25 @@ State = dict[str, Tensor]
 NewState = Callable[[Tensor, Mapping[str, Any]], State]
 
 
-class Counted:
-    """A step count that comes with what the rules compute of it.
+class Coefficient(NamedTuple):
+    """A hyper-parameter in compiled code: numbers that it reads, none that it holds.
 
-    Parameters
+    Attributes
     ----------
-    rates : dict of float to Tensor
-        For each β three numbers: 1 − βᵗ, its root, and η/(1 − βᵗ).
+    value, rest : Tensor
+        x and 1 − x, 0-d; a subtraction in single precision would round the second.
+    kept : Tensor
+        1 − ηx.
+    weight, unroot, size : Tensor or None
+        Of the β of an average at step t: 1 − βᵗ, one over its root, and η/(1 − βᵗ).
     """
 
-    def __init__(self, rates: Mapping[float, Tensor]) -> None:
-        self.rates = rates
+    value: Tensor
+    rest: Tensor
+    kept: Tensor
+    weight: Any = None
+    unroot: Any = None
+    size: Any = None
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -98,6 +106,9 @@ class StateKeeper(Protocol):
     """What a batch asks of its optimizer."""
 
     state: Any
+
+    @property
+    def zero_is_none(self) -> bool: ...
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
 

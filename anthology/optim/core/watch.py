@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .names import named
 
@@ -44,11 +45,12 @@ class _Counts:
         """Whether reading them makes nobody wait."""
         return all(event.query() for event in self._events)
 
-    def read(self) -> dict[Tensor, float]:
-        """The numbers."""
-        found: dict[Tensor, float] = {}
+    def read(self) -> WeakTensorKeyDictionary:
+        """The numbers, by parameter; none is kept alive by them."""
+        found = WeakTensorKeyDictionary()
         for params, counts in self._copies:
-            found.update(zip(params, counts.tolist(), strict=True))
+            for p, count in zip(params, counts.tolist(), strict=True):
+                found[p] = count
         return found
 
 
@@ -58,7 +60,7 @@ class Watch:
     def __init__(self) -> None:
         self._steps = 0
         self._told = False
-        self._last: dict[Tensor, float] | None = None
+        self._last: WeakTensorKeyDictionary | None = None
         self._coming: _Counts | None = None
 
     def look(self, optimizer: Any) -> None:

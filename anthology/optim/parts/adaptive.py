@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anthology.optim.core.batch import Batch
-from anthology.optim.parts.averages import bias_correction, each
+from anthology.optim.parts.averages import bias_correction, each, multiplied
 from anthology.optim.parts.passes import (
     Rate,
     divided_by_root,
@@ -97,4 +97,4 @@ def move(batch: Batch, d: Any, new: Any) -> None:
         torch._foreach_add_(below, least, alpha=1.0)
     else:
         torch._foreach_add_(below, least)
-    torch._foreach_addcdiv_(params, torch._foreach_mul(m, rate), below, -1.0)
+    torch._foreach_addcdiv_(params, multiplied(m, rate), below, -1.0)

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.optim.core.state import Counted
+from anthology.optim.core.batch import Batch
+from anthology.optim.core.state import Coefficient
 
 
-def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
+def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
     """1 − βᵗ, the weight that an average started at zero has gathered.
 
     Parameters
     ----------
-    beta : float
+    beta : float or Coefficient
         β in [0, 1).
-    step : float, Tensor or Counted
+    step : float or Tensor
         t. For a tensor, expm1 keeps the digits that 1 − βᵗ would lose in float32.
     dtype : torch.dtype
         Dtype of the result for a tensor.
@@ -29,33 +30,37 @@ def bias_correction(beta: float, step: Any, dtype: torch.dtype) -> Any:
     float or Tensor
         Like `step`.
     """
-    if isinstance(step, Counted):
-        return step.rates[beta][0]
+    if isinstance(beta, Coefficient):
+        return beta.weight
     if not isinstance(step, Tensor):
         return 1 - beta**step
     log = math.log(beta) if beta > 0 else -math.inf
     return -torch.expm1(step.to(dtype) * log)
 
 
-def corrected_root(beta: float, step: Any, dtype: torch.dtype) -> Any:
-    """The root of 1 − βᵗ.
+def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
+    """x/√(1 − βᵗ).
 
     Parameters
     ----------
-    beta, step, dtype
+    x : Tensor
+        Not written.
+    beta, step
         As for `bias_correction`.
 
     Returns
     -------
-    float or Tensor
-        Like `step`.
+    Tensor
+        A new one.
     """
-    if isinstance(step, Counted):
-        return step.rates[beta][1]
-    return bias_correction(beta, step, dtype) ** 0.5
+    if isinstance(beta, Coefficient):
+        found: Tensor = x * beta.unroot
+        return found
+    found = x / bias_correction(beta, step, x.dtype) ** 0.5
+    return found
 
 
-def corrected_rate(lr: Any, beta: float, step: Any, dtype: torch.dtype) -> Any:
+def corrected_rate(lr: Any, beta: Any, step: Any, dtype: torch.dtype) -> Any:
     """η/(1 − βᵗ).
 
     Parameters
@@ -70,8 +75,8 @@ def corrected_rate(lr: Any, beta: float, step: Any, dtype: torch.dtype) -> Any:
     float or Tensor
         A tensor if η or `step` is one.
     """
-    if isinstance(step, Counted):
-        return step.rates[beta][2]
+    if isinstance(beta, Coefficient):
+        return beta.size
     return lr / bias_correction(beta, step, dtype)
 
 
@@ -108,6 +113,51 @@ def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> No
         η.
     """
     if isinstance(lr, Tensor):
-        torch._foreach_sub_(params, torch._foreach_mul(moves, lr))
+        torch._foreach_sub_(params, multiplied(moves, lr))
     else:
         torch._foreach_sub_(params, moves, alpha=lr)
+
+
+def multiplied(xs: list[Tensor], factor: Any) -> list[Tensor]:
+    """factor·x for a list.
+
+    Parameters
+    ----------
+    xs : list of Tensor
+        Not written.
+    factor : float, Tensor or list of either
+        One for all, or one a tensor. The list operation cannot give one tensor the
+        slope that it has through several, so where autograd follows it each member
+        is multiplied alone.
+
+    Returns
+    -------
+    list of Tensor
+        Shapes of `xs`.
+    """
+    if isinstance(factor, Tensor) and factor.requires_grad:
+        return [x * factor for x in xs]
+    return list(torch._foreach_mul(xs, factor))
+
+
+def averaged(batch: Batch) -> list[Tensor]:
+    """The gradients, or their averages, of which steepest steps are taken.
+
+    Parameters
+    ----------
+    batch : Batch
+        Open. With a ``momentum`` its ``momentum_buffer`` are written.
+
+    Returns
+    -------
+    list of Tensor
+        One a tensor: g, m, or with ``nesterov`` βm + (1−β)g.
+    """
+    beta = batch.group["momentum"]
+    if not beta or not batch.params:
+        return batch.grads
+    buffers = [state["momentum_buffer"] for state in batch.states]
+    torch._foreach_lerp_(buffers, batch.grads, 1 - beta)
+    if batch.group["nesterov"]:
+        return list(torch._foreach_lerp(batch.grads, buffers, beta))
+    return buffers

@@ -35,7 +35,9 @@ def squeezed(shape: Sequence[int]) -> list[int]:
     return [length for length in shape if length != 1] or [1]
 
 
-def kinds_for(dims: Sequence[int], given: Structures | None) -> list[Structure]:
+def kinds_for(
+    dims: Sequence[int], given: Structures | None, max_dim: int = 2**63 - 1
+) -> list[Structure]:
     """The structures of the factors of a tensor.
 
     Parameters
@@ -44,6 +46,8 @@ def kinds_for(dims: Sequence[int], given: Structures | None) -> list[Structure]:
         As `squeezed` returns them.
     given : str, sequence, mapping or None
         See `SIRFShampoo`.
+    max_dim : int
+        Longer axes have a diagonal factor, whatever was given. Default: none is.
 
     Returns
     -------
@@ -59,7 +63,8 @@ def kinds_for(dims: Sequence[int], given: Structures | None) -> list[Structure]:
         names = given
     if isinstance(names, str):
         names = [names] * len(dims)
-    return [structure(name, dim) for name, dim in zip(names, dims, strict=True)]
+    pairs = zip(names, dims, strict=True)
+    return [structure(n if d <= max_dim else "diagonal", d) for n, d in pairs]
 
 
 def check_structures(given: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anthology.optim.core.limits import check_betas
 from anthology.optim.core.state import State
 
 from .averages import bias_correction, descend, each
@@ -15,6 +16,15 @@ from .kronecker import nonzero
 
 GRAFTING = ("none", "sgd", "rms")
 """Whose length a step can have."""
+
+
+def check_sum_betas(betas: Any) -> None:
+    """Refuse what is not two betas, of which the second may be one: a sum."""
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise ValueError(f"Invalid betas: {betas}; there must be two")
+    check_betas((betas[0], 0.0))
+    if isinstance(betas[1], Tensor) or betas[1] != 1:
+        check_betas(betas)
 
 
 def averages_of(group: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg import inverse_root
+from anthology.linalg import inverse_root, robust_eigh
 from anthology.linalg.products import add_gram_, symmetric
-from anthology.linalg.roots import robust_eigh
 
 from .averages import bias_correction
 
@@ -205,9 +204,16 @@ def kept_root(
 
 
 def _root(factor: Tensor, power: int, group: Mapping[str, Any]) -> Tensor:
+    eps = group["eps"]
     if factor.ndim > 2:
-        return inverse_root(factor, power, group["root"], epsilon=group["eps"])
-    base = factor + group["eps"]
+        if not group["relative_eps"]:
+            return inverse_root(factor, power, group["root"], epsilon=eps)
+        top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
+        root = inverse_root(factor / top, power, group["root"], epsilon=eps)
+        return root * top ** (-1 / power)
+    if group["relative_eps"]:
+        eps = eps * factor.amax(-1, keepdim=True)
+    base = factor + eps
     return torch.where(base > 0, nonzero(base) ** (-1 / power), 0)
 
 

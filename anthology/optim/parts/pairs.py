@@ -229,6 +229,7 @@ class _ByWeight:
         self.optimizer = optimizer
         self.pairs = pairs
         self.state = {m: optimizer.state[w] for m, (w, _) in pairs.items()}
+        self.zero_is_none = optimizer.zero_is_none
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         return self.optimizer.state_of(self.pairs[p][0], group)

@@ -78,7 +78,10 @@ def scale(xs: list[Tensor], factor: Rate) -> None:
         One for all, or one a tensor.
     """
     one = _joint(xs, factor)
-    if one is None:
+    if isinstance(factor, Tensor) and factor.requires_grad:
+        for x in xs:  # the list operation gives it no slope
+            x.mul_(factor)
+    elif one is None:
         torch._foreach_mul_(xs, factor)
     else:
         torch.ops.aten._foreach_mul_.Tensor(xs, one)

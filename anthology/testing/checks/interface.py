@@ -152,6 +152,26 @@ def named_parameters(subject: Subject) -> None:
 
 
 @INTERFACE
+def foreign_group_keys(subject: Subject) -> None:
+    """A wrapper or a scheduler that counts in the groups breaks or changes steps."""
+    p, reference = weight(), weight()
+    plain = subject.fresh([reference])
+    counted = subject.fresh([{"params": [p], "step": 0}])
+    group = counted.param_groups[0]
+    require(group.get("step") == 0, "a group's own step=0 was not kept")
+    group |= {"t": 0, "k": 0}
+    for _ in range(3 + declared_warm_up(plain)):
+        g = draw(p)
+        feed(counted, (p, g))
+        feed(plain, (reference, g))
+        for name in ("step", "t", "k"):
+            group[name] += 1
+        counted.load_state_dict(counted.state_dict())
+        group = counted.param_groups[0]
+    require(same(p, reference), "numbers under step, t and k in a group change steps")
+
+
+@INTERFACE
 def group_with_zero_rate(subject: Subject) -> None:
     """A group that was meant to be frozen moves, or a second group crashes."""
     p, frozen = weight(), weight(3, 5)

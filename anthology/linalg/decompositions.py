@@ -1,0 +1,149 @@
+"""Decompositions that are repeated, more carefully, where the library fails.
+
+LAPACK, cuSOLVER and MAGMA fail on single matrices: with a ``LinAlgError``, with any
+other ``RuntimeError``, or with NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.linalg.safe import real_dtype, untraced
+
+Parts = tuple[Tensor, ...]
+
+# Shares of the largest entry that are added to a diagonal, one after another.
+JITTER = (1e-15, 1e-12, 1e-9, 1e-6)
+_LINALG: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+# Errors that say nothing of the matrix: another try would only hide them.
+_HOPELESS: tuple[type[Exception], ...] = (
+    NotImplementedError,
+    torch.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", NotImplementedError),  # from PyTorch 2.8
+)
+
+
+def robust_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors, also where ``torch.linalg.eigh`` fails.
+
+    If the batch fails its members are tried one by one: as they are, in double
+    precision, with jitter of 1e-15 to 1e-6 of the largest entry on the diagonal,
+    and, from another device, on the CPU.
+
+    Parameters
+    ----------
+    A : Tensor
+        Shape (..., n, n), Hermitian and finite, of entries about 1.
+
+    Returns
+    -------
+    tuple of Tensor
+        λ, ascending, shape (..., n), and V, shape (..., n, n), in the precision of
+        ``A``; NaN for a matrix of which the library says until the end that it
+        cannot be decomposed (``LinAlgError``, or NaN).
+
+    Raises
+    ------
+    RuntimeError
+        Where the last try on a matrix ends in any other error: then it is not the
+        matrix. At once where memory is lacking, the device is lost, or there is no
+        such operation.
+    """
+    values, vectors = _persistent("eigh", A, JITTER)
+    return values, vectors
+
+
+def robust_svd(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, σ and Vᴴ of finite matrices (..., m, n), reduced; tried as `robust_eigh`."""
+    u, s, vh = _persistent("svd", A, full_matrices=False)
+    return u, s, vh
+
+
+def robust_svdvals(A: Tensor) -> Tensor:
+    """Singular values of finite matrices (..., m, n); tried as `robust_eigh`."""
+    return _persistent("svdvals", A)[0]
+
+
+def robust_qr(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and R of finite matrices (..., m, n), reduced; tried as `robust_eigh`."""
+    q, r = _persistent("qr", A)
+    return q, r
+
+
+def _persistent(
+    name: str, A: Tensor, jitter: tuple[float, ...] = (), **options: Any
+) -> Parts:
+    """The decomposition of this name, for the batch or else one by one."""
+    found = _attempt(name, A, options)
+    if isinstance(found, tuple):
+        return found
+    *lead, m, n = A.shape
+    each = [_stubborn(name, x, jitter, options) for x in A.reshape(-1, m, n).unbind()]
+    stacks = [torch.stack(parts) for parts in zip(*each, strict=True)]
+    return tuple(x.reshape(*lead, *x.shape[1:]) for x in stacks)
+
+
+def _attempt(name: str, A: Tensor, options: dict[str, Any]) -> Parts | Exception:
+    """The parts, or the error in their place."""
+    try:
+        found = getattr(torch.linalg, name)(A, **options)
+    except _HOPELESS:
+        raise
+    except RuntimeError as error:
+        return error
+    parts = (found,) if isinstance(found, Tensor) else tuple(found)
+    if A.is_meta or not A.numel() or not untraced(A):
+        return parts
+    # Some libraries answer a failure with NaN instead of an error.
+    good = torch.stack([torch.isfinite(x).all() for x in parts]).all()
+    return parts if bool(good) else _LINALG(f"{name} gave numbers that are not finite")
+
+
+def _stubborn(
+    name: str, A: Tensor, jitter: tuple[float, ...], options: dict[str, Any]
+) -> Parts:
+    """One matrix, by all means."""
+    found: Parts | Exception = ()
+    for x in _variants(A, jitter):
+        found = _attempt(name, x, options)
+        if isinstance(found, tuple):
+            return tuple(_like(part, A) for part in found)
+    if isinstance(found, Exception) and not isinstance(found, _LINALG):
+        raise found
+    blank = torch.full((), torch.nan, dtype=real_dtype(A.dtype))
+    return tuple(_like(blank.expand(s), A) for s in _shapes(name, *A.shape))
+
+
+def _variants(A: Tensor, jitter: tuple[float, ...]) -> Iterator[Tensor]:
+    """What is tried for one matrix, one after another."""
+    yield A
+    if A.device.type != "mps":  # which has no double precision
+        wide = A.to(torch.promote_types(A.dtype, torch.float64))
+        yield wide
+        size = wide.detach().abs().amax().clamp_min(torch.finfo(wide.dtype).tiny)
+        for share in jitter:
+            eye = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
+            yield wide + share * size * eye
+    if not A.is_cpu:
+        yield A.cpu().to(torch.promote_types(A.dtype, torch.float64))
+
+
+def _like(part: Tensor, A: Tensor) -> Tensor:
+    """A part in the precision of the matrix and on its device."""
+    dtype = real_dtype(A.dtype) if part.ndim == 1 else A.dtype
+    return part.to(A.device, dtype)
+
+
+def _shapes(name: str, m: int, n: int) -> list[tuple[int, ...]]:
+    k = min(m, n)
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "eigh": [(n,), (n, n)],
+        "svd": [(m, k), (k,), (k, n)],
+        "svdvals": [(k,)],
+        "qr": [(m, k), (k, n)],
+    }
+    return shapes[name]

@@ -1,0 +1,103 @@
+"""Functions of nested tensors under ``torch.func.vmap``: one member after another.
+
+What a step does depends on its numbers: which tensors it skips, when it refreshes a
+root. A transformed tensor has none to read, so each member of the ensemble takes its
+step alone, exactly as it would without the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+def member_by_member(call: Callable[..., Any], *arguments: Any) -> Any:
+    """A function of its arguments, also where ``vmap`` has made an ensemble of them.
+
+    Parameters
+    ----------
+    call : callable
+        Of `arguments`; what it returns must be alike for all members but for its
+        tensors.
+    *arguments
+        Dicts, lists and tuples of tensors and of what is no tensor.
+
+    Returns
+    -------
+    object
+        What `call` returns.
+
+    Raises
+    ------
+    RuntimeError
+        If a derivative is taken through it inside of ``vmap``, not around.
+    """
+    leaves, shape = tree_flatten(arguments)
+    places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+    tensors = [leaves[i] for i in places]
+    if not any(map(_in_ensemble, tensors)):
+        return call(*arguments)
+    pattern: dict[str, Any] = {}
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        filled = dict(enumerate(leaves)) | dict(zip(places, given, strict=True))
+        found, pattern["shape"] = tree_flatten(
+            call(*tree_unflatten(list(filled.values()), shape))
+        )
+        pattern["leaves"] = [None if isinstance(x, Tensor) else x for x in found]
+        pattern["places"] = [i for i, x in enumerate(found) if isinstance(x, Tensor)]
+        return tuple(x for x in found if isinstance(x, Tensor))
+
+    results: Any = _Members.apply(run, *tensors)  # type: ignore[no-untyped-call]
+    found = list(pattern["leaves"])
+    for i, x in zip(pattern["places"], results, strict=True):
+        found[i] = x
+    return tree_unflatten(found, pattern["shape"])
+
+
+def _in_ensemble(x: Tensor) -> bool:
+    """Whether ``vmap`` stands around a tensor, at whatever depth."""
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
+class _Members(torch.autograd.Function):
+    """A function of tensors that returns a tuple of tensors."""
+
+    @staticmethod
+    def forward(run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return run(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        raise RuntimeError(
+            "inside of vmap no derivative goes through a step; take it around vmap, "
+            "as in grad(lambda lr: vmap(step)(lr, params).sum())(lr), of an optimizer "
+            "with differentiable=True"
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, run: Run, *tensors: Tensor) -> Any:
+        dims = in_dims[1:]
+        members = []
+        for i in range(info.batch_size):
+            pairs = zip(tensors, dims, strict=True)
+            own = [x if dim is None else x.select(dim, i) for x, dim in pairs]
+            around = any(map(_in_ensemble, own))
+            members.append(_Members.apply(run, *own) if around else run(*own))  # type: ignore[no-untyped-call]
+        columns = list(zip(*members, strict=True))
+        return tuple(map(torch.stack, columns)), (0,) * len(columns)
