@@ -57,11 +57,10 @@ def test_equal_to_the_published_package(claim, shape, refresh, foreach) -> None:
         assert (kept - factor.to_dense()).abs().max() < claim.tol
 
 
-def test_the_published_defaults() -> None:
+def test_the_published_defaults_but_for_the_rate() -> None:
     theirs = Published(Holder(torch.ones(2, 2)), batch_size=4).param_groups[0]
     ours = SIRFShampoo([torch.ones(2, 2)], batch_size=4).param_groups[0]
     names = {
-        "lr": "lr",
         "beta2": "factor_lr",
         "alpha1": "momentum",
         "alpha2": "factor_momentum",

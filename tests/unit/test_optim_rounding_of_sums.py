@@ -14,6 +14,7 @@ MAKE = {
     "RootFreeAdamW": partial(optim.RootFreeAdamW, batch_size=16),
     "RootFreeRMSProp": partial(optim.RootFreeRMSProp, batch_size=16),
     "SIRFShampoo": partial(optim.SIRFShampoo, batch_size=16),
+    "Scion": partial(optim.Scion, radius=1.0),  # a step is as long as its rate
     "SteepestDescent": partial(optim.SteepestDescent, lr=1e-2, norm=norms.L2()),
 }
 KINDS = [

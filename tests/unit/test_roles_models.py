@@ -59,7 +59,7 @@ def test_they_take_a_step_downhill(build: Build, kind: type) -> None:
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     options = {"adamw_lr": 1e-4, "weight_decay": 0.0} if kind is Muon else {}
     if kind is Scion:
-        options = {"unconstrained": True}
+        options = {"unconstrained": True, "radius": 1.0}
     optimizer = kind(metrize(model), lr=1e-3, **options)
     first = loss(build.__name__, model)
     first.backward()

@@ -182,7 +182,7 @@ def test_such_models_train(kind, build) -> None:
     model = build()
     options = {"adamw_lr": 0.02} if kind is Muon else {}
     if kind is Scion:
-        options = {"unconstrained": True}
+        options = {"unconstrained": True, "radius": 1.0}
     optimizer = kind(metrize(model), lr=0.02, **options)
     if build is Mixture:
         losses = learn(model, optimizer, torch.arange(11), torch.arange(11).roll(3))
