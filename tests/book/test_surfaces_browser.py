@@ -39,7 +39,8 @@ def test_a_slider_is_few_tabs_away(browser, base, page: str) -> None:  # noqa: F
     """What the tab key visits in the text before the first slider."""
     with Visit(browser, base + page) as visit:
         stops = visit.page.evaluate(
-            """() => { const first = document.querySelector("article input[type=range]");
+            """() => { const first = document.querySelector(
+                "article input[type=range], article [role=slider]");
               if (!first) return [];
               return [...document.querySelectorAll("article *")].filter(e =>
                 e.tabIndex >= 0 && e.getClientRects().length
