@@ -56,11 +56,11 @@ from race_runs import (
     pilot_rates,
     slice,
 )
-from race_table import tell
+from race_table import came_of, tell
 
 from anthology import __version__, lab
 
-__all__ = ["draw", "repeat", "slice", "train"]
+__all__ = ["came_of", "draw", "repeat", "slice", "train"]
 
 
 def train(run: Run, curve: bool = False) -> Result:
