@@ -4,22 +4,20 @@ One function: by the singular value decomposition, by the eigenvectors of the Gr
 matrix, or by compositions of odd polynomials that need matrix products only.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from anthology.linalg.coefficients import Coefficients, coefficients
+from anthology.linalg.coefficients import coefficients
 from anthology.linalg.decompositions import robust_svd, robust_svdvals
 from anthology.linalg.gram import eigh_polar, gathered, gathers, gram_iteration
+from anthology.linalg.normalizers import check_normalizers, normalized, renormalized
 from anthology.linalg.products import gram, quadratic
+from anthology.linalg.published import Coefficients
 from anthology.linalg.safe import (
     guarded,
     peak,
-    poison,
     require_numeric,
     unit,
-    working_dtype,
 )
 
 GRAM_STEPS = 7
@@ -71,7 +69,10 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def newton_schulz(
-    x: Tensor, polynomials: tuple[Coefficients, ...], dtype: torch.dtype | None = None
+    x: Tensor,
+    polynomials: tuple[Coefficients, ...],
+    dtype: torch.dtype | None = None,
+    normalize: str = "frobenius",
 ) -> Tensor:
     """Apply odd polynomials to the singular values of ``x``/‖x‖_F, one after another.
 
@@ -87,6 +88,8 @@ def newton_schulz(
         p(σ) = aσ + bσ³ + cσ⁵, in the order of their application.
     dtype : torch.dtype, optional
         Precision of the products; None is that of ``x``. Muon uses bfloat16.
+    normalize : str
+        Another scaling than x/‖x‖_F (default), as for ``polar``.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def newton_schulz(
     gathered in the Gram matrix, which is cheaper and differs by less than 1e-3; see
     ``anthology.linalg.gram``.
     """
-    y = unit(x)
+    y = normalized(x, normalize)
     y = y if dtype is None else y.to(dtype)
     y = y.flatten(0, -3) if y.ndim > 2 else y[None]
     tall = y.shape[-2] > y.shape[-1]
@@ -142,14 +145,23 @@ def raw_polar(
     method: str = "svd",
     steps: int | None = None,
     dtype: torch.dtype | None = None,
+    normalize: str = "frobenius",
+    renormalize: str | None = None,
 ) -> Tensor:
     """``polar`` of a finite, non-empty matrix in working precision, without checks."""
+    if method in ("svd", "eigh", "gram"):
+        found = _of_gram_or_svd(x, method, steps, normalize)
+    else:
+        found = newton_schulz(x, coefficients(method, steps), dtype, normalize)
+    return renormalized(found, renormalize)
+
+
+def _of_gram_or_svd(x: Tensor, method: str, steps: int | None, how: str) -> Tensor:
     if method == "svd":
-        return _exact(x)
-    if method not in ("eigh", "gram"):
-        return newton_schulz(x, coefficients(method, steps), dtype)
+        return _exact(x if how == "frobenius" else normalized(x, how))
     tall = x.shape[-2] > x.shape[-1]
-    y = _tame(unit(x.mH if tall else x))
+    y = normalized(x, how)
+    y = _tame(y.mH if tall else y)
     if method == "eigh":
         y = eigh_polar(y)
     else:
@@ -163,6 +175,8 @@ def polar(
     steps: int | None = None,
     *,
     dtype: torch.dtype | None = None,
+    normalize: str = "frobenius",
+    renormalize: str | None = None,
 ) -> Tensor:
     """The polar factor UVᵀ of G = UΣVᵀ, or an approximation of it.
 
@@ -179,20 +193,31 @@ def polar(
     G : Tensor
         Shape (..., m, n), any strides; leading axes are a batch.
     method : str
-        "svd" (exact); "cubic", "pade", "muon", "you" or "polar-express" (odd
-        polynomials); "gram" (those of "polar-express", gathered in the Gram matrix:
+        "svd" (exact); "cubic", "pade", "muon", "you", "quintic", "cans", "cubic5",
+        "aol", "deepseek" or "polar-express" (odd polynomials, whose sources and images
+        ``COEFFICIENT_SETS`` gives); "gram" (those of "polar-express", gathered in the Gram matrix:
         cheap where n > 1.5 m); "eigh" (the inverse root of the Gram matrix, then one
         cubic step: right to 1e-4 for singular values above 1e-2 σ₁ in single precision,
         1e-6 σ₁ in double; those below √(2 eps √m) σ₁ shrink in proportion). On CUDA
         "svd" and "eigh" wait for the device; the others never do.
     steps : int, optional
         Number of polynomials for the iterative methods; None is the default of
-        the method (20, 13, 5, 6, 6 and 7). Four of "polar-express" are cheaper than
+        the method (20, 13, 5, 6, 5, 5, 5, 4, 10, 6 and 7). Four of "polar-express" are cheaper than
         the five of "muon" and better aligned with G.
     dtype : torch.dtype, optional
         Precision of the products of an iterative method, for example
         ``torch.bfloat16`` as Muon does. None computes in the precision of ``G``,
         in single precision at least.
+    normalize : str
+        How singular values are brought below 1 before the polynomials. "frobenius"
+        (default): G/‖G‖_F. "schatten4": G/‖GGᵀ‖_F^½, closer to 1, for one product
+        more. Two that scale rows first, so that the limit is the polar factor of DG,
+        D > 0 diagonal: still a direction of descent, for ⟨G, X⟩ > 0, but another one.
+        "rows": every row to one length, as nanochat and MuonEq do. "aol": row i of the
+        smaller side by (Σ_j abs(GGᵀ_ij))^(−½), as Turbo-Muon does, for one product more.
+    renormalize : str, optional
+        "frobenius": the result is resized to Frobenius norm √min(m, n), that of a
+        semi-orthogonal matrix; its spectral norm may exceed 1. None (default) leaves it.
 
     Returns
     -------
@@ -203,8 +228,8 @@ def polar(
     Raises
     ------
     ValueError
-        Unknown method or steps, less than two axes, ``dtype`` with "svd", "gram" or
-        "eigh".
+        Unknown method, steps, ``normalize`` or ``renormalize``, less than two axes,
+        ``dtype`` with "svd", "gram" or "eigh".
     TypeError
         Not a dense floating or complex tensor, or a ``dtype`` that cannot hold it.
     """
@@ -212,8 +237,10 @@ def polar(
     if G.ndim < 2:
         raise ValueError(f"polar needs a matrix, got shape {tuple(G.shape)}")
     check_method(method, steps)
+    check_normalizers(normalize, renormalize)
     _check_dtype(G, method, dtype)
-    return guarded(G, 2, lambda x: raw_polar(x, method, steps, dtype), per_point=False)
+    how = method, steps, dtype, normalize, renormalize
+    return guarded(G, 2, lambda x: raw_polar(x, *how), per_point=False)
 
 
 def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:
@@ -225,58 +252,3 @@ def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:
         raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
     if not dtype.is_complex and (G.is_complex() or not dtype.is_floating_point):
         raise TypeError(f"a polar factor of {G.dtype} cannot be computed in {dtype}")
-
-
-class Certificate(NamedTuple):
-    """How good an approximate polar factor is, each entry of the batch shape.
-
-    ``efficiency`` is ⟨G, X⟩/(‖G‖_*·‖X‖₂), the share of the steepest descent that a
-    step along X attains: at most 1, and 1 for the exact factor. ``sigma_min`` and
-    ``sigma_max`` are the extreme singular values of X, both 1 for the exact factor
-    of a full-rank G.
-    """
-
-    efficiency: Tensor
-    sigma_min: Tensor
-    sigma_max: Tensor
-
-
-def certificate(G: Tensor, X: Tensor) -> Certificate:
-    """Measure X as a steepest direction for G under the spectral norm.
-
-    Parameters
-    ----------
-    G, X : Tensor
-        Same shape (..., m, n) with m, n ≥ 1; computed in the wider of their
-        precisions, in single precision at least.
-
-    Returns
-    -------
-    Certificate
-        Efficiency (1 if G is zero, otherwise 0 if X is zero), least and greatest
-        singular value of X; NaN where an entry is not finite.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or are not those of non-empty matrices.
-    """
-    require_numeric(G, "certificate")
-    require_numeric(X, "certificate")
-    if G.shape != X.shape or G.ndim < 2 or 0 in G.shape[-2:]:
-        raise ValueError(
-            "certificate needs two non-empty matrices of one shape, got "
-            f"{tuple(G.shape)} and {tuple(X.shape)}"
-        )
-    dtype = working_dtype(torch.promote_types(G.dtype, X.dtype))
-    g, x = G.to(dtype), X.to(dtype)
-    spoiled = poison(g, 2) + poison(x, 2)
-    sigma = singular_values(x)
-    g, x = g / peak(g, (-2, -1)), x / peak(x, (-2, -1))
-    gain = (g.conj() * x).sum((-2, -1)).real
-    best = singular_values(g).sum(-1) * singular_values(x)[..., 0]
-    share = torch.where(best > 0, gain / torch.where(best > 0, best, 1), 0)
-    share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
-    return Certificate(
-        share + spoiled, sigma[..., -1] + spoiled, sigma[..., 0] + spoiled
-    )
