@@ -16,9 +16,17 @@ from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
-from .core.state import State
-from .parts.matrices import KERNELS, SCALES
-from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factors, orthogonal
+from .core.state import State, fresh_state
+from .parts.even_rows import ENTRY, SIDES
+from .parts.matrices import KERNELS, check_scale
+from .parts.orthogonal import (
+    PRODUCTS,
+    descend_along,
+    dtype_name,
+    factors,
+    orthogonal,
+    rows_of,
+)
 from .parts.routed import _Routed
 from .parts.routing import ADAMW, MUON, RATE, in_words, reference
 
@@ -66,8 +74,19 @@ class Muon(_Routed):
         How the polar factor is found, a method of ``anthology.linalg.polar``:
         "muon" (default), "cubic", "pade", "you", "polar-express" and "gram", by
         products; "svd" (exact) and "eigh", by decompositions.
-    adjust_lr_fn : str, optional
-        s by name, the names of `convert_lr`. Default "original"; None is the same.
+    step : str
+        "dualize" (default) or "steepest": times ⟨U, X⟩, X being the factor found, so
+        about ‖U‖_*, for each matrix alone (PolarGrad).
+    row_beta : float, optional
+        β₂ in [0, 1) of v ← β₂v + (1−β₂)·mean X², one number a row; X/(√v + 1e-10)
+        takes the place of X, at its Frobenius norm (NorMuon, where it is 0.95). None
+        (default) is without.
+    row_side : str
+        Which rows: "out" (default), one number an output; "longer", an input where
+        there are more of these.
+    adjust_lr_fn : str or float, optional
+        s by name, the names of `convert_lr`, or a number r for s = r√max(d_out, d_in).
+        Default "original"; None is the same.
     ns_dtype : str or torch.dtype, optional
         Precision of the products of an iterative method, for example "bfloat16" as
         the published code has it. None: that of the parameter, float32 at least.
@@ -138,6 +157,8 @@ class Muon(_Routed):
     1.weight  2×8  adamw  lr 0.003
     """
 
+    switched = (ENTRY,)
+
     card = Card(
         answer="has Shampoo's ruler and a quicker way to use it: a few matrix "
         "products, in place of roots, bring all singular values near one.",
@@ -160,7 +181,10 @@ class Muon(_Routed):
         ns_steps: int | None = None,
         *,
         method: str = "muon",
-        adjust_lr_fn: str | None = "original",
+        step: str = "dualize",
+        row_beta: float | None = None,
+        row_side: str = "out",
+        adjust_lr_fn: str | float | None = "original",
         ns_dtype: str | torch.dtype | None = None,
         kernel: str = "flatten",
         adamw_lr: float | Tensor = 3e-3,
@@ -173,6 +197,7 @@ class Muon(_Routed):
     ) -> None:
         defaults = hyperparameters(locals())
         defaults["ns_dtype"] = dtype_name(ns_dtype)
+        defaults["step_rule"] = defaults.pop("step")
         defaults["adamw_at"] = reference(lr)
         super().__init__(params, defaults)
 
@@ -180,8 +205,13 @@ class Muon(_Routed):
         """Refuse what Muon cannot use; see the class for the limits."""
         super().check(group)
         below_one("momentum value", group["momentum"])
-        one_of("adjust_lr_fn", group["adjust_lr_fn"] or "original", SCALES)
+        if group["adjust_lr_fn"] is not None:
+            check_scale("adjust_lr_fn", group["adjust_lr_fn"])
         one_of("kernel", group["kernel"], KERNELS)
+        one_of("step", group["step_rule"], ("dualize", "steepest"))
+        one_of("row_side", group["row_side"], SIDES)
+        if group["row_beta"] is not None:
+            below_one("row_beta value", group["row_beta"])
         check_method(group["method"], group["ns_steps"])
         if group["ns_dtype"] is not None:
             one_of("ns_dtype", dtype_name(group["ns_dtype"]), PRODUCTS)
@@ -207,16 +237,32 @@ class Muon(_Routed):
         return CPU_TOGETHER if group["params"][0].is_cpu else DEVICE_TOGETHER
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``momentum_buffer``, or AdamW's two averages."""
+        """Zeros for ``momentum_buffer`` and rows, or AdamW's two averages."""
         if group["rule"] == ADAMW:
             return _adamw().new_state(param, {"amsgrad": False})
-        return {"momentum_buffer": torch.zeros_like(param)}
+        state = {"momentum_buffer": torch.zeros_like(param)}
+        return {**state, **rows_of(param, group)}
+
+    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
+        """As in the base; an average of rows may be switched on later."""
+        if type(self).state_of is not Muon.state_of:
+            return None
+        return {"step", *_kept(group)}
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; an average of rows that was switched on later is zero."""
+        state = super().state_of(p, group)
+        seen = self.group_of(p, group)
+        if not _kept(seen) <= state.keys():
+            state.update({**fresh_state(p, seen, self.new_state), **state})
+        return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for a difference of gradients, or for AdamW's squares."""
+        """Room for a difference of gradients, for ‖U‖_*, or for AdamW's squares."""
         if group["rule"] == ADAMW:
             return _adamw().gradient_limit(grad, group)
-        return torch.finfo(grad.dtype).max / 2
+        room = grad.numel() if group["step_rule"] == "steepest" else 1
+        return torch.finfo(grad.dtype).max / (2 * room)
 
     def apply(self, batches: list[Batch]) -> None:
         """As in the base; the rule must know which pairs are complex numbers."""
@@ -238,7 +284,8 @@ class Muon(_Routed):
             return
         lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
         m.lerp_(grad, 1 - beta)
-        t = orthogonal(grad.lerp(m, beta) if group["nesterov"] else m, group)
+        u = grad.lerp(m, beta) if group["nesterov"] else m
+        t = orthogonal(u, group, state[ENTRY] if _kept(group) else None)
         param.mul_(1 - lr * group["weight_decay"])
         param.sub_(t * lr)
 
@@ -259,10 +306,17 @@ class Muon(_Routed):
         torch._foreach_lerp_(m, grads, 1 - beta)
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        rows = [state[ENTRY] for state in states] if _kept(group) else None
         if group["nesterov"]:
-            descend_along(params, grads, m, group)
+            descend_along(params, grads, m, group, rows)
         else:
-            descend_along(params, m, None, group)
+            descend_along(params, m, None, group, rows)
+
+
+def _kept(group: Mapping[str, Any]) -> set[str]:
+    """Entries that only some groups have."""
+    keeps = group["rule"] == MUON and group["row_beta"] is not None
+    return {ENTRY} if keeps else set()
 
 
 @cache
