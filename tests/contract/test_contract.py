@@ -50,6 +50,10 @@ OURS = {
     "Muon bf16": functools.partial(
         optim.Muon, ns_dtype="bfloat16", kernel="positions", capturable=True
     ),
+    "Muon rows": functools.partial(optim.Muon, row_beta=0.95, row_side="longer"),
+    "Muon steepest": functools.partial(
+        optim.Muon, lr=0.01, step="steepest", row_beta=0.9, foreach=False
+    ),
     "RootFreeRMSProp": functools.partial(optim.RootFreeRMSProp, batch_size=8),
     "RootFreeAdamW": functools.partial(optim.RootFreeAdamW, batch_size=8),
     "SIRFShampoo": functools.partial(optim.SIRFShampoo, batch_size=8),
@@ -139,6 +143,7 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
         "SGD normalised",
         "Signum nesterov",
         "Lion",
+        "Muon rows",
         "Scion",
         "Shampoo",
         "Shampoo, averages, grafting",

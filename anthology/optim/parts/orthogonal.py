@@ -78,10 +78,11 @@ def descend_along(
             for stack, parts in zip(stacks, ahead, strict=True):
                 torch._foreach_lerp_(list(stack.unbind()), parts, group["momentum"])
         first, *rest = factors(like, group)
-        every = rows and torch.stack([rows[i] for i in members])
+        kept = None if rows is None else [rows[i] for i in members]
+        every = None if kept is None else torch.stack(kept)
         found = _stages(stacks, group, every)
-        if rows:
-            torch._foreach_copy_([rows[i] for i in members], list(every.unbind()))
+        if kept is not None and every is not None:
+            torch._foreach_copy_(kept, list(every.unbind()))
         for t, size in zip(found[1:], rest, strict=True):
             t.mul_(size / first)
         each = zip(*(t.unbind() for t in found), strict=True)
