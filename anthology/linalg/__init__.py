@@ -8,6 +8,7 @@ from anthology.linalg.coefficients import (
     polar_express_coefficients,
 )
 from anthology.linalg.decompositions import robust_eigh
+from anthology.linalg.normalizers import NORMALIZERS, RENORMALIZERS
 from anthology.linalg.polar import Certificate, certificate, newton_schulz, polar
 from anthology.linalg.roots import ROOT_METHODS, inverse_root
 from anthology.linalg.square_roots import SQUARE_ROOT_METHODS, lyapunov, square_root
@@ -16,6 +17,8 @@ from anthology.linalg.structures import STRUCTURES, structure
 
 __all__ = [
     "COEFFICIENT_SETS",
+    "NORMALIZERS",
+    "RENORMALIZERS",
     "ROOT_METHODS",
     "SQUARE_ROOT_METHODS",
     "STRUCTURES",

@@ -11,19 +11,11 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import repeat
 
-Coefficients = tuple[float, float, float]
+from anthology.linalg import published
+from anthology.linalg.published import Coefficients
 
 PADE: Coefficients = (15 / 8, -10 / 8, 3 / 8)
 """The quintic with p(1) = 1, p'(1) = p''(1) = 0: the limit of Polar Express."""
-
-_YOU = (
-    (3955, -8306, 5008),
-    (3735, -6681, 3463),
-    (3799, -6499, 3211),
-    (4019, -6385, 2906),
-    (2677, -3029, 1162),
-    (2172, -1833, 682),
-)
 
 
 @dataclass(frozen=True)
@@ -193,6 +185,19 @@ def _same(p: Coefficients) -> Callable[[int], tuple[Coefficients, ...]]:
     return lambda steps: tuple(repeat(p, steps))
 
 
+def _first(
+    polynomials: tuple[Coefficients, ...], safety: float = 1.0
+) -> Callable[[int], tuple[Coefficients, ...]]:
+    """So many of a list, all but its last widened by the safety."""
+    wide = tuple(shrink(p, safety) for p in polynomials[:-1])
+    return lambda steps: (*wide, polynomials[-1])[:steps]
+
+
+def _deepseek(steps: int) -> tuple[Coefficients, ...]:
+    fast = max(steps - 2, 0)
+    return (published.MUON,) * fast + (published.SETTLING,) * (steps - fast)
+
+
 COEFFICIENT_SETS: dict[str, CoefficientSet] = {
     "cubic": CoefficientSet(
         _same((1.5, -0.5, 0.0)),
@@ -202,24 +207,55 @@ COEFFICIENT_SETS: dict[str, CoefficientSet] = {
         "singular value of 1e-3 to 1 within 1e-3",
     ),
     "pade": CoefficientSet(
-        _same((1.875, -1.25, 0.375)),
+        _same(PADE),
         13,
         None,
         "Padé's quintic, with p(1) = 1 and p′(1) = p″(1) = 0. Thirteen steps bring a "
         "singular value of 1e-3 to 1 within 1e-3",
     ),
     "muon": CoefficientSet(
-        _same((3.4445, -4.7750, 2.0315)),
+        _same(published.MUON),
         5,
         None,
         "Keller Jordan, Muon, 2024. Fast and never exact: singular values end "
         "between 0.68 and 1.13, wherever they are above 0.01",
     ),
     "you": CoefficientSet(
-        lambda steps: tuple((a / 1024, b / 1024, c / 1024) for a, b, c in _YOU[:steps]),
-        6,
-        6,
-        "You Jiacheng, 2024, six different quintics",
+        _first(published.YOU), 6, 6, "You Jiacheng, 2024, six different quintics"
+    ),
+    "quintic": CoefficientSet(
+        _first(published.QUINTIC),
+        5,
+        5,
+        "The default of timm and of Emerging-Optimizers; [0.001, 1] to [0.475, 1.145]",
+    ),
+    "cans": CoefficientSet(
+        _first(published.CANS, 1.01),
+        5,
+        5,
+        "CANS, Grishina, Smirnov & Rakhuba 2025, by Chebyshev alternation; widened by "
+        "1.01, without which rounding makes it diverge: [0.001, 1] to [0.862, 1.114]",
+    ),
+    "cubic5": CoefficientSet(
+        _first(published.CUBIC5, 1.01),
+        5,
+        5,
+        "Five cubics, arXiv 2606.00371, two products each; widened by 1.01, without "
+        "which rounding turns directions round: [0.001, 1] to [0.114, 1.3]",
+    ),
+    "aol": CoefficientSet(
+        _first(published.AOL),
+        4,
+        4,
+        "Turbo-Muon, arXiv 2512.04632, the authors' list of four, made for "
+        "normalize='aol'; [0.001, 1] to [0.146, 1.051]",
+    ),
+    "deepseek": CoefficientSet(
+        _deepseek,
+        10,
+        None,
+        "DeepSeek-V4, 2026: all but the last two steps are those of 'muon', the last "
+        "two p(x) = 2x − 1.5x³ + 0.5x⁵; ten bring [0.001, 1] to [1, 1.001]",
     ),
     "polar-express": CoefficientSet(
         _express,

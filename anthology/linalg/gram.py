@@ -6,9 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from anthology.linalg.coefficients import Coefficients
 from anthology.linalg.decompositions import robust_eigh
 from anthology.linalg.products import commuting, gram, quadratic
+from anthology.linalg.published import Coefficients
 
 AT_ONCE = 4
 """How many polynomials may be gathered before the Gram matrix is formed anew."""

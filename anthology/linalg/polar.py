@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anthology.linalg.coefficients import Coefficients, coefficients
+from anthology.linalg.coefficients import coefficients
 from anthology.linalg.decompositions import robust_svd, robust_svdvals
 from anthology.linalg.gram import eigh_polar, gathered, gathers, gram_iteration
+from anthology.linalg.normalizers import check_normalizers, normalized, renormalized
 from anthology.linalg.products import gram, quadratic
+from anthology.linalg.published import Coefficients
 from anthology.linalg.safe import (
     guarded,
     peak,
@@ -71,7 +73,10 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def newton_schulz(
-    x: Tensor, polynomials: tuple[Coefficients, ...], dtype: torch.dtype | None = None
+    x: Tensor,
+    polynomials: tuple[Coefficients, ...],
+    dtype: torch.dtype | None = None,
+    normalize: str = "frobenius",
 ) -> Tensor:
     """Apply odd polynomials to the singular values of ``x``/‖x‖_F, one after another.
 
@@ -87,6 +92,8 @@ def newton_schulz(
         p(σ) = aσ + bσ³ + cσ⁵, in the order of their application.
     dtype : torch.dtype, optional
         Precision of the products; None is that of ``x``. Muon uses bfloat16.
+    normalize : str
+        Another scaling than x/‖x‖_F (default), as for ``polar``.
 
     Returns
     -------
@@ -99,7 +106,7 @@ def newton_schulz(
     gathered in the Gram matrix, which is cheaper and differs by less than 1e-3; see
     ``anthology.linalg.gram``.
     """
-    y = unit(x)
+    y = normalized(x, normalize)
     y = y if dtype is None else y.to(dtype)
     y = y.flatten(0, -3) if y.ndim > 2 else y[None]
     tall = y.shape[-2] > y.shape[-1]
@@ -142,14 +149,23 @@ def raw_polar(
     method: str = "svd",
     steps: int | None = None,
     dtype: torch.dtype | None = None,
+    normalize: str = "frobenius",
+    renormalize: str | None = None,
 ) -> Tensor:
     """``polar`` of a finite, non-empty matrix in working precision, without checks."""
+    if method in ("svd", "eigh", "gram"):
+        found = _of_gram_or_svd(x, method, steps, normalize)
+    else:
+        found = newton_schulz(x, coefficients(method, steps), dtype, normalize)
+    return renormalized(found, renormalize)
+
+
+def _of_gram_or_svd(x: Tensor, method: str, steps: int | None, how: str) -> Tensor:
     if method == "svd":
-        return _exact(x)
-    if method not in ("eigh", "gram"):
-        return newton_schulz(x, coefficients(method, steps), dtype)
+        return _exact(x if how == "frobenius" else normalized(x, how))
     tall = x.shape[-2] > x.shape[-1]
-    y = _tame(unit(x.mH if tall else x))
+    y = normalized(x, how)
+    y = _tame(y.mH if tall else y)
     if method == "eigh":
         y = eigh_polar(y)
     else:
@@ -163,6 +179,8 @@ def polar(
     steps: int | None = None,
     *,
     dtype: torch.dtype | None = None,
+    normalize: str = "frobenius",
+    renormalize: str | None = None,
 ) -> Tensor:
     """The polar factor UVᵀ of G = UΣVᵀ, or an approximation of it.
 
@@ -179,20 +197,31 @@ def polar(
     G : Tensor
         Shape (..., m, n), any strides; leading axes are a batch.
     method : str
-        "svd" (exact); "cubic", "pade", "muon", "you" or "polar-express" (odd
-        polynomials); "gram" (those of "polar-express", gathered in the Gram matrix:
+        "svd" (exact); "cubic", "pade", "muon", "you", "quintic", "cans", "cubic5",
+        "aol", "deepseek" or "polar-express" (odd polynomials, whose sources and images
+        ``COEFFICIENT_SETS`` gives); "gram" (those of "polar-express", gathered in the Gram matrix:
         cheap where n > 1.5 m); "eigh" (the inverse root of the Gram matrix, then one
         cubic step: right to 1e-4 for singular values above 1e-2 σ₁ in single precision,
         1e-6 σ₁ in double; those below √(2 eps √m) σ₁ shrink in proportion). On CUDA
         "svd" and "eigh" wait for the device; the others never do.
     steps : int, optional
         Number of polynomials for the iterative methods; None is the default of
-        the method (20, 13, 5, 6, 6 and 7). Four of "polar-express" are cheaper than
+        the method (20, 13, 5, 6, 5, 5, 5, 4, 10, 6 and 7). Four of "polar-express" are cheaper than
         the five of "muon" and better aligned with G.
     dtype : torch.dtype, optional
         Precision of the products of an iterative method, for example
         ``torch.bfloat16`` as Muon does. None computes in the precision of ``G``,
         in single precision at least.
+    normalize : str
+        How singular values are brought below 1 before the polynomials. "frobenius"
+        (default): G/‖G‖_F. "schatten4": G/‖GGᵀ‖_F^½, closer to 1, for one product
+        more. Two that scale rows first, so that the limit is the polar factor of DG,
+        D > 0 diagonal: still a direction of descent, for ⟨G, X⟩ > 0, but another one.
+        "rows": every row to one length, as nanochat and MuonEq do. "aol": row i of the
+        smaller side by (Σ_j |GGᵀ|_ij)^(−½), as Turbo-Muon does, for one product more.
+    renormalize : str, optional
+        "frobenius": the result is resized to Frobenius norm √min(m, n), that of a
+        semi-orthogonal matrix; its spectral norm may exceed 1. None (default) leaves it.
 
     Returns
     -------
@@ -203,8 +232,8 @@ def polar(
     Raises
     ------
     ValueError
-        Unknown method or steps, less than two axes, ``dtype`` with "svd", "gram" or
-        "eigh".
+        Unknown method, steps, ``normalize`` or ``renormalize``, less than two axes,
+        ``dtype`` with "svd", "gram" or "eigh".
     TypeError
         Not a dense floating or complex tensor, or a ``dtype`` that cannot hold it.
     """
@@ -212,8 +241,10 @@ def polar(
     if G.ndim < 2:
         raise ValueError(f"polar needs a matrix, got shape {tuple(G.shape)}")
     check_method(method, steps)
+    check_normalizers(normalize, renormalize)
     _check_dtype(G, method, dtype)
-    return guarded(G, 2, lambda x: raw_polar(x, method, steps, dtype), per_point=False)
+    how = method, steps, dtype, normalize, renormalize
+    return guarded(G, 2, lambda x: raw_polar(x, *how), per_point=False)
 
 
 def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:

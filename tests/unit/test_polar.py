@@ -9,6 +9,7 @@ from anthology.linalg import certificate, newton_schulz, polar
 from tests.norm_catalogue import draw, orthogonal, relative
 
 ITERATIONS = ["cubic", "muon", "you", "polar-express"]
+ITERATIONS += ["quintic", "cans", "cubic5", "aol", "deepseek"]
 METHODS = ["svd", *ITERATIONS]
 every_method = pytest.mark.parametrize("method", METHODS)
 

@@ -1,0 +1,86 @@
+"""What is done to a matrix before the polynomials, and to their result after."""
+
+import torch
+from torch import Tensor
+
+from anthology.linalg.products import gram
+from anthology.linalg.safe import peak, unit
+
+NORMALIZERS = ("frobenius", "rows", "aol", "schatten4")
+RENORMALIZERS = (None, "frobenius")
+
+
+def check_normalizers(normalize: str, renormalize: str | None) -> None:
+    """Raise ValueError unless ``polar`` knows both."""
+    for name, value, known in (
+        ("normalize", normalize, NORMALIZERS),
+        ("renormalize", renormalize, RENORMALIZERS),
+    ):
+        if value not in known:
+            choices = ", ".join(map(repr, known))
+            raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def normalized(x: Tensor, how: str = "frobenius") -> Tensor:
+    """A multiple of DX whose singular values are at most 1; D = 1 unless said.
+
+    Nothing is added to a denominator: what is zero stays zero, and the result for
+    ``c·x`` is that for ``x``. Each is homogeneous of degree zero.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (..., m, n), in working precision.
+    how : str
+        "frobenius": X/‖X‖_F, singular values at most 1 with equality for rank one.
+        "schatten4": X/‖XXᵀ‖_F^½, larger by up to min(m, n)^¼ and at most 1 still.
+        "rows": every row to one length, then "frobenius"; a row of rounding noise
+        becomes as long as the others.
+        "aol": row i of the smaller side (column, where m > n) times
+        (Σ_j |XXᵀ|_ij)^(−½), which bounds the singular values by 1 by Gershgorin's
+        theorem. The last two change what the polynomials tend to.
+
+    Returns
+    -------
+    Tensor
+        Shape of ``x``.
+    """
+    if how == "rows":
+        x = x / peak(x, -1)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return unit(x / torch.where(size > 0, size, torch.ones_like(size)))
+    x = unit(x)
+    if how == "frobenius":
+        return x
+    tall = x.shape[-2] > x.shape[-1]
+    y = (x.mH if tall else x).reshape(-1, *sorted(x.shape[-2:]))
+    a = gram(y)
+    if how == "schatten4":
+        y = y / _positive(torch.linalg.matrix_norm(a, keepdim=True)).sqrt()
+    else:
+        y = y / _positive(a.abs().sum(-1, keepdim=True)).sqrt()
+    return (y.mH if tall else y).reshape(x.shape)
+
+
+def renormalized(x: Tensor, how: str | None = None) -> Tensor:
+    """The result of the polynomials, resized.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (..., m, n).
+    how : str, optional
+        "frobenius": to the Frobenius norm √min(m, n) of a semi-orthogonal matrix;
+        its direction is kept, and its largest singular value may exceed 1. None, the
+        default, leaves ``x`` as it is.
+
+    Returns
+    -------
+    Tensor
+        Shape of ``x``; zero stays zero.
+    """
+    return x if how is None else unit(x) * min(x.shape[-2:]) ** 0.5
+
+
+def _positive(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.ones_like(x))
