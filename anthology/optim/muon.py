@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.linalg.normalizers import check_normalizers
 from anthology.linalg.polar import check_method
 
 from .adam import AdamW
@@ -72,8 +73,16 @@ class Muon(_Routed):
         of "polar-express" cost less and descend more steeply than those.
     method : str
         How the polar factor is found, a method of ``anthology.linalg.polar``:
-        "muon" (default), "cubic", "pade", "you", "polar-express" and "gram", by
-        products; "svd" (exact) and "eigh", by decompositions.
+        "muon" (default), "cubic", "pade", "you", "quintic", "cans", "cubic5", "aol",
+        "deepseek", "polar-express" and "gram", by products; "svd" (exact) and "eigh",
+        by decompositions.
+    normalize : str
+        What is done to U before the polynomials, as for ``polar``: "frobenius"
+        (default) and "schatten4" scale it; "rows" and "aol" scale its rows too, which
+        moves the target to the polar factor of DU, D > 0 diagonal.
+    renormalize : str, optional
+        "frobenius": what the polynomials found is given the Frobenius norm of a
+        semi-orthogonal matrix. None (default) leaves it.
     step : str
         "dualize" (default) or "steepest": times ⟨U, X⟩, X being the factor found, so
         about ‖U‖_*, for each matrix alone (PolarGrad).
@@ -130,6 +139,14 @@ class Muon(_Routed):
     as they are, for a log. In a group of AdamW's tensors alone an ``lr`` without
     ``adamw_lr`` is their rate.
 
+    Stages, each an option, in their order: ``normalize`` → ``method`` → ``renormalize``
+    → ``row_beta``. Each keeps descent, ⟨U, ΔW⟩ < 0 for U ≠ 0, as long as the polynomials
+    are positive, and together they do where they scale the same side: rows before and
+    columns after (``row_side="longer"`` of a wide weight) may climb. The bound ηs on
+    the spectral norm is kept by the first two, up to the error of the polynomials; the
+    others keep the Frobenius norm of a semi-orthogonal matrix, and with ``row_beta``
+    the spectral norm may be up to √min(d_out, d_in) times ηs.
+
     Which rate to take from elsewhere: s is a convention, and η of one becomes that of
     another by `convert_lr`; with "match_rms_adamw" a step has about the size of
     AdamW's, whose η and κ then serve both rules. With "rms_to_rms" η is meant to
@@ -181,6 +198,8 @@ class Muon(_Routed):
         ns_steps: int | None = None,
         *,
         method: str = "muon",
+        normalize: str = "frobenius",
+        renormalize: str | None = None,
         step: str = "dualize",
         row_beta: float | None = None,
         row_side: str = "out",
@@ -213,6 +232,7 @@ class Muon(_Routed):
         if group["row_beta"] is not None:
             below_one("row_beta value", group["row_beta"])
         check_method(group["method"], group["ns_steps"])
+        check_normalizers(group["normalize"], group["renormalize"])
         if group["ns_dtype"] is not None:
             one_of("ns_dtype", dtype_name(group["ns_dtype"]), PRODUCTS)
             if group["method"] in ("svd", "eigh", "gram"):

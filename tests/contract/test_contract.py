@@ -51,6 +51,16 @@ OURS = {
         optim.Muon, ns_dtype="bfloat16", kernel="positions", capturable=True
     ),
     "Muon rows": functools.partial(optim.Muon, row_beta=0.95, row_side="longer"),
+    "Muon stages": functools.partial(
+        optim.Muon,
+        method="polar-express",
+        ns_steps=5,
+        normalize="rows",
+        renormalize="frobenius",
+        row_beta=0.9,
+        row_side="longer",
+        adjust_lr_fn=0.18,
+    ),
     "Muon steepest": functools.partial(
         optim.Muon, lr=0.01, step="steepest", row_beta=0.9, foreach=False
     ),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anthology.linalg import polar
 from anthology.norms import Spectral
 from anthology.optim import Muon, SteepestDescent, convert_lr, functional
 
@@ -129,9 +130,80 @@ def test_with_polynomials_its_length_is_the_inner_product_with_what_they_found()
     assert torch.linalg.matrix_norm(exact, 2) == pytest.approx(float(nuclear))
 
 
+@pytest.mark.claim("muon-stages-descend", trials=200)
+@pytest.mark.parametrize("method", ["svd", "muon", "polar-express", "deepseek"])
+@pytest.mark.parametrize("normalize", ["frobenius", "rows", "schatten4"])
+def test_the_whole_pipeline_keeps_descent(claim, method, normalize):
+    """Against gradients whose rows differ a millionfold."""
+    torch.manual_seed(13)
+    options = {"method": method, "normalize": normalize, "row_beta": 0.9}
+    for m, n in ((9, 4), (4, 9)):
+        p = torch.zeros(m, n, dtype=torch.float64).requires_grad_()
+        optimizer = Muon([p], 1.0, 0.0, 0.0, False, renormalize="frobenius", **options)
+        for _ in range(claim.trials):
+            before = p.detach().clone()
+            scales = 10 ** (2 * torch.randn(m, 1).double())
+            p.grad = scales * torch.randn(m, n).double()
+            optimizer.step()
+            step = before - p.detach()
+            assert (p.grad * step).sum() > 0
+            size = math.sqrt(min(m, n) * max(1, m / n))
+            assert step.norm() == pytest.approx(size, rel=1e-9)
+
+
+@pytest.mark.claim("muon-stages-descend", trials=20000)
+def test_factors_on_both_sides_or_for_each_entry_may_climb(claim):
+    """Rows before and columns after, as nanochat has them, among them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def factors(*shape):
+        draw = torch.randn(claim.trials, *shape, generator=generator)
+        return 10 ** draw.double()
+
+    g = torch.randn(claim.trials, 3, 3, generator=generator).double()
+    g = factors(3, 1) * g
+    left, right, rows = factors(3, 1), factors(1, 3), 1 / g.norm(dim=2)[..., None]
+
+    def climbs(x):
+        return int(((g * x).sum((1, 2)) < 0).sum())
+
+    assert climbs(polar(left * g)) == climbs(left * polar(g)) == 0
+    assert climbs(left * polar(rows * g)) == climbs(polar(g * right) * right) == 0
+    assert climbs(polar(left * g * right)) > 0
+    assert climbs(polar(rows * g) * right) > 0
+    assert climbs(factors(3, 3) * polar(g)) > 0
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("normalize", ["frobenius", "rows", "aol"])
+def test_the_options_of_the_polar_factor_are_passed_on(foreach, normalize):
+    torch.manual_seed(14)
+    params = weights([(6, 4), (6, 4), (3, 5)])
+    grads = [torch.randn_like(p) for p in params]
+    start = [p.detach().clone() for p in params]
+    options = {"normalize": normalize, "renormalize": "frobenius"}
+    optimizer = Muon(
+        params,
+        1.0,
+        0.0,
+        0.0,
+        False,
+        method="quintic",
+        adjust_lr_fn="none",
+        foreach=foreach,
+        **options,
+    )
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g
+    optimizer.step()
+    for p, w, g in zip(params, start, grads, strict=True):
+        assert torch.allclose(w - p.detach(), polar(g, "quintic", **options))
+
+
+@pytest.mark.claim("muon-rows-descend", trials=200)
 @pytest.mark.parametrize("method", ["svd", "muon", "polar-express"])
 @pytest.mark.parametrize("side", ["out", "longer"])
-def test_every_stage_keeps_descent_and_the_size(method, side):
+def test_every_stage_keeps_descent_and_the_size(claim, method, side):
     """⟨G, X⟩ > 0 whatever the averages hold, as a factor on one side is harmless."""
     torch.manual_seed(3)
     for m, n in ((9, 4), (4, 9), (6, 6)):
@@ -139,7 +211,7 @@ def test_every_stage_keeps_descent_and_the_size(method, side):
         options = {"row_beta": 0.9, "row_side": side, "adjust_lr_fn": "none"}
         options |= {"momentum": 0.0, "nesterov": False, "method": method}
         optimizer = Muon([p], 1.0, 0.0, **options)
-        for _ in range(200):
+        for _ in range(claim.trials):
             before = p.detach().clone()
             scales = 10 ** (2 * torch.randn(m, 1).double())
             p.grad = scales * torch.randn(m, n).double()
@@ -217,7 +289,12 @@ def test_rows_may_be_switched_on_in_a_run_and_go_with_checkpoints():
 
 
 def test_a_checkpoint_says_that_torch_would_take_another_step():
-    for options in ({"row_beta": 0.9}, {"step": "steepest"}, {"adjust_lr_fn": 0.2}):
+    for options in (
+        {"row_beta": 0.9},
+        {"step": "steepest"},
+        {"adjust_lr_fn": 0.2},
+        {"normalize": "aol"},
+    ):
         saved = Muon(weights(), **options).state_dict()
         assert "ns_coefficients" not in saved["param_groups"][0]
     assert "ns_coefficients" in Muon(weights()).state_dict()["param_groups"][0]
@@ -282,6 +359,8 @@ def test_a_step_rule_goes_by_the_name_of_the_constructor_in_groups():
     [
         ({"row_beta": 1.0}, r"row_beta value: 1.0; it must be in \[0, 1\)"),
         ({"row_beta": math.nan}, "row_beta"),
+        ({"normalize": "columns"}, "normalize must be one of"),
+        ({"renormalize": "rows"}, "renormalize must be one of"),
         ({"row_side": "in"}, "'out' or 'longer'"),
         ({"step": "polar"}, "'dualize' or 'steepest'"),
         ({"adjust_lr_fn": 0.0}, "positive number"),

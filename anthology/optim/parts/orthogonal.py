@@ -189,4 +189,5 @@ def _polar(x: Tensor, group: Mapping[str, Any]) -> Tensor:
     name = dtype_name(group["ns_dtype"])
     # no complex numbers of half precision can be multiplied
     dtype = None if name is None or x.is_complex() else getattr(torch, name)
-    return raw_polar(x, group["method"], group["ns_steps"], dtype)
+    how = group["normalize"], group["renormalize"]
+    return raw_polar(x, group["method"], group["ns_steps"], dtype, *how)
