@@ -185,6 +185,8 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "sparse gradient",
         "closure",
         "maximize",
+        "cautious decay",
+        "corrected decay",
         "tensor learning rate",
         "negative learning rate refused",
         "nan learning rate refused",
@@ -204,7 +206,7 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 48
+    assert len(names) == len(CHECKS) == 50
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 
