@@ -112,6 +112,9 @@ class Muon(_Routed):
         β₁, β₂ of that rule. Default (0.9, 0.95).
     adamw_eps : float
         ε of that rule, in the units of the gradient. Default 1e-10.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Orthogonalise matrices of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -197,6 +200,7 @@ class Muon(_Routed):
         nesterov: bool = True,
         ns_steps: int | None = None,
         *,
+        decay: str = "plain",
         method: str = "muon",
         normalize: str = "frobenius",
         renormalize: str | None = None,

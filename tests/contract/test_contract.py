@@ -200,6 +200,8 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "sparse gradient",
         "closure",
         "maximize",
+        "cautious decay",
+        "corrected decay",
         "tensor learning rate",
         "negative learning rate refused",
         "nan learning rate refused",
@@ -219,7 +221,7 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 48
+    assert len(names) == len(CHECKS) == 50
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 

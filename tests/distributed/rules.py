@@ -40,6 +40,9 @@ RULES: dict[str, Make] = {
     "Muon rows": lambda p: optim.Muon(
         p, 0.1, row_beta=0.9, step="steepest", normalize="rows"
     ),
+    "Muon cautious": lambda p: optim.Muon(
+        p, 0.1, weight_decay=0.1, decay="cautious+corrected"
+    ),
     "Scion": lambda p: optim.Scion(p, 0.1, momentum=0.5),
     "Prodigy": lambda p: optim.Prodigy(p, d0=1e-2, weight_decay=0.1, eps=1e-3),
     "Prodigy sliced": lambda p: optim.Prodigy(p, d0=1e-2, slice_p=2, eps=1e-3),
