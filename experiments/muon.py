@@ -37,7 +37,10 @@ from anthology import lab, optim
 from anthology.norms import metrize
 
 STORED = HERE / "results" / "muon.json"
-RATES = {"digits": (0.06, 0.12, 0.24, 0.48), "text": (0.02, 0.04, 0.08, 0.16)}
+RATES = {
+    "digits": (0.03, 0.06, 0.12, 0.24, 0.48, 0.96),
+    "text": (0.02, 0.04, 0.08, 0.16),
+}
 KINDS = {
     "momentum": {},
     "no momentum": {"momentum": 0.0, "nesterov": False},
