@@ -1,15 +1,15 @@
-"""Muon with and without momentum, with and without decay: two problems of the race.
+"""Muon with and without momentum, with and without decay: digits of the race.
 
 What is on trial: whether what Muon loses without its momentum is lost to noise, as the
 spectral step of a mini-batch suggests, or to weight decay, which acts on all of a
 weight while only what mini-batches have in common pulls the other way.
 
-Problems, network, schedule, AdamW's rate and seeds are those of race.py. Every
+Problem, network, schedule, AdamW's rate and seeds are those of race.py. Every
 combination tries the same rates, a factor of two apart, with one seed, then five other
 seeds at the best of them. All runs are stored, with the spectral norm of the second
 matrix at the end.
 
-    python experiments/muon.py    # about three minutes
+    python experiments/muon.py    # about a minute
 
 Each run is stored as soon as it ends; started again, the script goes on where it
 stopped.
@@ -37,10 +37,7 @@ from anthology import lab, optim
 from anthology.norms import metrize
 
 STORED = HERE / "results" / "muon.json"
-RATES = {
-    "digits": (0.03, 0.06, 0.12, 0.24, 0.48, 0.96),
-    "text": (0.02, 0.04, 0.08, 0.16),
-}
+RATES = {"digits": (0.03, 0.06, 0.12, 0.24, 0.48, 0.96)}
 KINDS = {
     "momentum": {},
     "no momentum": {"momentum": 0.0, "nesterov": False},
