@@ -203,15 +203,13 @@ COEFFICIENT_SETS: dict[str, CoefficientSet] = {
         _same((1.5, -0.5, 0.0)),
         20,
         None,
-        "Newton–Schulz; Bernstein & Newhouse 2024, eq. 36. Twenty steps bring a "
-        "singular value of 1e-3 to 1 within 1e-3",
+        "Newton–Schulz; Bernstein & Newhouse 2024, eq. 36. [0.001, 1] to [0.999, 1]",
     ),
     "pade": CoefficientSet(
         _same(PADE),
         13,
         None,
-        "Padé's quintic, with p(1) = 1 and p′(1) = p″(1) = 0. Thirteen steps bring a "
-        "singular value of 1e-3 to 1 within 1e-3",
+        "Padé's quintic, p(1) = 1 and p′(1) = p″(1) = 0. [0.001, 1] to [0.999, 1]",
     ),
     "muon": CoefficientSet(
         _same(published.MUON),
@@ -227,14 +225,15 @@ COEFFICIENT_SETS: dict[str, CoefficientSet] = {
         _first(published.QUINTIC),
         5,
         5,
-        "The default of timm and of Emerging-Optimizers; [0.001, 1] to [0.475, 1.145]",
+        "Cesista, You & Jordan 2025, the default of timm and of Emerging-Optimizers; "
+        "[0.001, 1] to [0.475, 1.145]",
     ),
     "cans": CoefficientSet(
         _first(published.CANS, 1.01),
         5,
         5,
-        "CANS, Grishina, Smirnov & Rakhuba 2025, by Chebyshev alternation; widened by "
-        "1.01, without which rounding makes it diverge: [0.001, 1] to [0.862, 1.114]",
+        "CANS, Grishina, Smirnov & Rakhuba 2025; widened by 1.01, without which "
+        "rounding makes it diverge: [0.001, 1] to [0.862, 1.114]",
     ),
     "cubic5": CoefficientSet(
         _first(published.CUBIC5, 1.01),
@@ -247,15 +246,14 @@ COEFFICIENT_SETS: dict[str, CoefficientSet] = {
         _first(published.AOL),
         4,
         4,
-        "Turbo-Muon, arXiv 2512.04632, the authors' list of four, made for "
-        "normalize='aol'; [0.001, 1] to [0.146, 1.051]",
+        "Turbo-Muon, 2025, made for normalize='aol'; [0.001, 1] to [0.146, 1.051]",
     ),
     "deepseek": CoefficientSet(
         _deepseek,
         10,
         None,
-        "DeepSeek-V4, 2026: all but the last two steps are those of 'muon', the last "
-        "two p(x) = 2x − 1.5x³ + 0.5x⁵; ten bring [0.001, 1] to [1, 1.001]",
+        "DeepSeek-V4, 2026: those of 'muon', and at last two p(x) = 2x − 1.5x³ + 0.5x⁵; "
+        "[0.001, 1] to [1, 1.001]",
     ),
     "polar-express": CoefficientSet(
         _express,

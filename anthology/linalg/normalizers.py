@@ -7,7 +7,9 @@ from anthology.linalg.products import gram
 from anthology.linalg.safe import peak, unit
 
 NORMALIZERS = ("frobenius", "rows", "aol", "schatten4")
+"""What ``polar`` may do to a matrix first, its argument ``normalize``."""
 RENORMALIZERS = (None, "frobenius")
+"""What it may do to the result, its argument ``renormalize``."""
 
 
 def check_normalizers(normalize: str, renormalize: str | None) -> None:

@@ -4,8 +4,6 @@ One function: by the singular value decomposition, by the eigenvectors of the Gr
 matrix, or by compositions of odd polynomials that need matrix products only.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -18,10 +16,8 @@ from anthology.linalg.published import Coefficients
 from anthology.linalg.safe import (
     guarded,
     peak,
-    poison,
     require_numeric,
     unit,
-    working_dtype,
 )
 
 GRAM_STEPS = 7
@@ -218,7 +214,7 @@ def polar(
         more. Two that scale rows first, so that the limit is the polar factor of DG,
         D > 0 diagonal: still a direction of descent, for ⟨G, X⟩ > 0, but another one.
         "rows": every row to one length, as nanochat and MuonEq do. "aol": row i of the
-        smaller side by (Σ_j |GGᵀ|_ij)^(−½), as Turbo-Muon does, for one product more.
+        smaller side by (Σ_j abs(GGᵀ_ij))^(−½), as Turbo-Muon does, for one product more.
     renormalize : str, optional
         "frobenius": the result is resized to Frobenius norm √min(m, n), that of a
         semi-orthogonal matrix; its spectral norm may exceed 1. None (default) leaves it.
@@ -256,58 +252,3 @@ def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:
         raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
     if not dtype.is_complex and (G.is_complex() or not dtype.is_floating_point):
         raise TypeError(f"a polar factor of {G.dtype} cannot be computed in {dtype}")
-
-
-class Certificate(NamedTuple):
-    """How good an approximate polar factor is, each entry of the batch shape.
-
-    ``efficiency`` is ⟨G, X⟩/(‖G‖_*·‖X‖₂), the share of the steepest descent that a
-    step along X attains: at most 1, and 1 for the exact factor. ``sigma_min`` and
-    ``sigma_max`` are the extreme singular values of X, both 1 for the exact factor
-    of a full-rank G.
-    """
-
-    efficiency: Tensor
-    sigma_min: Tensor
-    sigma_max: Tensor
-
-
-def certificate(G: Tensor, X: Tensor) -> Certificate:
-    """Measure X as a steepest direction for G under the spectral norm.
-
-    Parameters
-    ----------
-    G, X : Tensor
-        Same shape (..., m, n) with m, n ≥ 1; computed in the wider of their
-        precisions, in single precision at least.
-
-    Returns
-    -------
-    Certificate
-        Efficiency (1 if G is zero, otherwise 0 if X is zero), least and greatest
-        singular value of X; NaN where an entry is not finite.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or are not those of non-empty matrices.
-    """
-    require_numeric(G, "certificate")
-    require_numeric(X, "certificate")
-    if G.shape != X.shape or G.ndim < 2 or 0 in G.shape[-2:]:
-        raise ValueError(
-            "certificate needs two non-empty matrices of one shape, got "
-            f"{tuple(G.shape)} and {tuple(X.shape)}"
-        )
-    dtype = working_dtype(torch.promote_types(G.dtype, X.dtype))
-    g, x = G.to(dtype), X.to(dtype)
-    spoiled = poison(g, 2) + poison(x, 2)
-    sigma = singular_values(x)
-    g, x = g / peak(g, (-2, -1)), x / peak(x, (-2, -1))
-    gain = (g.conj() * x).sum((-2, -1)).real
-    best = singular_values(g).sum(-1) * singular_values(x)[..., 0]
-    share = torch.where(best > 0, gain / torch.where(best > 0, best, 1), 0)
-    share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
-    return Certificate(
-        share + spoiled, sigma[..., -1] + spoiled, sigma[..., 0] + spoiled
-    )

@@ -8,7 +8,7 @@ import torch
 
 from anthology.kernels.entrywise import step, step_eager
 from anthology.kernels.symmetric import gram
-from anthology.linalg.polar import certificate, polar
+from anthology.linalg import certificate, polar
 from anthology.optim import SGD, AdamW, Lion, Muon
 
 BF16 = torch.bfloat16

@@ -105,7 +105,7 @@ def test_no_other_composition_found_is_better(claim) -> None:
         assert worst(coefficients(name, 3)) > error
 
 
-@pytest.mark.claim("polar-express-optimal", tol=1e-12)
+@pytest.mark.claim("best-quintic", tol=1e-12)
 def test_a_minimax_quintic_equioscillates(claim) -> None:
     for lower, upper in [(1e-9, 1), (1e-3, 1), (0.2, 1.8), (0.9, 1.1), (0.99, 1.02)]:
         p = minimax_quintic(lower, upper)

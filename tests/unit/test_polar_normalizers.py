@@ -174,7 +174,7 @@ def test_normalizers_are_their_authors(claim) -> None:
         assert relative(polar(G, normalize="schatten4"), polar(G)) < 1e-12
 
 
-@pytest.mark.claim("normalizers", trials=200)
+@pytest.mark.claim("normalizers", "row-scaling-descends", "aol-bound", trials=200)
 def test_singular_values_are_at_most_one_and_scaled_rows_descend(claim) -> None:
     for seed in range(claim.trials):
         m, n = [(3, 3), (4, 9), (9, 4), (1, 6), (6, 1)][seed % 5]
@@ -188,7 +188,7 @@ def test_singular_values_are_at_most_one_and_scaled_rows_descend(claim) -> None:
         assert 1 - 1e-12 <= larger <= min(m, n) ** 0.25 + 1e-12
 
 
-@pytest.mark.claim("two-sided-scaling-ascends", trials=20000)
+@pytest.mark.claim("row-scaling-descends", trials=20000)
 def test_scaling_of_both_sides_can_ascend(claim) -> None:
     """msign(AGB), A and B diagonal: of random 3 × 3 matrices a few in a thousand."""
     generator = torch.Generator().manual_seed(0)
