@@ -170,8 +170,8 @@ class Batch:
         if self._decay is not None:
             rates = self.group["lr"] if self.rates is None else self.rates
             watched = getattr(optimizer, "warmup_steps", 0)
-            moving = [1.0 if not watched else t > watched for t in self.steps]
-            self._decay.act(self.params, rates, moving)
+            early = [watched > 0 and t <= watched for t in self.steps]
+            self._decay.act(self.params, rates, early)
         for flag, new, old in self._saved:
             torch.where(flag, new, old, out=new)
         self._saved = []

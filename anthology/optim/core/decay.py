@@ -118,7 +118,7 @@ class Decay:
         self.strength = group["weight_decay"] * share(group)
         self.cautious = "cautious" in group["decay"]
 
-    def act(self, params: list[Tensor], rates: Any, moving: list[Any]) -> None:
+    def act(self, params: list[Tensor], rates: Any, early: list[Any]) -> None:
         """Take it.
 
         Parameters
@@ -127,13 +127,17 @@ class Decay:
             As the rule left them; written in place.
         rates : float, Tensor or list of either
             What multiplies κ: one for all, or one a tensor.
-        moving : list
-            For each tensor whether its rule has begun to move it.
+        early : list
+            For each tensor whether its rule may still only watch: where that has left
+            it in its place, it does not decay.
         """
         taken = self._agreeing(params) if self.cautious else self.old
         many = rates if isinstance(rates, list) else [rates] * len(params)
-        for p, x, rate, begun in zip(params, taken, many, moving, strict=True):
-            size = rate * self.strength * begun
+        lists = params, taken, many, self.old, early
+        for p, x, rate, old, young in zip(*lists, strict=True):
+            size = rate * self.strength
+            if young is not False:
+                size = size * ~((p == old).all() & young)
             if isinstance(size, Tensor):
                 p.sub_(x * size)
             else:
