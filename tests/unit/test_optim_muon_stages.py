@@ -371,3 +371,19 @@ def test_a_step_rule_goes_by_the_name_of_the_constructor_in_groups():
 def test_what_a_stage_cannot_use_is_refused(options, text):
     with pytest.raises(ValueError, match=text):
         Muon(weights(), **options)
+
+
+@pytest.mark.parametrize("method", ["svd", "eigh", "gram", "muon", "deepseek"])
+@pytest.mark.parametrize("normalize", ["frobenius", "rows", "aol", "schatten4"])
+@pytest.mark.parametrize("foreach", [True, False])
+def test_complex_weights_by_every_method(method, normalize, foreach):
+    torch.manual_seed(15)
+    for shape in ((6, 4), (4, 6)):
+        p = torch.zeros(shape, dtype=torch.complex128).requires_grad_()
+        p.grad = torch.randn_like(p)
+        options = {"normalize": normalize, "renormalize": "frobenius"}
+        optimizer = Muon(
+            [p], 1.0, 0.0, method=method, row_beta=0.9, foreach=foreach, **options
+        )
+        optimizer.step()
+        assert float((p.grad.conj() * p.detach()).sum().real) < 0
