@@ -131,6 +131,8 @@ class Decay:
             For each tensor whether its rule may still only watch: where that has left
             it in its place, it does not decay.
         """
+        if not params:
+            return
         taken = self._agreeing(params) if self.cautious else self.old
         many = rates if isinstance(rates, list) else [rates] * len(params)
         lists = params, taken, many, self.old, early
