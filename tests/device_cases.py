@@ -32,6 +32,7 @@ OURS: dict[str, Callable[..., Any]] = {
     ),
     "Muon": optim.Muon,
     "Muon gram": partial(optim.Muon, method="gram", weight_decay=0.1),
+    "Muon rows": partial(optim.Muon, row_beta=0.95, step="steepest"),
     "Scion": partial(optim.Scion, norm=MUON, momentum=0.9),
     "Prodigy": partial(optim.Prodigy, use_bias_correction=True),
     "Prodigy per group": partial(optim.Prodigy, per_group=True, weight_decay=0.1),
@@ -39,6 +40,6 @@ OURS: dict[str, Callable[..., Any]] = {
     "RootFreeAdamW": partial(optim.RootFreeAdamW, batch_size=4, bias_correction=True),
     "SIRFShampoo": partial(optim.SIRFShampoo, batch_size=4, capturable=True),
 }
-MATRICES_ONLY = ("SteepestDescent", "Muon", "Muon gram", "Scion")
+MATRICES_ONLY = ("SteepestDescent", "Muon", "Muon gram", "Muon rows", "Scion")
 # What waits however it is set, as their docstrings say, because the host chooses.
 CHOOSING = {"SOAP": optim.SOAP, "KrADagrad": optim.KrADagrad}

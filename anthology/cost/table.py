@@ -87,7 +87,8 @@ def _muon(s: Subject) -> Work:
             symmetric=s.symmetric,
         )
         work += math.prod(matrices.shape[:-2]) * one
-    return Work(state=s.numbers, flops=work, products=dtype)
+    rows = math.prod(s.kept.get("row_avg_sq", (0,)))
+    return Work(state=s.numbers + rows, flops=work, products=dtype)
 
 
 def _shampoo(s: Subject) -> Work:

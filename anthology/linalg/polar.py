@@ -166,7 +166,7 @@ def _of_gram_or_svd(x: Tensor, method: str, steps: int | None, how: str) -> Tens
         y = eigh_polar(y)
     else:
         y = gram_iteration(y, coefficients("polar-express", steps or GRAM_STEPS))
-    return y.mH if tall else y
+    return (y.mH if tall else y).resolve_conj()
 
 
 def polar(

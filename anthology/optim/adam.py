@@ -49,6 +49,9 @@ class Adam(BaseOptimizer):
         κ; g + κw takes the place of g. Default 0.
     amsgrad : bool
         Divide by the largest v so far. Default False.
+    decay : str
+        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
+        `BaseOptimizer`, are decoupled.
     foreach : bool, optional
         Work on lists of tensors; None chooses what is faster.
     maximize : bool
@@ -116,6 +119,7 @@ class Adam(BaseOptimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -260,6 +264,7 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -273,6 +278,7 @@ class AdamW(Adam):
             eps,
             weight_decay,
             amsgrad,
+            decay=decay,
             foreach=foreach,
             maximize=maximize,
             capturable=capturable,

@@ -72,6 +72,9 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     growth_rate : float
         Largest factor by which d grows in one step, from its second growth on.
         Default infinity.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Dualize tensors of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -141,6 +144,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         d_coef: float = 1.0,
         growth_rate: float = math.inf,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -181,6 +185,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
                 lengths.append(counted(batch, self._duals(batch, s, moves)))
             if not parts:
                 continue
+            self.tell_rates(scope, d)
             order = 2 if parts[0].group["across"] == "l2" else 1
             self.grow(parts, d, *self.jointly(products, lengths, order))
             factors = self._factors(parts, [duals for _, duals in plans])

@@ -164,19 +164,21 @@ def _updated(
             f"it has {sorted(optimizer.defaults)}"
         )
     for group, kept in zip(optimizer.param_groups, state["groups"], strict=True):
-        group.update({**kept, **changes})
+        group.update({**_copied(kept), **changes})
         optimizer.check(group)
     for p, kept, g in zip(
         tensors, state["state"], gradients(params, grads, tensors), strict=True
     ):
-        optimizer.state[p].update(
-            {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
-        )
+        optimizer.state[p].update(_copied(kept))
         p.grad = g
     optimizer.step()
     for p in tensors:
         p.grad = None
     return rebuilt(params, tensors), _state(optimizer, tensors, before)
+
+
+def _copied(kept: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
 
 
 def _optimizer(

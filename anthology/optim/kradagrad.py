@@ -94,6 +94,9 @@ class KrADagrad(_Alike):
     block_size : int, optional
         Tensors are cut into blocks of at most so many entries along an axis, each
         with factors of its own. Default None: they are not (published: 128).
+    decay : str
+        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
+        `BaseOptimizer`, are decoupled.
     foreach : bool, optional
         Treat tensors of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -168,6 +171,7 @@ class KrADagrad(_Alike):
         grafting: str = "none",
         block_size: int | None = None,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,

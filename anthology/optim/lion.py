@@ -44,6 +44,9 @@ class Signum(BaseOptimizer):
         Look ahead: the sign of βm + (1−β)g instead of that of m. Default False.
     weight_decay : float
         κ, decoupled. Default 0.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -100,6 +103,7 @@ class Signum(BaseOptimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -197,6 +201,9 @@ class Lion(BaseOptimizer):
     weight_decay : float
         κ, decoupled. Default 0. The authors take lr 3 to 10 times smaller than for
         `AdamW`, and κ as many times larger.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -250,6 +257,7 @@ class Lion(BaseOptimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.linalg.normalizers import check_normalizers
 from anthology.linalg.polar import check_method
 
 from .adam import AdamW
@@ -16,9 +17,17 @@ from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
-from .core.state import State
-from .parts.matrices import KERNELS, SCALES
-from .parts.orthogonal import PRODUCTS, descend_along, dtype_name, factors, orthogonal
+from .core.state import State, fresh_state
+from .parts.even_rows import ENTRY, SIDES
+from .parts.matrices import KERNELS, check_scale
+from .parts.orthogonal import (
+    PRODUCTS,
+    descend_along,
+    dtype_name,
+    factors,
+    orthogonal,
+    rows_of,
+)
 from .parts.routed import _Routed
 from .parts.routing import ADAMW, MUON, RATE, in_words, reference
 
@@ -64,10 +73,29 @@ class Muon(_Routed):
         of "polar-express" cost less and descend more steeply than those.
     method : str
         How the polar factor is found, a method of ``anthology.linalg.polar``:
-        "muon" (default), "cubic", "pade", "you", "polar-express" and "gram", by
-        products; "svd" (exact) and "eigh", by decompositions.
-    adjust_lr_fn : str, optional
-        s by name, the names of `convert_lr`. Default "original"; None is the same.
+        "muon" (default), "cubic", "pade", "you", "quintic", "cans", "cubic5", "aol",
+        "deepseek", "polar-express" and "gram", by products; "svd" (exact) and "eigh",
+        by decompositions.
+    normalize : str
+        What is done to U before the polynomials, as for ``polar``: "frobenius"
+        (default) and "schatten4" scale it; "rows" and "aol" scale its rows too, which
+        moves the target to the polar factor of DU, D > 0 diagonal.
+    renormalize : str, optional
+        "frobenius": what the polynomials found is given the Frobenius norm of a
+        semi-orthogonal matrix. None (default) leaves it.
+    step : str
+        "dualize" (default) or "steepest": times ⟨U, X⟩, X being the factor found, so
+        about ‖U‖_*, for each matrix alone (PolarGrad).
+    row_beta : float, optional
+        β₂ in [0, 1) of v ← β₂v + (1−β₂)·mean X², one number a row; X/(√v + 1e-10)
+        takes the place of X, at its Frobenius norm (NorMuon, where it is 0.95). None
+        (default) is without.
+    row_side : str
+        Which rows: "out" (default), one number an output; "longer", an input where
+        there are more of these.
+    adjust_lr_fn : str or float, optional
+        s by name, the names of `convert_lr`, or a number r for s = r√max(d_out, d_in).
+        Default "original"; None is the same.
     ns_dtype : str or torch.dtype, optional
         Precision of the products of an iterative method, for example "bfloat16" as
         the published code has it. None: that of the parameter, float32 at least.
@@ -84,6 +112,9 @@ class Muon(_Routed):
         β₁, β₂ of that rule. Default (0.9, 0.95).
     adamw_eps : float
         ε of that rule, in the units of the gradient. Default 1e-10.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Orthogonalise matrices of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -110,6 +141,14 @@ class Muon(_Routed):
     whether it multiplies (``LambdaLR``) or writes (``OneCycleLR``); `rates` has both
     as they are, for a log. In a group of AdamW's tensors alone an ``lr`` without
     ``adamw_lr`` is their rate.
+
+    Stages, each an option, in their order: ``normalize`` → ``method`` → ``renormalize``
+    → ``row_beta``. Each keeps descent, ⟨U, ΔW⟩ < 0 for U ≠ 0, as long as the polynomials
+    are positive, and together they do where they scale the same side: rows before and
+    columns after (``row_side="longer"`` of a wide weight) may climb. The bound ηs on
+    the spectral norm is kept by the first two, up to the error of the polynomials; the
+    others keep the Frobenius norm of a semi-orthogonal matrix, and with ``row_beta``
+    the spectral norm may be up to √min(d_out, d_in) times ηs.
 
     Which rate to take from elsewhere: s is a convention, and η of one becomes that of
     another by `convert_lr`; with "match_rms_adamw" a step has about the size of
@@ -138,6 +177,8 @@ class Muon(_Routed):
     1.weight  2×8  adamw  lr 0.003
     """
 
+    switched = (ENTRY,)
+
     card = Card(
         answer="has Shampoo's ruler and a quicker way to use it: a few matrix "
         "products, in place of roots, bring all singular values near one.",
@@ -159,8 +200,14 @@ class Muon(_Routed):
         nesterov: bool = True,
         ns_steps: int | None = None,
         *,
+        decay: str = "plain",
         method: str = "muon",
-        adjust_lr_fn: str | None = "original",
+        normalize: str = "frobenius",
+        renormalize: str | None = None,
+        step: str = "dualize",
+        row_beta: float | None = None,
+        row_side: str = "out",
+        adjust_lr_fn: str | float | None = "original",
         ns_dtype: str | torch.dtype | None = None,
         kernel: str = "flatten",
         adamw_lr: float | Tensor = 3e-3,
@@ -173,6 +220,7 @@ class Muon(_Routed):
     ) -> None:
         defaults = hyperparameters(locals())
         defaults["ns_dtype"] = dtype_name(ns_dtype)
+        defaults["step_rule"] = defaults.pop("step")
         defaults["adamw_at"] = reference(lr)
         super().__init__(params, defaults)
 
@@ -180,9 +228,15 @@ class Muon(_Routed):
         """Refuse what Muon cannot use; see the class for the limits."""
         super().check(group)
         below_one("momentum value", group["momentum"])
-        one_of("adjust_lr_fn", group["adjust_lr_fn"] or "original", SCALES)
+        if group["adjust_lr_fn"] is not None:
+            check_scale("adjust_lr_fn", group["adjust_lr_fn"])
         one_of("kernel", group["kernel"], KERNELS)
+        one_of("step", group["step_rule"], ("dualize", "steepest"))
+        one_of("row_side", group["row_side"], SIDES)
+        if group["row_beta"] is not None:
+            below_one("row_beta value", group["row_beta"])
         check_method(group["method"], group["ns_steps"])
+        check_normalizers(group["normalize"], group["renormalize"])
         if group["ns_dtype"] is not None:
             one_of("ns_dtype", dtype_name(group["ns_dtype"]), PRODUCTS)
             if group["method"] in ("svd", "eigh", "gram"):
@@ -207,16 +261,32 @@ class Muon(_Routed):
         return CPU_TOGETHER if group["params"][0].is_cpu else DEVICE_TOGETHER
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``momentum_buffer``, or AdamW's two averages."""
+        """Zeros for ``momentum_buffer`` and rows, or AdamW's two averages."""
         if group["rule"] == ADAMW:
             return _adamw().new_state(param, {"amsgrad": False})
-        return {"momentum_buffer": torch.zeros_like(param)}
+        state = {"momentum_buffer": torch.zeros_like(param)}
+        return {**state, **rows_of(param, group)}
+
+    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
+        """As in the base; an average of rows may be switched on later."""
+        if type(self).state_of is not Muon.state_of:
+            return None
+        return {"step", *_kept(group)}
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """As in the base; an average of rows that was switched on later is zero."""
+        state = super().state_of(p, group)
+        seen = self.group_of(p, group)
+        if not _kept(seen) <= state.keys():
+            state.update({**fresh_state(p, seen, self.new_state), **state})
+        return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for a difference of gradients, or for AdamW's squares."""
+        """Room for a difference of gradients, for ‖U‖_*, or for AdamW's squares."""
         if group["rule"] == ADAMW:
             return _adamw().gradient_limit(grad, group)
-        return torch.finfo(grad.dtype).max / 2
+        room = grad.numel() if group["step_rule"] == "steepest" else 1
+        return torch.finfo(grad.dtype).max / (2 * room)
 
     def apply(self, batches: list[Batch]) -> None:
         """As in the base; the rule must know which pairs are complex numbers."""
@@ -238,7 +308,8 @@ class Muon(_Routed):
             return
         lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
         m.lerp_(grad, 1 - beta)
-        t = orthogonal(grad.lerp(m, beta) if group["nesterov"] else m, group)
+        u = grad.lerp(m, beta) if group["nesterov"] else m
+        t = orthogonal(u, group, state[ENTRY] if _kept(group) else None)
         param.mul_(1 - lr * group["weight_decay"])
         param.sub_(t * lr)
 
@@ -259,10 +330,17 @@ class Muon(_Routed):
         torch._foreach_lerp_(m, grads, 1 - beta)
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        rows = [state[ENTRY] for state in states] if _kept(group) else None
         if group["nesterov"]:
-            descend_along(params, grads, m, group)
+            descend_along(params, grads, m, group, rows)
         else:
-            descend_along(params, m, None, group)
+            descend_along(params, m, None, group, rows)
+
+
+def _kept(group: Mapping[str, Any]) -> set[str]:
+    """Entries that only some groups have."""
+    keeps = group["rule"] == MUON and group["row_beta"] is not None
+    return {ENTRY} if keeps else set()
 
 
 @cache

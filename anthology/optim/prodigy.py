@@ -82,6 +82,9 @@ class Prodigy(_DistanceEstimate):
         two of the four numbers kept for each parameter become 2/11.
     per_group : bool
         Give each group a d of its own. Default False: one for all.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -159,6 +162,7 @@ class Prodigy(_DistanceEstimate):
         slice_p: int = 1,
         per_group: bool = False,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -212,6 +216,7 @@ class Prodigy(_DistanceEstimate):
                     lengths.append(length)
             if not parts:
                 continue
+            self.tell_rates(scope, d)
             new = self.grow(parts, d, *self.jointly(products, lengths))
             for part in parts:
                 if isinstance(part, Batch):

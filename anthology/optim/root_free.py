@@ -47,6 +47,9 @@ class RootFreeRMSProp(_RootFree):
         ε, damping added to S, in the units of B·g². Default 1e-4.
     weight_decay : float
         κ, added after S and inside the momentum. Default 0.
+    decay : str
+        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
+        `BaseOptimizer`, are decoupled.
     momentum : float
         μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     batch_size : float
@@ -102,6 +105,7 @@ class RootFreeRMSProp(_RootFree):
         weight_decay: float = 0.0,
         momentum: float = 0.9,
         *,
+        decay: str = "plain",
         batch_size: float,
         foreach: bool | None = None,
         maximize: bool = False,
@@ -177,6 +181,9 @@ class RootFreeAdamW(_RootFree):
         ε, damping added to S, in the units of B·g². Default 1e-4.
     weight_decay : float
         κ, decoupled. Default 0.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     bias_correction : bool
         Divide m and S by 1 − βᵗ. Default False: S starts at one, not at zero.
     batch_size : float
@@ -227,6 +234,7 @@ class RootFreeAdamW(_RootFree):
         weight_decay: float = 0.0,
         bias_correction: bool = False,
         *,
+        decay: str = "plain",
         batch_size: float,
         foreach: bool | None = None,
         maximize: bool = False,

@@ -151,10 +151,10 @@ class Scion(SteepestDescent):
             raise ValueError(f"Scion has no step={group['step_rule']!r}")
         if group["across"] != "max":
             raise ValueError(f"Scion has no across={group['across']!r}")
-        if group["weight_decay"] or group["nesterov"]:
+        if group["weight_decay"] or group["nesterov"] or group["decay"] != "plain":
             raise ValueError(
-                "Scion has neither weight_decay (the constraint takes its place) nor "
-                "nesterov; SteepestDescent has both"
+                "Scion has neither weight_decay nor decay (the constraint takes their "
+                "place) nor nesterov; SteepestDescent has them"
             )
 
     def _move(self, batch: Batch, moves: list[Tensor], sizes: list[Any]) -> None:

@@ -54,6 +54,9 @@ class SGD(BaseOptimizer):
         ask for it are measured together, by one Euclidean norm, so that the
         direction in the space of all weights is kept; groups may differ in lr, and
         then each has the share of its own η. A zero m gives no step.
+    decay : str
+        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
+        `BaseOptimizer`, are decoupled.
     foreach : bool, optional
         Work on lists of tensors; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -118,6 +121,7 @@ class SGD(BaseOptimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
+        decay: str = "plain",
         normalised: bool = False,
         foreach: bool | None = None,
         maximize: bool = False,

@@ -87,6 +87,9 @@ class Shampoo(BaseOptimizer):
         that of :math:`\hat m/(\sqrt{\hat v}+ε_g)`, Adam's. Measured over a tensor.
     grafting_beta, grafting_eps : float
         β in [0, 1) of v and ε_g of "rms". Default 0.999 and 1e-8.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Treat blocks of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -166,6 +169,7 @@ class Shampoo(BaseOptimizer):
         grafting_beta: float = 0.999,
         grafting_eps: float = 1e-8,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,

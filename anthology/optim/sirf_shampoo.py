@@ -74,6 +74,9 @@ class SIRFShampoo(BaseOptimizer):
         amplified up to G/λ, as an ε would. Default 1e-3.
     weight_decay : float
         κ (``kappa``), added to the preconditioned gradient. Default 0.
+    decay : str
+        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
+        `BaseOptimizer`, are decoupled.
     refresh : int
         T: the factors are updated in every T-th step, the first included, and kept
         with their products KKᵀ between. Default 1.
@@ -151,6 +154,7 @@ class SIRFShampoo(BaseOptimizer):
         factor_dtype: str | None = None,
         max_dim: int = 1024,
         *,
+        decay: str = "plain",
         batch_size: float,
         foreach: bool | None = None,
         maximize: bool = False,

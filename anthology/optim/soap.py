@@ -84,6 +84,9 @@ class SOAP(_Alike):
         The first gradient of a tensor only sets its bases, and the tensor stays.
         Default True, as published, and told in ``warmup_steps``; False also moves,
         and averages from there.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Treat tensors of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -157,6 +160,7 @@ class SOAP(_Alike):
         basis_eps: float = 0.1,
         skip_first: bool = True,
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,

@@ -63,6 +63,9 @@ class SteepestDescent(BaseOptimizer):
     across : str
         How tensors are measured together: "max" (default) or "l2". One choice for
         all groups.
+    decay : str
+        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
+        `BaseOptimizer`.
     foreach : bool, optional
         Dualize tensors of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -125,6 +128,7 @@ class SteepestDescent(BaseOptimizer):
         step: str = "dualize",
         across: str = "max",
         *,
+        decay: str = "plain",
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,

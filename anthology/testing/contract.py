@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .check import Check
-from .checks import GRADIENTS, INTERFACE, STATE, TENSORS
+from .checks import DECAY, GRADIENTS, INTERFACE, STATE, TENSORS
 from .report import Report
 from .subject import Factory, Subject, declared_warm_up, weight
 
-CHECKS: tuple[Check, ...] = (*GRADIENTS, *TENSORS, *INTERFACE, *STATE)
+CHECKS: tuple[Check, ...] = (*GRADIENTS, *TENSORS, *INTERFACE, *DECAY, *STATE)
 
 
 def contract(factory: Factory, name: str | None = None) -> Report:

@@ -221,3 +221,28 @@ class Clinging(Sound):
     def step(self, closure: Any = None) -> Any:
         self.__dict__.setdefault("_held", set()).update(p for p, _ in self.pairs)
         return BaseOptimizer.step(self, closure)
+
+
+class Elsewhere(Sound):
+    """One kind of decay is another: at the whole rate, wherever the step goes."""
+
+    kind = ""
+
+    def step(self, closure: Any = None) -> Any:
+        group = self.param_groups[0]
+        if group["decay"] != self.kind:
+            return BaseOptimizer.step(self, closure)
+        group.update(decay="corrected", max_lr=group["lr"])
+        loss = BaseOptimizer.step(self, closure)
+        group.update(decay=self.kind, max_lr=None)
+        return loss
+
+
+@fault("cautious decay")
+class Careless(Elsewhere):
+    kind = "cautious"
+
+
+@fault("corrected decay")
+class Uncorrected(Elsewhere):
+    kind = "corrected"

@@ -50,6 +50,20 @@ OURS = {
     "Muon bf16": functools.partial(
         optim.Muon, ns_dtype="bfloat16", kernel="positions", capturable=True
     ),
+    "Muon rows": functools.partial(optim.Muon, row_beta=0.95, row_side="longer"),
+    "Muon stages": functools.partial(
+        optim.Muon,
+        method="polar-express",
+        ns_steps=5,
+        normalize="rows",
+        renormalize="frobenius",
+        row_beta=0.9,
+        row_side="longer",
+        adjust_lr_fn=0.18,
+    ),
+    "Muon steepest": functools.partial(
+        optim.Muon, lr=0.01, step="steepest", row_beta=0.9, foreach=False
+    ),
     "RootFreeRMSProp": functools.partial(optim.RootFreeRMSProp, batch_size=8),
     "RootFreeAdamW": functools.partial(optim.RootFreeAdamW, batch_size=8),
     "SIRFShampoo": functools.partial(optim.SIRFShampoo, batch_size=8),
@@ -139,6 +153,7 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
         "SGD normalised",
         "Signum nesterov",
         "Lion",
+        "Muon rows",
         "Scion",
         "Shampoo",
         "Shampoo, averages, grafting",
@@ -185,6 +200,8 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "sparse gradient",
         "closure",
         "maximize",
+        "cautious decay",
+        "corrected decay",
         "tensor learning rate",
         "negative learning rate refused",
         "nan learning rate refused",
@@ -204,7 +221,7 @@ def test_what_the_contract_demands_is_all_there() -> None:
         "warm up from zero",
         "descends on a quadratic",
     } <= names
-    assert len(names) == len(CHECKS) == 48
+    assert len(names) == len(CHECKS) == 50
     assert all(len(check.harm) > 15 for check in CHECKS)
 
 

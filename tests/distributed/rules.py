@@ -37,6 +37,12 @@ RULES: dict[str, Make] = {
     "SOAP": lambda p: optim.SOAP(p, 0.1, refresh=2, eps=1e-2, skip_first=False),
     "KrADagrad": lambda p: optim.KrADagrad(p, 0.1, weight_decay=0.1),
     "Muon": lambda p: optim.Muon(p, 0.1, weight_decay=0.1),
+    "Muon rows": lambda p: optim.Muon(
+        p, 0.1, row_beta=0.9, step="steepest", normalize="rows"
+    ),
+    "Muon cautious": lambda p: optim.Muon(
+        p, 0.1, weight_decay=0.1, decay="cautious+corrected"
+    ),
     "Scion": lambda p: optim.Scion(p, 0.1, momentum=0.5),
     "Prodigy": lambda p: optim.Prodigy(p, d0=1e-2, weight_decay=0.1, eps=1e-3),
     "Prodigy sliced": lambda p: optim.Prodigy(p, d0=1e-2, slice_p=2, eps=1e-3),

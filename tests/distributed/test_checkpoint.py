@@ -24,6 +24,7 @@ KEPT = [
     "SOAP",
     "KrADagrad",
     "Muon",
+    "Muon rows",
     "Prodigy",
     "SIRFShampoo joined",
 ]

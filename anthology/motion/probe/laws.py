@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from anthology import optim
 from anthology.motion.symmetry.pieces import Symmetry
+from anthology.optim.core.decay import note_peaks, share
 
 Values = dict[str, Tensor]
 
@@ -94,10 +96,19 @@ class Laws:
 def shrinkage(
     optimizer: torch.optim.Optimizer, p: Tensor, group: Mapping[str, Any]
 ) -> float:
-    """1 − ηκ: what weight decay alone leaves of a weight in one step."""
+    """1 − ηκ: what weight decay alone leaves of a weight in one step.
+
+    NaN for cautious decay, which asks each entry and follows no law.
+    """
     if p.grad is None:
         return 1.0
     lr = float(group["lr"])
     if isinstance(optimizer, optim.Scion):
         return 1.0 if group["unconstrained"] else 1 - lr
-    return 1 - lr * float(group.get("weight_decay", 0.0))
+    kappa, kind = float(group.get("weight_decay", 0.0)), group.get("decay", "plain")
+    if kappa and "cautious" in kind:
+        return math.nan
+    noted = dict(group)
+    if isinstance(optimizer, optim.BaseOptimizer):
+        note_peaks([noted])
+    return 1 - lr * float(share(noted)) * kappa

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import dispatch
 from .batch import Batch
 from .card import Card
+from .decay import check_decay, note_peaks
 from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
 from .names import follow, has_names, with_names
@@ -59,6 +60,15 @@ class BaseOptimizer(_Resumed):
     ``"compensated"``, with what was rounded off kept in a second bfloat16; other
     dtypes are not affected, and ``"nearest"`` is the default. Of the fused forms only
     ``"triton"`` rounds in its pass; with the others such a group goes by foreach.
+
+    Where there is a ``weight_decay`` κ, ``decay`` says of which kind: ``"plain"`` is
+    that of the class. The others act beside the rule, which runs without decay, also
+    where the class couples it to the gradient: ``"cautious"`` takes ηκw of the old
+    weights w only where the step does not enlarge them, entry by entry;
+    ``"corrected"`` multiplies κ by η/η_max; ``"cautious+corrected"`` does both. η_max
+    is ``max_lr`` of the group (``OneCycleLR`` writes it), and without it the largest
+    of ``lr`` so far and the ``initial_lr`` that schedules leave. Such groups go by
+    foreach where a fused pass would decay in its own way.
 
     Parameters
     ----------
@@ -115,6 +125,7 @@ class BaseOptimizer(_Resumed):
             )
         dispatch.check_fused(type(self), group)
         check_rounding(group)
+        check_decay(group)
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """The initial state of one parameter.
@@ -246,6 +257,7 @@ class BaseOptimizer(_Resumed):
         shards = self.spread(self.param_groups)
         if not self.state and self._made_room():
             return loss
+        note_peaks(self.param_groups)
         if shards is not None:
             shards.step()
             return loss

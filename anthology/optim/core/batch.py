@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .decay import Decay, apart
 from .evidence import nonzero_flags
 from .rounding import RESIDUAL, opened, rounding_of, written
 from .state import State, StateKeeper, advance, real, state_dtype, states_of, tensors_of
@@ -60,6 +61,8 @@ class Batch:
     moved : list of Tensor or None
         Likewise whether a gradient has an entry that is not zero, for rules with
         ``zero_is_none``.
+    rates : float, Tensor, list or None
+        What multiplies κ where decay is not plain, if it is not the group's ``lr``.
     counts : bool
         False where another process holds the same and adds it to joint sums.
     before, after : callable or None
@@ -76,12 +79,14 @@ class Batch:
         self.finite: list[Tensor] | None = None
         self.agreed: list[Tensor] | None = None
         self.moved: list[Tensor] | None = None
+        self.rates: Any = None
         self.counts = True
         self.before: Callable[[], None] | None = None
         self.after: Callable[[], None] | None = None
         self._kept: list[State] = []
         self._fine: list[Tensor] = []
         self._how = "nearest"
+        self._decay: Decay | None = None
         self._saved: list[tuple[Tensor, Tensor, Tensor]] = []
         self._copied = False
 
@@ -148,6 +153,9 @@ class Batch:
         if self._how == "compensated":  # the rule need not know
             self.states = [_without(s, RESIDUAL) for s in self._kept]
         self.params = self._opened(wide)
+        if apart(group):
+            self._decay = Decay(self.params, group)
+            self.group = {**group, "weight_decay": 0.0}
         if self.finite is not None:
             self._set_aside(self.finite)
 
@@ -159,6 +167,11 @@ class Batch:
         optimizer : BaseOptimizer
             Receives the new state where the rule worked on copies.
         """
+        if self._decay is not None:
+            rates = self.group["lr"] if self.rates is None else self.rates
+            watched = getattr(optimizer, "warmup_steps", 0)
+            early = [watched > 0 and t <= watched for t in self.steps]
+            self._decay.act(self.params, rates, early)
         for flag, new, old in self._saved:
             torch.where(flag, new, old, out=new)
         self._saved = []

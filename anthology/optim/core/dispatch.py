@@ -17,6 +17,7 @@ from torch import Tensor
 from . import compiled, launching
 from .batch import Batch
 from .compiling import missing_compiler
+from .decay import apart
 from .rounding import rounding_of
 from .stated import depth, states_rule
 
@@ -89,8 +90,8 @@ def way_of(optimizer: Any, batch: Batch) -> str:
     if fused == "triton":
         launching.require(batch.tensors[0])
         return "triton"
-    if rounding_of(batch.tensors[0], batch.group) != "nearest":
-        return "foreach"  # other passes round to the nearest
+    if rounding_of(batch.tensors[0], batch.group) != "nearest" or apart(batch.group):
+        return "foreach"  # other passes round to the nearest, and decay plainly
     rule = type(optimizer)
     if not states_rule(rule, "entrywise"):
         return "foreach"

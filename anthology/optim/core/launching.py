@@ -18,6 +18,7 @@ from anthology.kernels.launch import missing
 from anthology.kernels.many import step_many
 
 from .batch import Batch
+from .decay import apart
 from .rounding import RESIDUAL, rounding_of
 from .state import State
 
@@ -89,12 +90,12 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
     tuple or None
         The rule, the names of its averages and the arguments of
         ``kernels.entrywise.step``; None where no kernel does that (amsgrad,
-        dampening, maximize, no momentum but for SGD).
+        dampening, maximize, no momentum but for SGD, a decay that is not plain).
     """
     name = vars(type(optimizer)).get("kernel")
     unknown = group["maximize"] or group.get("amsgrad") or group.get("dampening")
     still = group.get("momentum", 1.0) == 0 and name != "sgd"
-    if name not in PLANS or unknown or still:
+    if name not in PLANS or unknown or still or apart(group):
         return None
     rule, names, settings = PLANS[name](group)
     return rule, names, {**settings, "decay": group["weight_decay"]}

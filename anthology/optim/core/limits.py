@@ -14,6 +14,8 @@ FLAGS: dict[str, Any] = {
     "capturable": False,
     "differentiable": False,
     "rounding": "nearest",
+    "decay": "plain",
+    "max_lr": None,
 }
 
 

@@ -15,7 +15,7 @@ from .state import State, real, state_dtype
 from .stated import states_rule
 
 # What changes from step to step, or does not change what is computed.
-VARYING = ("lr", "foreach", "fused", "capturable", "rounding")
+VARYING = ("lr", "foreach", "fused", "capturable", "rounding", "decay", "max_lr")
 
 
 class Numbers:

@@ -59,7 +59,7 @@ def corrected(batch: Batch, size: Any) -> Rate:
         One a tensor where the correction is on.
     """
     group, dtype = batch.group, batch.params[0].dtype
-    if not group["use_bias_correction"]:
+    if not group.get("use_bias_correction"):
         return size
     return [size * c for c in each(batch.steps, lambda t: correction(group, t, dtype))]
 

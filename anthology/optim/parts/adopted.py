@@ -78,6 +78,10 @@ def for_torch(group: Mapping[str, Any]) -> dict[str, Any]:
         and group["kernel"] == "flatten"
         and group["adjust_lr_fn"] in (None, "original", "match_rms_adamw")
         and group.get("scale", 1.0) == 1.0
+        and group["normalize"] == "frobenius"
+        and group["renormalize"] is None
+        and group["row_beta"] is None
+        and group["step_rule"] == "dualize"
         and "Split" not in norm
         and "Transpose" not in norm
     )

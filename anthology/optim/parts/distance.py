@@ -21,7 +21,8 @@ from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
 from anthology.optim.core.state import State, fresh_state, real, state_dtype
 from anthology.optim.parts import passes
-from anthology.optim.parts.joint import apart, gathered, one_by_one, thinned
+from anthology.optim.parts.adaptive import corrected
+from anthology.optim.parts.joint import apart, factor, gathered, one_by_one, thinned
 from anthology.optim.parts.passes import Rate
 
 
@@ -164,6 +165,12 @@ class _DistanceEstimate(BaseOptimizer):
             part.open(self)
             if part.params:
                 yield from [part] if part.foreach else one_by_one(part)
+
+    def tell_rates(self, scope: list[Any], d: Tensor) -> None:
+        """Decay that acts beside the rule is as fast as its step: γd."""
+        for part in scope:
+            if isinstance(part, Batch) and part.params:
+                part.rates = corrected(part, factor(d, part) * part.group["lr"])
 
     def current(self, scope: list[Any], name: str = "d") -> Tensor:
         """The largest d (or ``d_max``) in the state of a scope, a 0-d tensor."""

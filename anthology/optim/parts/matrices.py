@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anthology.norms import Norm, Split, Transpose, from_spec
-from anthology.optim.core.limits import at_least_zero, one_of
+from anthology.optim.core.limits import at_least_zero, number, one_of
 
 from .points import must_fit
 
@@ -187,12 +187,36 @@ def must_view(group: Mapping[str, Any]) -> None:
             )
 
 
-def scale_factor(scale: str, shape: Sequence[int]) -> float:
+def check_scale(name: str, scale: Any) -> None:
+    """Refuse what is no convention.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    scale : str or float
+        See `convert_lr`.
+
+    Raises
+    ------
+    ValueError
+        If it is neither one of the names nor a positive, finite number.
+    """
+    if isinstance(scale, str):
+        one_of(name, scale, SCALES)
+    elif isinstance(scale, Tensor | bool) or not 0 < number(name, scale) < math.inf:
+        raise ValueError(
+            f"Invalid {name}: {scale}; it must be one of {', '.join(SCALES)}, or a "
+            "positive number r for r√max(d_out, d_in)"
+        )
+
+
+def scale_factor(scale: str | float, shape: Sequence[int]) -> float:
     """What a convention multiplies the polar factor of a matrix by.
 
     Parameters
     ----------
-    scale : str
+    scale : str or float
         See `convert_lr`.
     shape : sequence of int
         (..., d_out, d_in) of the matrix; leading axes do not count.
@@ -206,25 +230,30 @@ def scale_factor(scale: str, shape: Sequence[int]) -> float:
     if scale == "original":
         return math.sqrt(max(1.0, rows / columns))
     if scale == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(rows, columns))
+        scale = 0.2
+    if not isinstance(scale, str):
+        return scale * math.sqrt(max(rows, columns))
     return math.sqrt(rows / columns) if scale == "rms_to_rms" else 1.0
 
 
 def convert_lr(
-    lr: float | Tensor, shape: Sequence[int], from_: str, to: str
+    lr: float | Tensor, shape: Sequence[int], from_: str | float, to: str | float
 ) -> float | Tensor:
     """The learning rate that gives the same step under another convention.
 
     A step along the polar factor of a (d_out, d_in) matrix is multiplied by
 
-    ==================  =====================  ====================
+    ==================  =====================  ======================================
     name                factor                 found in
-    ==================  =====================  ====================
-    "original"          √max(1, d_out/d_in)    Jordan's Muon, torch
-    "match_rms_adamw"   0.2 √max(d_out, d_in)  Moonlight, torch
+    ==================  =====================  ======================================
+    "original"          √max(1, d_out/d_in)    Jordan's Muon, torch, optax, nanochat
+    "match_rms_adamw"   0.2 √max(d_out, d_in)  Moonlight, torch, Keras, timm
     "rms_to_rms"        √(d_out/d_in)          Modula, Scion, Dion
     "none"              1                      the definition
-    ==================  =====================  ====================
+    a number r          r √max(d_out, d_in)    1: Emerging-Optimizers; 0.18: DeepSeek
+    ==================  =====================  ======================================
+
+    The entries of a full-rank step have, times the rate, the root mean square r.
 
     Parameters
     ----------
@@ -233,8 +262,8 @@ def convert_lr(
     shape : sequence of int
         (d_out, d_in) of the matrix that is orthogonalised, leading axes ignored. For
         a kernel seen "flatten" that is (out, in · space).
-    from_, to : str
-        Names of the table.
+    from_, to : str or float
+        Of the table.
 
     Returns
     -------
@@ -246,8 +275,8 @@ def convert_lr(
     Raises
     ------
     ValueError
-        If a name is unknown, `lr` is out of range, or the shape is not that of a
-        matrix with entries.
+        If there is no such convention, `lr` is out of range, or the shape is not that
+        of a matrix with entries.
     TypeError
         If `lr` is not a number.
 
@@ -264,8 +293,8 @@ def convert_lr(
     >>> convert_lr(0.02, (100, 400), "rms_to_rms", "match_rms_adamw")
     0.0025
     """
-    one_of("from_", from_, SCALES)
-    one_of("to", to, SCALES)
+    check_scale("from_", from_)
+    check_scale("to", to)
     at_least_zero("learning rate", lr)
     if len(shape) < 2 or not all(n > 0 for n in shape[-2:]):
         raise ValueError(f"shape must end in d_out, d_in of a matrix, got {shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,16 @@ from torch import Tensor
 from anthology.linalg.polar import raw_polar
 
 from .averages import descend
+from .even_rows import ENTRY, apart, even_rows, joined, kept_shapes
 from .matrices import scale_factor, view_of
 
 PRODUCTS = ("float16", "bfloat16", "float32", "float64")
 
 
-def orthogonal(point: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """The polar factor of one weight, times its factor.
+def orthogonal(
+    point: Tensor, group: Mapping[str, Any], rows: Tensor | None = None
+) -> Tensor:
+    """The step of one weight along its polar factor, for η = −1.
 
     Parameters
     ----------
@@ -25,6 +29,8 @@ def orthogonal(point: Tensor, group: Mapping[str, Any]) -> Tensor:
         Real and finite; pairs along the last axis where the group says ``complex``.
     group : mapping
         Of Muon.
+    rows : Tensor, optional
+        Averages of squares of rows, written in place, where the group keeps them.
 
     Returns
     -------
@@ -32,8 +38,9 @@ def orthogonal(point: Tensor, group: Mapping[str, Any]) -> Tensor:
         Shape as given.
     """
     view, u = view_of(group), _numbers(point, group)
-    pairs = zip(view.matrices(u), factors(u, group), strict=True)
-    t = view.weight([_polar(x, group) * s for x, s in pairs], u)
+    found = _stages(view.matrices(u), group, rows)
+    pairs = zip(found, factors(u, group), strict=True)
+    t = view.weight([x * s for x, s in pairs], u)
     return torch.view_as_real(t) if t.is_complex() else t
 
 
@@ -42,6 +49,7 @@ def descend_along(
     points: list[Tensor],
     others: list[Tensor] | None,
     group: Mapping[str, Any],
+    rows: list[Tensor] | None = None,
 ) -> None:
     """w ← w − ηs·polar(u) for a list; matrices of equal shape go as one batch.
 
@@ -55,6 +63,8 @@ def descend_along(
         M, so that u = βM + (1−β)G.
     group : mapping
         Of Muon, with ``lr`` = η.
+    rows : list of Tensor, optional
+        As for `orthogonal`, one a weight.
     """
     view = view_of(group)
     alike: dict[torch.Size, list[int]] = {}
@@ -68,11 +78,15 @@ def descend_along(
             for stack, parts in zip(stacks, ahead, strict=True):
                 torch._foreach_lerp_(list(stack.unbind()), parts, group["momentum"])
         first, *rest = factors(like, group)
-        found = [_polar(stack, group) for stack in stacks]
+        kept = None if rows is None else [rows[i] for i in members]
+        every = None if kept is None else torch.stack(kept)
+        found = _stages(stacks, group, every)
+        if kept is not None and every is not None:
+            torch._foreach_copy_(kept, list(every.unbind()))
         for t, size in zip(found[1:], rest, strict=True):
             t.mul_(size / first)
-        every = zip(*(t.unbind() for t in found), strict=True)
-        moves = [view.weight(parts, like) for parts in every]
+        each = zip(*(t.unbind() for t in found), strict=True)
+        moves = [view.weight(parts, like) for parts in each]
         if group["complex"]:
             moves = [torch.view_as_real(t) for t in moves]
         descend([params[i] for i in members], moves, group["lr"] * first)
@@ -112,6 +126,29 @@ def factors(p: Tensor, group: Mapping[str, Any]) -> list[float]:
     return [scale_factor(scale, x.shape) * rest for x in found]
 
 
+def rows_of(param: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What is kept of the rows of a weight, if anything.
+
+    Parameters
+    ----------
+    param : Tensor
+        As the rule sees it: pairs where the group says ``complex``.
+    group : mapping
+        Of Muon.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Zeros, one row of numbers for all its matrices, or nothing.
+    """
+    if group["row_beta"] is None:
+        return {}
+    shape = param.shape[:-1] if group.get("complex") else param.shape
+    matrices = view_of(group).matrices(torch.empty(shape, device="meta"))
+    count = sum(map(math.prod, kept_shapes(matrices, group)))
+    return {ENTRY: param.new_zeros(count)}
+
+
 def dtype_name(dtype: str | torch.dtype | None) -> str | None:
     """A dtype as plain text, for checkpoints.
 
@@ -128,8 +165,29 @@ def dtype_name(dtype: str | torch.dtype | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
+def _stages(
+    points: list[Tensor], group: Mapping[str, Any], rows: Tensor | None
+) -> list[Tensor]:
+    """All that makes steps of matrices, but their factor; `rows` is written."""
+    lead = 0 if rows is None else rows.ndim - 1  # axes of a list of weights
+    shapes = [] if rows is None else kept_shapes(points, group)
+    kept = [] if rows is None else apart(rows, [shape[lead:] for shape in shapes])
+    found = []
+    for index, u in enumerate(points):
+        t, size = _polar(u, group), None
+        if group["step_rule"] == "steepest":  # ‖u‖_*, up to the error of the factor
+            size = (u.conj() * t).real.sum((-2, -1), keepdim=True)
+        if rows is not None:
+            t, kept[index] = even_rows(t, kept[index], group)
+        found.append(t if size is None else t * size)
+    if rows is not None:
+        rows.copy_(joined(kept, lead))
+    return found
+
+
 def _polar(x: Tensor, group: Mapping[str, Any]) -> Tensor:
     name = dtype_name(group["ns_dtype"])
     # no complex numbers of half precision can be multiplied
     dtype = None if name is None or x.is_complex() else getattr(torch, name)
-    return raw_polar(x, group["method"], group["ns_steps"], dtype)
+    how = group["normalize"], group["renormalize"]
+    return raw_polar(x, group["method"], group["ns_steps"], dtype, *how)

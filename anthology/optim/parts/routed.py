@@ -13,6 +13,7 @@ from anthology.optim.core.limits import at_least_zero, number, one_of
 from .adopted import adopt, for_torch, rejoined
 from .matrices import must_view
 from .points import spec
+from .renamed import renamed
 from .routing import ADAMW, MUON, divided, rates_settled, rule_for, seen_by
 
 
@@ -50,6 +51,7 @@ class _Routed(BaseOptimizer):
             As the class does; nothing is added then.
         """
         if isinstance(param_group, dict):
+            param_group = renamed(param_group)
             self.check({**self.defaults, **param_group})
             param_group = rates_settled(param_group)
             if "norm" in param_group:
@@ -59,6 +61,11 @@ class _Routed(BaseOptimizer):
                 matrices = [p for p in tensors if rule_for(p, param_group) == MUON]
                 must_view({**param_group, "params": matrices})
         super().add_param_group(param_group)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The defaults under the names that the constructor has for them."""
+        return {**self.defaults, "step": self.defaults["step_rule"]}
 
     def state_dict(self) -> dict[str, Any]:
         """As in the base; groups that ``torch.optim.Muon`` can step hold its names."""
@@ -98,8 +105,9 @@ class _Routed(BaseOptimizer):
         return [{part["rule"]: part["lr"] for part in parts} for parts in groups]
 
     def group_of(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, Any]:
-        """With the rule of that tensor, and its rate as ``lr``."""
-        return seen_by(rule_for(p, group), group)
+        """With the rule of that tensor, its rate as ``lr``, and if it is complex."""
+        seen = seen_by(rule_for(p, group), group)
+        return {**seen, "complex": p.is_complex()}
 
     def divided(self, group: dict[str, Any]) -> list[dict[str, Any]]:
         """In tensors for Muon and tensors for AdamW."""

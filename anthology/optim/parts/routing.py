@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from anthology.optim.core.decay import PEAK
+
 MUON, ADAMW = "muon", "adamw"
 RATE = 1e-3  # the default lr
 ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
@@ -144,6 +146,8 @@ def seen_by(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
     if rule == ADAMW and "adamw_at" in group:
         lr, at, peak = map(_scalar, (group["lr"], group["adamw_at"], group["adamw_lr"]))
         seen["lr"] = peak * (lr / at)
+        if PEAK in group:
+            seen[PEAK] = peak * (_scalar(group[PEAK]) / at)
     return {**seen, "rule": rule}
 
 

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from anthology.optim.core import batch as batching
 from anthology.optim.core import dispatch
 from anthology.optim.core.batch import Batch
+from anthology.optim.core.decay import apart
 from anthology.optim.core.rounding import rounding_of
 from anthology.optim.parts.two_passes import TwoPasses
 
@@ -65,7 +66,7 @@ def _served(optimizer: Any, batch: Batch, way: str) -> bool:
     group, p = batch.group, batch.tensors[0]
     if batch.agreed is not None or rounding_of(p, group) != "nearest":
         return False
-    if way == "loop" or group["slice_p"] > 1 or group["differentiable"]:
+    if apart(group) or way == "loop" or group["slice_p"] > 1 or group["differentiable"]:
         return False
     if way == "foreach":
         real = torch.float32, torch.float64
