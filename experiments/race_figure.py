@@ -19,10 +19,13 @@ LOST = "lost"
 
 
 def ruler(name: str) -> str:
-    """The ruler of a contestant's class, which gives it its colour."""
+    """The ruler of a contestant, which gives it its colour.
+
+    A class that takes any norm is given the layers' own here, spectral for matrices.
+    """
     kind = CONTESTANTS[name.removesuffix("-0")].kind.removeprefix("torch.")
     told: str = getattr(optim, kind).card.ruler
-    return told
+    return "spectral" if told == "any" else told
 
 
 def said(name: str) -> str:

@@ -99,7 +99,7 @@ class SteepestDescent(BaseOptimizer):
     of their losses, as of their gradients, and all must step.
 
     Source: Bernstein & Newhouse 2024, Prop. 1 (one tensor), Prop. 7 ("max"); Polyak
-    1969 for ℓ₂, with a cap as in Schaipp et al. 2023; any norm derived here.
+    1969 for ℓ₂, with a cap as in Schaipp et al. 2024; any norm derived here.
 
     Examples
     --------
