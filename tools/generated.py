@@ -108,9 +108,14 @@ def claims_list(root: Path = ROOT) -> str:
     return table(head, rows)
 
 
+# Modules whose chapter has another name
+DERIVED = {"escape": "prodigy"}
+
+
 def chapter_of(module: str, root: Path = ROOT) -> str | None:
     """The chapter that derives a module of ``anthology.optim``, if it exists."""
     stem = module.rpartition(".")[2].replace("_", "-")
+    stem = DERIVED.get(stem, stem)
     found = [
         path.relative_to(root).with_suffix("").as_posix()
         for path in address.notebooks(root)

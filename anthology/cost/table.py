@@ -220,7 +220,8 @@ def _blocks(norm: Norm, x: Tensor) -> list[tuple[Tensor, Norm]]:
 
 def _steepest(s: Subject) -> Work:
     kept = bool(s.group["momentum"]) * s.numbers
-    together = (s.group["step_rule"] == "steepest") == (s.group["across"] == "max")
+    rule, most = s.group["step_rule"], s.group["across"] == "max"
+    together = rule == "polyak" or (rule == "steepest") == most
     again = kept if kept and together else 0
     reads = 1 + (together and not kept)
     return Work(kept, 2 * kept + again, reads, flops=_dualized(s))

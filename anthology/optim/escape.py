@@ -157,12 +157,12 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
-        super().check(group)
         fixed = {"step_rule": "dualize", "slice_p": 1, "per_group": False}
         for name, value in fixed.items():
             if group[name] != value:
                 name = name.removesuffix("_rule")  # as users write it
                 raise ValueError(f"{name} is always {value!r} here; leave it out")
+        super().check(group)
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Room for the dual norm and, with memory, for the weights of s."""

@@ -94,7 +94,13 @@ class PureOptimizer:
         return made
 
     def update(
-        self, params: Tree, grads: Gradients, state: PureState, **changes: Any
+        self,
+        params: Tree,
+        grads: Gradients,
+        state: PureState,
+        *,
+        loss: float | Tensor | None = None,
+        **changes: Any,
     ) -> tuple[Any, PureState]:
         """One step.
 
@@ -107,6 +113,8 @@ class PureOptimizer:
             None leaves its parameter alone.
         state : dict
             From `init` or the last `update`.
+        loss : float or Tensor, optional
+            The loss at `params`, for rules that ask for it: ``step="polyak"``.
         **changes
             Hyper-parameters that differ in this step, in every group, such as the
             ``lr`` of a schedule.
@@ -129,6 +137,7 @@ class PureOptimizer:
             listed(params),
             listed(grads),
             state,
+            loss,
             changes,
         )
         return new
@@ -147,6 +156,7 @@ def _updated(
     params: Any,
     grads: Any,
     state: PureState,
+    loss: float | Tensor | None,
     changes: dict[str, Any],
 ) -> tuple[Any, PureState]:
     """One step; see `PureOptimizer.update`."""
@@ -171,7 +181,7 @@ def _updated(
     ):
         optimizer.state[p].update(_copied(kept))
         p.grad = g
-    optimizer.step()
+    optimizer.step(None if loss is None else lambda: loss)
     for p in tensors:
         p.grad = None
     return rebuilt(params, tensors), _state(optimizer, tensors, before)

@@ -137,6 +137,8 @@ class Scion(SteepestDescent):
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
+        if group["step_rule"] != "dualize":
+            raise ValueError(f"Scion has no step={group['step_rule']!r}")
         super().check(group)
         if not 0.0 < number("radius", group["radius"]) < math.inf:
             raise ValueError(
@@ -147,8 +149,6 @@ class Scion(SteepestDescent):
                 f"Invalid learning rate: {group['lr']}; it must be at most 1, the "
                 "whole way to the edge of the ball, or unconstrained=True"
             )
-        if group["step_rule"] != "dualize":
-            raise ValueError(f"Scion has no step={group['step_rule']!r}")
         if group["across"] != "max":
             raise ValueError(f"Scion has no across={group['across']!r}")
         if group["weight_decay"] or group["nesterov"] or group["decay"] != "plain":

@@ -18,6 +18,7 @@ from .core.state import State, fresh_state
 from .parts.averages import averaged, descend
 from .parts.passes import scale
 from .parts.points import dualize, dualize_together, must_fit, norm_for, spec
+from .parts.polyak import check_polyak, excess, shorten
 from .parts.renamed import renamed, with_names_of_today
 
 Plan = tuple[list[Tensor], list[Tensor]]
@@ -38,7 +39,9 @@ class SteepestDescent(BaseOptimizer):
     The first solves :math:`\min \langle m,\Delta w\rangle` over
     :math:`N(\Delta w)\le\eta`; the second
     :math:`\min \langle m,\Delta w\rangle + \frac{\lambda}{2}N(\Delta w)^2` with
-    :math:`\eta = 1/\lambda`.
+    :math:`\eta = 1/\lambda`. Polyak's step is the first with its length cut to
+    :math:`\min(\eta, (f-f_*)/\|g\|_{N*})`: no farther than where the linear model
+    :math:`f+\langle g,\Delta w\rangle` meets :math:`f_*`, the value to be reached.
 
     Parameters
     ----------
@@ -46,26 +49,32 @@ class SteepestDescent(BaseOptimizer):
         Parameters of any shape, named parameters, or groups; a group may carry its
         own ``norm`` and ``scale`` (:math:`s_l`), as those of ``metrize(model)`` do.
     lr : float or Tensor
-        η: the length of the step in the norm for ``step="dualize"``, 1/λ for
-        ``step="steepest"``.
+        η: the length of the step in the norm for ``step="dualize"``, the largest for
+        ``step="polyak"``, 1/λ for ``step="steepest"``.
         Rate to try first: 0.03; with ``metrize`` 0.03.
     momentum : float
         β in [0, 1) of m ← βm + (1−β)g, m₀ = 0. Default 0: m = g.
     nesterov : bool
         Look ahead: dualize βm + (1−β)g instead of m. Default False.
     weight_decay : float
-        κ of w ← (1−ηκ)w, before the step. Default 0.
+        κ of w ← (1−ηκ)w, before the step; η is the length taken for
+        ``step="polyak"``. Default 0.
     norm : Norm or str, optional
         Norm of the tensors, or its ``repr``. None goes by shape: RMS for up to one
         axis, RMSToRMS for matrices, Conv for kernels.
     step : str
-        "dualize" (default) or "steepest". In ``param_groups``: ``step_rule``.
+        "dualize" (default), "steepest", or "polyak", for which ``step`` takes a
+        closure that returns the loss (or ``lambda: loss``) and whose momentum is 0.
+        In ``param_groups``: ``step_rule``.
     across : str
         How tensors are measured together: "max" (default) or "l2". One choice for
         all groups.
     decay : str
         Default "plain"; or "cautious", "corrected", "cautious+corrected", see
         `BaseOptimizer`.
+    f_star : float
+        f*, the least value of the loss (the largest with ``maximize``), or a bound of
+        it. Only for ``step="polyak"``. Default 0.
     foreach : bool, optional
         Dualize tensors of equal shape together; None chooses what is faster.
     maximize, capturable, differentiable : bool
@@ -77,6 +86,8 @@ class SteepestDescent(BaseOptimizer):
         If a hyper-parameter is out of range, here or in a group.
     TypeError
         If a norm is not a `Norm` (or its ``repr``) of single tensors.
+    RuntimeError
+        At a step without a loss, for ``step="polyak"``.
 
     Notes
     -----
@@ -86,7 +97,12 @@ class SteepestDescent(BaseOptimizer):
     computed as ⟨m, dualize(m)⟩, which for an approximate polar factor is the descent
     it really gives.
 
-    Source: Bernstein & Newhouse 2024, Prop. 1 (one tensor), Prop. 7 ("max").
+    For a convex loss Polyak's step is no longer than the distance to any point whose
+    loss is f*. A loss below f*, or NaN, moves nothing. Several processes take the mean
+    of their losses, as of their gradients, and all must step.
+
+    Source: Bernstein & Newhouse 2024, Prop. 1 (one tensor), Prop. 7 ("max"); Polyak
+    1969 for ℓ₂, with a cap as in Schaipp et al. 2024; any norm derived here.
 
     Examples
     --------
@@ -104,6 +120,7 @@ class SteepestDescent(BaseOptimizer):
     """
 
     switched = ("step", "momentum_buffer")
+    _gap: Tensor | None = None  # how far the loss is above f*, during a step
 
     card = Card(
         answer="takes the steepest step under any norm you name.",
@@ -129,6 +146,7 @@ class SteepestDescent(BaseOptimizer):
         across: str = "max",
         *,
         decay: str = "plain",
+        f_star: float = 0.0,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -148,7 +166,7 @@ class SteepestDescent(BaseOptimizer):
             raise ValueError(
                 f"Invalid scale: {group['scale']}; it must be positive and finite"
             )
-        one_of("step", group["step_rule"], ("dualize", "steepest"))
+        one_of("step", group["step_rule"], ("dualize", "steepest", "polyak"))
         one_of("across", group["across"], ("max", "l2"))
         first = (getattr(self, "param_groups", None) or [group])[0]
         for name in ("step_rule", "across"):
@@ -157,6 +175,8 @@ class SteepestDescent(BaseOptimizer):
                     f"{name.removesuffix('_rule')}={own!r} in one group and "
                     f"{first[name]!r} in another; it is one choice for all groups"
                 )
+        if group["step_rule"] == "polyak":
+            check_polyak(group, first)
         spec(group["norm"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -212,6 +232,14 @@ class SteepestDescent(BaseOptimizer):
             state.update({**fresh_state(p, group, self.new_state), **state})
         return state
 
+    def heard(self, loss: Any) -> None:
+        """Keep how far the loss is from f*, which Polyak's step asks for."""
+        group, self._gap = self.param_groups[0], None
+        if group["step_rule"] == "polyak":
+            tensors = [p for g in self.param_groups for p in g["params"]]
+            home = tensors[0].device if tensors and self._shards is None else None
+            self._gap = excess(loss, group, home)
+
     def apply(self, batches: list[Batch]) -> None:
         """Average, dualize and move; all tensors meet in between if they must."""
         coupled = _coupled(self.param_groups[0])
@@ -221,10 +249,15 @@ class SteepestDescent(BaseOptimizer):
             for batch in part:
                 batch.open(self)
                 plans.append(self._plan(batch))
-            factors = self._factors(part, [duals for _, duals in plans])
+            duals = [duals for _, duals in plans]
+            if self._gap is None:
+                factors = self._factors(part, duals)
+            else:
+                factors = shorten(self, self._gap, part, duals)
             for batch, (moves, _), sizes in zip(part, plans, factors, strict=True):
                 self._move(batch, moves, sizes)
                 batch.close(self)
+        self._gap = None
 
     @property
     def couples(self) -> bool:
@@ -292,17 +325,17 @@ class SteepestDescent(BaseOptimizer):
             return
         if decay:
             scale(batch.params, 1 - lr * decay)
-        if _needs_duals(batch.group):
+        if batch.group["step_rule"] == "steepest" or batch.group["across"] == "l2":
             moves = list(torch._foreach_mul(moves, sizes))
         descend(batch.params, moves, lr / batch.group["scale"])
 
 
 def _needs_duals(rule: Mapping[str, Any]) -> bool:
     """Whether the length of a step depends on the gradient."""
-    return bool(rule["step_rule"] == "steepest" or rule["across"] == "l2")
+    return bool(rule["step_rule"] != "dualize" or rule["across"] == "l2")
 
 
 def _coupled(rule: Mapping[str, Any]) -> bool:
     """Whether the step of a tensor depends on the other tensors."""
-    answer: bool = (rule["step_rule"] == "steepest") == (rule["across"] == "max")
-    return answer
+    kind, most = rule["step_rule"], rule["across"] == "max"
+    return bool(kind == "polyak" or (kind == "steepest") == most)

@@ -6,11 +6,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from anthology import optim
 
 Make = Callable[[list[Tensor]], Any]
+
+
+class Told(optim.SteepestDescent):
+    """Polyak's step with a loss that falls, and which every process knows a part of.
+
+    Their mean is what one process alone is told.
+    """
+
+    def heard(self, loss: object) -> None:
+        rank, size = 0, 1
+        if dist.is_initialized():
+            rank, size = dist.get_rank(), dist.get_world_size()
+        self.told = getattr(self, "told", 2.0) / 2
+        super().heard(self.told * (1 + rank - (size - 1) / 2))
+
 
 RULES: dict[str, Make] = {
     "SteepestDescent": lambda p: optim.SteepestDescent(p, 0.1, momentum=0.5),
@@ -21,6 +37,8 @@ RULES: dict[str, Make] = {
     "SteepestDescent each": lambda p: optim.SteepestDescent(
         p, 0.1, across="l2", step="steepest"
     ),
+    "SteepestDescent polyak": lambda p: Told(p, 1.0, step="polyak", weight_decay=0.1),
+    "SteepestDescent polyak l2": lambda p: Told(p, 1.0, step="polyak", across="l2"),
     "FreeSteepestDescent": lambda p: optim.FreeSteepestDescent(p, d0=1e-2),
     "FreeSteepestDescent memory": lambda p: optim.FreeSteepestDescent(
         p, momentum=0.5, beta3=0.5, d0=1e-2, across="l2", growth_rate=1.5

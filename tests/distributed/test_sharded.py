@@ -107,6 +107,7 @@ def check_device_path(name: str) -> None:
         "SGD normalised",
         "Prodigy",
         "FreeSteepestDescent memory",
+        "SteepestDescent polyak l2",
         "RootFreeAdamW",
         "SIRFShampoo",
     ],

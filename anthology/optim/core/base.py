@@ -257,6 +257,7 @@ class BaseOptimizer(_Resumed):
         shards = self.spread(self.param_groups)
         if not self.state and self._made_room():
             return loss
+        self.heard(loss)
         note_peaks(self.param_groups)
         if shards is not None:
             shards.step()
@@ -265,6 +266,15 @@ class BaseOptimizer(_Resumed):
         with torch.set_grad_enabled(differentiable):
             self.apply(gather(self))
         return loss
+
+    def heard(self, loss: Any) -> None:
+        """Take note of the loss before a step, or refuse it; the base has no use for it.
+
+        Parameters
+        ----------
+        loss : object
+            What the closure has returned; None without one.
+        """
 
     def apply(self, batches: list[Batch]) -> None:
         """Run the rule over all batches; override it to couple tensors.
