@@ -15,9 +15,10 @@ under; started again, the script goes on where it stopped. Runs go round all
 contestants, so that what is there is comparable at any time. results/race.json is
 written from those lines.
 
-A chapter uses two functions, with this folder on its path:
+A chapter uses three functions, with this folder on its path:
 
 >>> curves = race.slice(["SGD", "Muon"], "text")   # what was measured, to plot
+>>> told = race.draw(["SGD", "Muon"])              # the same, drawn, all problems
 >>> loss = race.repeat("SGD", "digits")            # one point again, a second
 """
 
@@ -41,6 +42,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import torch
 from race_contestants import build, names, state_bytes
 from race_declaration import LOOKS, PILOT, SEARCH_SEED, SEEDS, SHORT, WARMUP
+from race_figure import draw
 from race_problems import known
 from race_runs import (
     Result,
@@ -57,7 +59,7 @@ from race_table import tell
 
 from anthology import __version__, lab
 
-__all__ = ["repeat", "slice", "train"]
+__all__ = ["draw", "repeat", "slice", "train"]
 
 
 def train(run: Run, curve: bool = False) -> Result:

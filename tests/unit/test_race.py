@@ -247,6 +247,30 @@ def test_lost_runs_and_missing_ones(runs, tmp_path):
         runs.slice(["sgd"], "digits", stored)
 
 
+def test_a_slice_is_drawn_with_every_seed_and_the_lost_ones_said(load, runs, tmp_path):
+    race, figure = load("race"), load("race_figure")
+
+    def lost(run):
+        return None if run[1] == "SGD-0" and run[3] == 3 else bowl(run)
+
+    stored = runs.Runs(tmp_path / "race.jsonl", fake(lost)[0])
+    race.compete(stored, "digits")
+    chosen = ["SGD", "SGD-0", "Muon"]
+    told = figure.draw(chosen, ["digits"], stored)
+    (ax,) = figure.plt.gcf().axes
+    assert list(told["digits"]) == chosen
+    dots = [len(line.get_xdata()) for line in ax.get_lines()]
+    assert dots == [5, 1, 4, 5, 1]  # no mean where a seed is lost
+    assert [t.get_text() for t in ax.texts] == ["lost"]
+    shown = [t.get_text() for t in ax.get_yticklabels()]
+    assert shown == ["SGD", "SGD, no momentum", "Muon"]
+    figure.plt.close()
+    with pytest.raises(ValueError, match="no contestant"):
+        figure.draw(["sgd"], ["digits"], stored)
+    rulers = {figure.ruler(name) for name in ("SGD", "torch.AdamW", "Muon-0")}
+    assert rulers == {"l2", "linf", "spectral"}
+
+
 def test_the_longer_setting_asks_for_three_rates(load, runs, tmp_path):
     race = load("race")
     stored = runs.Runs(tmp_path / "race.jsonl", fake(bowl)[0])
