@@ -1,9 +1,6 @@
-"""The claims of the chapter on SGD about momentum: spellings, window, noise, batch."""
+"""The claims of the chapter on SGD about momentum, its window, and mini-batches."""
 
-import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +9,6 @@ from torch import Tensor
 from anthology import lab
 from anthology.lab.problems import two_weights
 from anthology.optim import SGD
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
-import sgd as study
 
 f, START = two_weights, two_weights.start()
 
@@ -228,17 +222,3 @@ def test_the_best_rate_and_the_best_length(claim):
         promised = float(g @ g) / (2 * lam * (1 + noise))
         assert abs(-float(bound(drawn).min()) / promised - 1) < claim.tol * 100
         assert abs(-float(bound(unit).min()) / promised - 1) < claim.tol * 100
-
-
-def stored() -> study.Study:
-    return study.Study()
-
-
-def test_the_stored_study_is_whole():
-    content = json.loads(study.PATH.read_text())
-    for rule in study.RULES:
-        for size in study.SIZES:
-            tried = stored().tried(rule, size)
-            best = min(tried, key=lambda p: stored().loss(rule, size, p))
-            assert {best + k for k in range(-2, 3)} <= set(tried)
-    assert content["provenance"]["seeds"] == list(study.SEEDS)

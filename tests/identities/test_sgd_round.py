@@ -67,7 +67,7 @@ def found(x: Tensor, truth: Tensor, kind: str) -> Tensor:
     return w.detach()
 
 
-@pytest.mark.claim("share-of-a-needle", tol=1e-3, trials=3)
+@pytest.mark.claim("round-share", tol=1e-3, trials=3)
 @pytest.mark.parametrize("kind", ["momentum", "clipped", "normalised"])
 def test_what_a_round_rule_finds_is_a_projection(claim, kind):
     for _ in range(claim.trials):
@@ -78,7 +78,7 @@ def test_what_a_round_rule_finds_is_a_projection(claim, kind):
         assert lab.gap(w, rows @ truth) < claim.tol
 
 
-@pytest.mark.claim("share-of-a-needle", tol=0.01, trials=4000)
+@pytest.mark.claim("round-share", tol=0.01, trials=4000)
 @pytest.mark.parametrize("n", [4, 10, 16])
 def test_the_share_is_n_over_d(claim, n):
     x = normal(claim.trials, n, 20)
@@ -90,7 +90,7 @@ def test_the_share_is_n_over_d(claim, n):
     assert abs(float(left) - (1 - n / 20)) < claim.tol
 
 
-@pytest.mark.claim("share-of-a-needle", tol=1e-12, trials=200)
+@pytest.mark.claim("round-share", tol=1e-12, trials=200)
 def test_nothing_finds_more_of_a_truth_and_its_mirror_image(claim):
     for _ in range(claim.trials):
         x, truth, guess = normal(6, 20), normal(20), normal(20)
@@ -155,7 +155,7 @@ def clipped(norm: Norm, g: Tensor, eta: float, c: float) -> Tensor:
     return -min(eta * float(norm.dual(g)), eta * c) * norm.dualize(g)
 
 
-@pytest.mark.claim("clipping-is-a-fence", tol=1e-12, trials=30)
+@pytest.mark.claim("clipping", tol=1e-12, trials=30)
 def test_a_clipped_step_solves_the_problem_with_price_and_fence(claim):
     for norm in (L1(), L2(), LInf(), Lp(3.0)):
         for _ in range(claim.trials):
@@ -172,7 +172,7 @@ def test_a_clipped_step_solves_the_problem_with_price_and_fence(claim):
             assert float(costs.min()) > best - claim.tol * abs(best) - 1e-12
 
 
-@pytest.mark.claim("clipping-is-a-fence", tol=1e-5, trials=10)
+@pytest.mark.claim("clipping", tol=1e-5, trials=10)
 def test_a_convex_solver_finds_the_clipped_step(claim):
     cvxpy = pytest.importorskip("cvxpy")
     for order, norm in ((1, L1()), (2, L2()), ("inf", LInf())):
@@ -188,7 +188,7 @@ def test_a_convex_solver_finds_the_clipped_step(claim):
             assert abs(problem.value / value - 1) < claim.tol
 
 
-@pytest.mark.claim("clipping-is-a-fence", tol=1e-5, trials=50)
+@pytest.mark.claim("clipping", tol=1e-5, trials=50)
 def test_clipping_and_normalising_in_torch_are_that_step(claim):
     shapes = [(4, 3), (3,), (2, 3, 3)]
     for trial in range(claim.trials):
