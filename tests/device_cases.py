@@ -30,6 +30,10 @@ OURS: dict[str, Callable[..., Any]] = {
         momentum=0.9,
         betas=(0.9, 0.99),
     ),
+    "Shampoo kl": partial(
+        optim.Shampoo, root="newton", capturable=True, factors="kl", eps=1e-2
+    ),
+    "Shampoo one-sided": partial(optim.Shampoo, root="newton", sides="one"),
     "Muon": optim.Muon,
     "Muon gram": partial(optim.Muon, method="gram", weight_decay=0.1),
     "Muon rows": partial(optim.Muon, row_beta=0.95, step="steepest"),

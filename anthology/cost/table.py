@@ -93,7 +93,7 @@ def _muon(s: Subject) -> Work:
 
 def _shampoo(s: Subject) -> Work:
     group, factors = s.group, s.named("factor_")
-    every = group["refresh"]
+    every, coupled = group["refresh"], group["factors"] == "kl"
     square = sum(math.prod(f) for f in factors)
     blocks: dict[str, list[int]] = {}
     for name, shape in s.kept.items():
@@ -104,18 +104,19 @@ def _shampoo(s: Subject) -> Work:
     work = 0.0
     for axes in blocks.values() if dense else ():
         cubic = (flops.EIGH + (1 if s.symmetric else 2)) / every
+        one = group["sides"] == "one"
         work += flops.kronecker(
-            math.prod(axes),
+            s.numbers // len(blocks) if one else math.prod(axes),
             axes,
             grams=1,
-            products=1,
+            products=len(axes) if coupled else 1,  # a factor divides all others
             cubic=cubic,
             symmetric=s.symmetric,
         )
     extra = sum(
         (bool(group["betas"][0]), bool(group["momentum"]), group["grafting"] == "rms")
     )
-    roots = square * (every > 1)  # at every step they need not be kept
+    roots = square * (every > 1 or coupled)  # else they need not be kept
     return Work(
         state=extra * s.numbers + square + roots,
         state_moved=2 * (extra * s.numbers + square) + roots * (1 + 1 / every),
@@ -128,13 +129,14 @@ def _soap(s: Subject) -> Work:
     every, square = s.group["refresh"], sum(d * d for d in axes)
     averaged = 2 * s.numbers
     # m is kept in the old basis and turned when that turns, or turned at every step
-    turns = min(3.0, 2.0 + 2.0 / every)
+    coupled = s.group["factors"] == "kl"  # L in its basis, and G by all but one
+    turns = min(3.0, 2.0 + 2.0 / every) + coupled * (len(axes) - 1)
     work = flops.kronecker(
         s.numbers,
         axes,
         grams=1,
         products=turns,
-        cubic=(2 + flops.QR) / every,
+        cubic=(2 + flops.QR) / every + 2 * coupled,
         symmetric=s.symmetric,
     )
     moved = 2 * averaged + 2 * square + square * (1 + 1 / every)

@@ -19,8 +19,7 @@ from .core.limits import (
     one_of,
     positive_integer,
 )
-from .core.state import State, fresh_state, real
-from .parts.alike import batched, stacked
+from .core.state import State, fresh_state
 from .parts.grafting import (
     GRAFTING,
     averages_of,
@@ -28,7 +27,15 @@ from .parts.grafting import (
     finish,
     first_moments,
 )
-from .parts.kronecker import Block, cut, kept_root, precondition
+from .parts.kronecker import cut
+from .parts.preconditioned import (
+    FACTORS,
+    SIDES,
+    follow_roots,
+    keeps_roots,
+    preconditioned,
+    sides,
+)
 
 
 class Shampoo(BaseOptimizer):
@@ -87,6 +94,15 @@ class Shampoo(BaseOptimizer):
         that of :math:`\hat m/(\sqrt{\hat v}+ε_g)`, Adam's. Measured over a tensor.
     grafting_beta, grafting_eps : float
         β in [0, 1) of v and ε_g of "rms". Default 0.999 and 1e-8.
+    factors : str
+        What a factor gathers. "sum" (default): :math:`G_{(i)}G_{(i)}^\top`. "kl":
+        :math:`G_{(i)}S^{-1}G_{(i)}^\top/d`, with S the factors of all other axes before
+        the step, d their lengths multiplied, and exponents −1/2. Steps are then of
+        Adam's size, :math:`\sqrt{\max(m,n)}\,UV^\top` at first: divide the rate
+        by that root.
+    sides : str
+        "all" axes have factors (default), or "one": the shorter of a matrix, the first
+        of a tensor with more, with the exponent −1/2.
     decay : str
         Default "plain"; or "cautious", "corrected", "cautious+corrected", see
         `BaseOptimizer`.
@@ -106,8 +122,8 @@ class Shampoo(BaseOptimizer):
     Notes
     -----
     For T > 1 a direction that first appears between two refreshes is multiplied by
-    ε^(−1/p) along each axis, together ε^(−1/2), a hundred with the default ε: raise
-    it, or graft, before T.
+    ε^(−1/p) along each axis, together ε^(−1/2), a hundred with the default ε, and
+    1/ε with ``factors="kl"``: raise it, or graft, before T.
 
     A complex tensor has its pairs (real, imaginary) as one more axis. A scalar is a
     vector of one entry. For k > 2 the limit without averages is no polar factor, as
@@ -119,7 +135,10 @@ class Shampoo(BaseOptimizer):
 
     Source: Gupta, Koren & Singer 2018, Algorithms 1 and 2; the limit, Bernstein &
     Newhouse 2024, eqs. 12-16; averages, ε inside the root, defaults and blocks, Shi
-    et al. 2023 (Distributed Shampoo); grafting, Agarwal et al. 2020.
+    et al. 2023 (Distributed Shampoo); grafting, Agarwal et al. 2020; KL factors, Lin
+    et al. 2025 (arXiv 2509.03378), who start both at 0.1 I, update them after their
+    use and bound the roots; one side, An et al. 2025 (ASGO, arXiv 2503.20762), with ε
+    outside the root.
 
     Examples
     --------
@@ -148,7 +167,7 @@ class Shampoo(BaseOptimizer):
         source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
         "eqs. 12-16",
     )
-    before = (("relative_eps", False),)
+    before = (("relative_eps", False), ("factors", "sum"), ("sides", "all"))
 
     def __init__(
         self,
@@ -168,6 +187,8 @@ class Shampoo(BaseOptimizer):
         grafting: str = "none",
         grafting_beta: float = 0.999,
         grafting_eps: float = 1e-8,
+        factors: str = "sum",
+        sides: str = "all",
         *,
         decay: str = "plain",
         foreach: bool | None = None,
@@ -193,36 +214,36 @@ class Shampoo(BaseOptimizer):
         one_of("root", group["root"], ROOT_METHODS)
         one_of("vectors", group["vectors"], ("full", "diagonal"))
         one_of("grafting", group["grafting"], GRAFTING)
+        one_of("factors", group["factors"], FACTORS)
+        one_of("sides", group["sides"], SIDES)
+        if group["factors"] == "kl" and group["power"] not in (None, 2):
+            raise ValueError(
+                f"Invalid power: {group['power']}; with factors='kl' the exponents "
+                "are -1/2, power=2 or None"
+            )
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros: averages, and factors and roots by number of block and axis."""
         state = {name: torch.zeros_like(param) for name in averages_of(group)}
         diagonal = group["vectors"] == "diagonal" and param.ndim < 2
         for b, block in enumerate(cut(param.shape, group["max_dim"])):
-            for a, part in enumerate(block):
-                d = part.stop - part.start
-                shape = (d,) if diagonal else (d, d)
+            lengths = tuple(part.stop - part.start for part in block)
+            for a in sorted(sides(lengths, group)):
+                shape = lengths[a : a + 1] * (1 if diagonal else 2)
                 state[f"factor_{b}_{a}"] = param.new_zeros(shape)
-                if group["refresh"] > 1:
+                if keeps_roots(group):
                     state[f"root_{b}_{a}"] = param.new_zeros(shape)
         return state
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; averages may start later, and roots end, for refresh 1."""
+        """As in the base; averages may start later, and roots come and go."""
         state = super().state_of(p, group)
         if any(name not in state for name in averages_of(group)):
             state.update({**fresh_state(p, group, self.new_state), **state})
-        keeps = group["refresh"] > 1
-        if keeps == ("root_0_0" in state) or not p.numel():
-            return state
-        fresh = fresh_state(p, group, self.new_state) if keeps else {}
-        order, step = max(p.ndim + p.is_complex(), 1), float(state["step"])
-        for name in [name for name in state if name.startswith("root_")]:
-            del state[name]
-        for name in [name for name in fresh if name.startswith("root_")]:
-            factor = real(state[name.replace("root", "factor")])
-            real(fresh[name]).copy_(kept_root(factor, step, order, group))
-            state[name] = fresh[name]
+        keeps = keeps_roots(group)
+        if p.numel() and keeps != any(name.startswith("root_") for name in state):
+            fresh = fresh_state(p, group, self.new_state) if keeps else {}
+            follow_roots(state, fresh, max(p.ndim + p.is_complex(), 1), group)
         return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
@@ -240,7 +261,7 @@ class Shampoo(BaseOptimizer):
     ) -> None:
         """One tensor, block by block; the definition."""
         m = first_moments([grad], [state], [step], group)
-        moves = self._moves([grad], m, [state], [step], group, joint=False)
+        moves = preconditioned([grad], m, [state], [step], group, joint=False)
         finish([param], moves, m, [grad], [state], [step], group)
 
     def multi(
@@ -253,53 +274,5 @@ class Shampoo(BaseOptimizer):
     ) -> None:
         """Lists of tensors: blocks of equal shape go through as one batch."""
         averages = first_moments(grads, states, steps, group)
-        moves = self._moves(grads, averages, states, steps, group)
+        moves = preconditioned(grads, averages, states, steps, group)
         finish(params, moves, averages, grads, states, steps, group)
-
-    def _moves(
-        self,
-        grads: list[Tensor],
-        averages: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-        joint: bool = True,
-    ) -> list[Tensor]:
-        """The preconditioned averages; blocks alone or jointly update their factors."""
-        shapes = [tuple(g.shape) or (1,) for g in grads]
-        raw = [g.reshape(s) for g, s in zip(grads, shapes, strict=True)]
-        whole = [m.reshape(s) for m, s in zip(averages, shapes, strict=True)]
-        moves: list[Tensor] = []
-        alike: dict[tuple[int, ...], list[tuple[int, int, Block]]] = {}
-        for i, shape in enumerate(shapes):
-            blocks = cut(shape, group["max_dim"])
-            moves.append(whole[i] if len(blocks) == 1 else torch.zeros_like(whole[i]))
-            for b, block in enumerate(blocks):
-                alike.setdefault(raw[i][block].shape, []).append((i, b, block))
-        names = ("factor", "root") if group["refresh"] > 1 else ("factor",)
-        for some in batched(alike, joint and not grads[0].is_cpu, joint):
-            kept = {
-                name: [
-                    [states[i][f"{name}_{b}_{a}"] for i, b, _ in some]
-                    for a in range(len(shapes[some[0][0]]))
-                ]
-                for name in names
-            }
-            stacks = {name: [stacked(x) for x in kept[name]] for name in kept}
-            found = precondition(
-                stacked([raw[i][block] for i, _, block in some]),
-                stacked([whole[i][block] for i, _, block in some]),
-                stacks["factor"],
-                stacks.get("root"),
-                [steps[i] for i, _, _ in some],
-                group,
-            )
-            for (i, _, block), part in zip(some, found.unbind(), strict=True):
-                if part.shape == moves[i].shape:
-                    moves[i] = part
-                else:
-                    moves[i][block] = part
-            for name in names if len(some) > 1 else ():
-                for each, stack in zip(kept[name], stacks[name], strict=True):
-                    torch._foreach_copy_(each, list(stack.unbind()))
-        return [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]

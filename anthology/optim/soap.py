@@ -22,9 +22,10 @@ from .core.limits import (
 )
 from .core.state import State, real
 from .parts.alike import _Alike
-from .parts.bases import first_basis, next_basis
-from .parts.kronecker import multiply, nonzero, unfold
-from .parts.turned import ROTATED, turned
+from .parts.bases import first_basis, next_basis, reordered, whitener
+from .parts.kronecker import multiply, nonzero, unfold, whitened
+from .parts.preconditioned import FACTORS
+from .parts.turned import ROTATED, average_of, rotated, turned
 
 
 class SOAP(_Alike):
@@ -84,6 +85,11 @@ class SOAP(_Alike):
         The first gradient of a tensor only sets its bases, and the tensor stays.
         Default True, as published, and told in ``warmup_steps``; False also moves,
         and averages from there.
+    factors : str
+        What is averaged: "sum" (default): :math:`G_{(i)}G_{(i)}^\top`; "kl":
+        :math:`G_{(i)}S^{-1}G_{(i)}^\top/d` with S the averages of all other axes that
+        have one, in their bases and before the step, plus ρ times their largest
+        eigenvalue, and d the lengths of the others multiplied.
     decay : str
         Default "plain"; or "cautious", "corrected", "cautious+corrected", see
         `BaseOptimizer`.
@@ -116,7 +122,8 @@ class SOAP(_Alike):
     not finite skips its tensor.
 
     Source: Vyas et al. 2024 (arXiv 2409.11321), Algorithms 3 and 4, and published
-    code; the limit, Bernstein & Newhouse 2024, eqs. 12-16.
+    code; the limit, Bernstein & Newhouse 2024, eqs. 12-16; KL averages, Lin et al.
+    2025 (arXiv 2509.03378), who average the eigenvalues, each in the basis of its time.
 
     Examples
     --------
@@ -143,7 +150,7 @@ class SOAP(_Alike):
         r"d_\mathrm{in}/d_\mathrm{out})$",
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
-    before = (("basis_eps", 0.0),)
+    before = (("basis_eps", 0.0), ("factors", "sum"))
 
     def __init__(
         self,
@@ -159,6 +166,7 @@ class SOAP(_Alike):
         relative_eps: bool = True,
         basis_eps: float = 0.1,
         skip_first: bool = True,
+        factors: str = "sum",
         *,
         decay: str = "plain",
         foreach: bool | None = None,
@@ -179,6 +187,7 @@ class SOAP(_Alike):
         positive_integer("refresh", group["refresh"])
         positive_integer("max_dim", group["max_dim"])
         one_of("vectors", group["vectors"], ("full", "diagonal"))
+        one_of("factors", group["factors"], FACTORS)
 
     @property
     def warmup_steps(self) -> int:
@@ -187,8 +196,8 @@ class SOAP(_Alike):
 
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
-        axes = _rotated(param, group)
-        names = (_average(axes, group), "exp_avg_sq")
+        axes = rotated(param, group)
+        names = (average_of(axes, group), "exp_avg_sq")
         state = {name: torch.zeros_like(param) for name in names}
         for axis in axes:
             d = param.shape[axis]
@@ -199,8 +208,8 @@ class SOAP(_Alike):
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; turns an average that was not kept as it is now."""
         state = super().state_of(p, group)
-        axes = _rotated(real(p), group)
-        name = _average(axes, group)
+        axes = rotated(real(p), group)
+        name = average_of(axes, group)
         kept = "exp_avg" if "exp_avg" in state else ROTATED
         if kept == name:
             state.pop(ROTATED if name == "exp_avg" else "exp_avg", None)
@@ -226,32 +235,29 @@ class SOAP(_Alike):
         _advance(w, g, state, step, group)
 
 
-def _rotated(x: Tensor, group: Mapping[str, Any]) -> list[int]:
-    """The axes of one tensor that have a basis."""
-    if x.ndim == 1 and group["vectors"] == "diagonal":
-        return []
-    return [axis for axis, d in enumerate(x.shape) if d <= group["max_dim"]]
-
-
-def _average(axes: list[int], group: Mapping[str, Any]) -> str:
-    """What the average of the gradient is called, by how it is kept."""
-    return ROTATED if axes and group["refresh"] > 2 else "exp_avg"
-
-
 def _advance(
     w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
 ) -> None:
     """One step of tensors of equal shape, stacked along a first axis."""
     (beta1, beta2), order = group["betas"], w.ndim - 1
     beta = beta2 if group["gram_beta"] is None else group["gram_beta"]
-    axes = _rotated(w[0], group)
+    axes = rotated(w[0], group)
     grams = {axis: state[f"gram_{axis}"] for axis in axes}
     bases = {axis: state[f"basis_{axis}"] for axis in axes}
     follow = group["differentiable"]
 
-    def gather() -> None:
-        for axis, kept in grams.items():
-            add_gram_(kept, unfold(g.detach(), axis, order), beta, 1 - beta)
+    kl = group["factors"] == "kl"
+    by: dict[int, Tensor] = {}
+
+    def gather(axis: int) -> None:
+        seen = whitened(g.detach(), axis, by) if kl else g.detach()
+        add_gram_(grams[axis], unfold(seen, axis, order), beta, 1 - beta)
+
+    def know(axis: int, steps: int) -> None:
+        if kl:
+            by[axis] = whitener(
+                bases[axis], grams[axis], group["basis_eps"], beta**steps
+            )
 
     def turn(x: Tensor, back: bool = False) -> Tensor:
         for axis, basis in bases.items():
@@ -260,13 +266,14 @@ def _advance(
         return x
 
     if step <= 1:
-        gather()
-        for axis, basis in bases.items():
-            basis.copy_(first_basis(grams[axis], group["basis_eps"]))
+        for axis in sorted(axes, key=lambda axis: -w.shape[axis + 1] * kl):
+            gather(axis)
+            bases[axis].copy_(first_basis(grams[axis], group["basis_eps"]))
+            know(axis, 1)
         if group["skip_first"]:
             return
     count = max(step - int(group["skip_first"]), 1)
-    name, g_turned = _average(axes, group), turn(g)
+    name, g_turned = average_of(axes, group), turn(g)
     m, v = state[name], state["exp_avg_sq"]
     m.lerp_(g_turned if name == ROTATED else g, 1 - beta1)
     v.mul_(beta2).addcmul_(g_turned, g_turned, value=1 - beta2)
@@ -283,21 +290,18 @@ def _advance(
     if group["weight_decay"]:
         w.mul_(1 - lr * group["weight_decay"])
     if step > 1:
-        gather()
+        for axis in axes:
+            know(axis, step - 1)
+        for axis in axes:
+            gather(axis)
     if bases and count % group["refresh"] == 0:
         straight = turn(m, back=True) if name == ROTATED else m
         for axis, basis in bases.items():
             fresh, places = next_basis(basis, grams[axis], group["basis_eps"])
             basis.copy_(fresh)
-            v.copy_(_reordered(v.clone() if follow else v, places, axis))
+            v.copy_(reordered(v.clone() if follow else v, places, axis))
         if name == ROTATED:
             m.copy_(turn(straight))
-
-
-def _reordered(v: Tensor, order: Tensor, axis: int) -> Tensor:
-    """v, (n, *shape), with its entries along an axis in another order, (n, d)."""
-    shape = [len(v), *(-1 if i == axis else 1 for i in range(v.ndim - 1))]
-    return torch.take_along_dim(v, order.reshape(shape), axis + 1)
 
 
 def _sqrt(v: Tensor) -> Tensor:

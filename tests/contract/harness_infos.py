@@ -23,9 +23,14 @@ EXTRA: dict[str, list[dict[str, Any]]] = {
         {"betas": (0.9, 0.95), "momentum": 0.5, "refresh": 3, "eps": 1e-2},
         {"eps": 1e-6, "root": "newton", "grafting": "sgd", "vectors": "diagonal"},
         {"max_dim": 4, "root": "newton-schulz", "grafting": "rms"},
+        {"factors": "kl", "lr": 1e-2, "eps": 1e-2},
+        {"sides": "one", "refresh": 2},
     ],
     "Scion": [{"unconstrained": True, "momentum": 0.9}, {"norm": "Spectral()"}],
-    "SOAP": [{"skip_first": False, "refresh": 2, "relative_eps": True}],
+    "SOAP": [
+        {"skip_first": False, "refresh": 2, "relative_eps": True},
+        {"factors": "kl"},
+    ],
     "KrADagrad": [
         {"beta2": 0.9, "bound": "trace", "vectors": "full"},
         {"lr": 0.1, "variant": "mm", "grafting": "sgd"},

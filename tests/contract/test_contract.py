@@ -112,6 +112,18 @@ OURS = {
     "Shampoo newton": functools.partial(
         optim.Shampoo, root="newton", grafting="sgd", refresh=2, capturable=True
     ),
+    "Shampoo kl": functools.partial(optim.Shampoo, lr=0.01, factors="kl"),
+    "Shampoo kl loop": functools.partial(
+        optim.Shampoo,
+        lr=0.01,
+        betas=(0.9, 0.95),
+        factors="kl",
+        refresh=2,
+        max_dim=2,
+        foreach=False,
+    ),
+    "Shampoo one-sided": functools.partial(optim.Shampoo, sides="one"),
+    "SOAP kl": functools.partial(optim.SOAP, factors="kl"),
     "Shampoo loop": functools.partial(
         optim.Shampoo, foreach=False, eps=0.0, root="newton-schulz"
     ),
@@ -173,6 +185,7 @@ def test_every_optimizer_keeps_the_contract(name: str) -> None:
         "Shampoo",
         "Shampoo, averages, grafting",
         "Shampoo newton",
+        "Shampoo kl",
         "by shape, momentum",
         "steepest, max",
         "polyak",

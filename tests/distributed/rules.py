@@ -52,6 +52,11 @@ RULES: dict[str, Make] = {
     "Shampoo": lambda p: optim.Shampoo(
         p, 0.1, betas=(0.9, 0.9), eps=1e-2, grafting="rms"
     ),
+    "Shampoo kl": lambda p: optim.Shampoo(p, 0.1, eps=1e-2, factors="kl"),
+    "Shampoo one-sided": lambda p: optim.Shampoo(p, 0.1, eps=1e-2, sides="one"),
+    "SOAP kl": lambda p: optim.SOAP(
+        p, 0.1, refresh=2, eps=1e-2, factors="kl", skip_first=False
+    ),
     "SOAP": lambda p: optim.SOAP(p, 0.1, refresh=2, eps=1e-2, skip_first=False),
     "KrADagrad": lambda p: optim.KrADagrad(p, 0.1, weight_decay=0.1),
     "Muon": lambda p: optim.Muon(p, 0.1, weight_decay=0.1),

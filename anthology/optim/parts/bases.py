@@ -61,6 +61,50 @@ def next_basis(basis: Tensor, gram: Tensor, rho: float) -> tuple[Tensor, Tensor]
     return robust_qr(columns)[0], order
 
 
+def whitener(basis: Tensor, gram: Tensor, rho: float, missing: float) -> Tensor:
+    """Λ^(−1/2)Qᵀ, with the eigenvalues that L has in a basis and a floor under them.
+
+    Parameters
+    ----------
+    basis, gram : Tensor
+        Q and L, shape (n, d, d).
+    rho : float
+        ρ, a share of the largest eigenvalue that is added to each.
+    missing : float
+        The share that an average from zero still lacks, βᵗ.
+
+    Returns
+    -------
+    Tensor
+        Shape (n, d, d); Qᵀ where L is zero.
+    """
+    found = (basis * (gram @ basis)).sum(-2).clamp_min(0) / (1 - missing)
+    least = max(rho, gram.shape[-1] * torch.finfo(gram.dtype).eps)
+    found = found + least * found.amax(-1, keepdim=True)
+    return basis.mT / nonzero(found).sqrt()[..., None]
+
+
+def reordered(v: Tensor, order: Tensor, axis: int) -> Tensor:
+    """A tensor with its entries along an axis in another order.
+
+    Parameters
+    ----------
+    v : Tensor
+        Shape (n, *shape).
+    order : Tensor
+        Shape (n, d), of `next_basis`.
+    axis : int
+        The axis of shape that has length d.
+
+    Returns
+    -------
+    Tensor
+        Shape of `v`.
+    """
+    shape = [len(v), *(-1 if i == axis else 1 for i in range(v.ndim - 1))]
+    return torch.take_along_dim(v, order.reshape(shape), axis + 1)
+
+
 def _scaled(gram: Tensor) -> Tensor:
     """A Gram matrix divided by its largest entry, which no eigenvector notices."""
     return gram / nonzero(gram.abs().amax((-2, -1), keepdim=True))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from anthology.linalg import inverse_root, robust_eigh
-from anthology.linalg.products import add_gram_, symmetric
-
-from .averages import bias_correction
+from anthology.linalg import robust_eigh
+from anthology.linalg.products import symmetric
 
 Block = tuple[slice, ...]
 
@@ -101,143 +99,34 @@ def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
     return flat.reshape(moved.shape).movedim(-order, axis - order)
 
 
-def precondition(
-    grads: Tensor,
-    moments: Tensor,
-    factors: list[Tensor],
-    roots: list[Tensor] | None,
-    steps: list[Any],
-    group: Mapping[str, Any],
-) -> Tensor:
-    """Add gradients to their factors, refresh the roots, and apply these.
+def whitened(x: Tensor, axis: int, whiteners: Mapping[int, Tensor]) -> Tensor:
+    """A tensor divided by the factors of all axes but one: G S⁻½/√d for axis 0.
+
+    Its Gram matrix along that axis is what a factor of the KL-optimal pair gathers,
+    GS⁻¹Gᵀ/d.
 
     Parameters
     ----------
-    grads, moments : Tensor
-        Shape ``(n, *shape)``: what the factors gather, and what is preconditioned.
-    factors, roots : list of Tensor
-        One for each axis of shape, (n, d, d), or (n, d) for diagonal ones; written
-        in place. Roots that are not kept are None.
-    steps : list of float or Tensor
-        n counts.
-    group : mapping
-        ``betas``, ``eps``, ``power``, ``refresh``, ``root`` and ``capturable``.
-
-    Returns
-    -------
-    Tensor
+    x : Tensor
         Shape ``(n, *shape)``.
-    """
-    order = grads.ndim - 1
-    power = group["power"] or 2 * order
-    due = _due(steps, group)
-    weights = _weights(group["betas"][1], steps, grads)
-    for axis, factor in enumerate(factors):
-        _gather(factor, grads, axis, group["betas"][1])
-        column = weights.reshape(-1, *(1,) * (factor.ndim - 1))
-        if roots is None:
-            root = _root(factor / column, power, group)
-        else:
-            root = roots[axis]
-            _refresh(root, factor, column, due, power, group)
-        if factor.ndim == 2:
-            moments = moments * root
-        else:
-            moments = multiply(moments, root, axis, order)
-    return moments
-
-
-def _gather(factor: Tensor, grads: Tensor, axis: int, beta: float) -> None:
-    """βL + (1−β)GGᵀ, or L + GGᵀ for β = 1, in place."""
-    new = 1.0 if beta == 1 else 1 - beta
-    if factor.ndim > 2:
-        add_gram_(factor, unfold(grads, axis, grads.ndim - 1), beta, new)
-    else:
-        factor.mul_(beta).addcmul_(grads, grads, value=new)
-
-
-def _refresh(
-    root: Tensor,
-    factor: Tensor,
-    column: Tensor,
-    due: list[bool] | Tensor,
-    power: int,
-    group: Mapping[str, Any],
-) -> None:
-    """Recompute the roots that are due."""
-    if isinstance(due, Tensor):
-        fresh = _root(factor / column, power, group)
-        root.copy_(torch.where(due.reshape(-1, *column.shape[1:]), fresh, root))
-    elif all(due):
-        root.copy_(_root(factor / column, power, group))
-    elif any(due):
-        chosen = torch.tensor(due, device=root.device).nonzero()[:, 0]
-        column = column[chosen] if len(column) > 1 else column
-        root[chosen] = _root(factor[chosen] / column, power, group)
-
-
-def kept_root(
-    factor: Tensor, count: float, order: int, group: Mapping[str, Any]
-) -> Tensor:
-    """The root that a tensor would have kept after so many steps with refresh = 1.
-
-    Parameters
-    ----------
-    factor : Tensor
-        (d, d) or (d,).
-    count : float
-        Steps taken; 0 gives zeros.
-    order : int
-        k, how many axes the tensor has.
-    group : mapping
-        As for `precondition`.
+    axis : int
+        The axis that is left as it is.
+    whiteners : mapping
+        For each axis that has one a matrix W with WᵀW = S⁻¹, (n, d, d).
 
     Returns
     -------
     Tensor
-        Shape of `factor`.
+        Shape of `x`, entries cut so that a million squares have room.
     """
-    if not count:
-        return torch.zeros_like(factor)
-    weight = _weights(group["betas"][1], [count], factor)
-    return _root(factor[None] / weight, group["power"] or 2 * order, group)[0]
-
-
-def _root(factor: Tensor, power: int, group: Mapping[str, Any]) -> Tensor:
-    eps = group["eps"]
-    if factor.ndim > 2:
-        if not group["relative_eps"]:
-            return inverse_root(factor, power, group["root"], epsilon=eps)
-        top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
-        root = inverse_root(factor / top, power, group["root"], epsilon=eps)
-        return root * top ** (-1 / power)
-    if group["relative_eps"]:
-        eps = eps * factor.amax(-1, keepdim=True)
-    base = factor + eps
-    return torch.where(base > 0, nonzero(base) ** (-1 / power), 0)
-
-
-def _due(steps: list[Any], group: Mapping[str, Any]) -> list[bool] | Tensor:
-    """Which roots are to be refreshed at these steps: 1, 1 + T, 1 + 2T, …"""
-    if group["refresh"] == 1:
-        return [True] * len(steps)
-    if isinstance(steps[0], Tensor):
-        counts = torch.stack(steps)
-        if group["capturable"]:
-            found: list[bool] | Tensor = (counts - 1) % group["refresh"] == 0
-            return found
-        steps = counts.tolist()
-    return [(count - 1) % group["refresh"] == 0 for count in steps]
-
-
-def _weights(beta: float, steps: list[Any], like: Tensor) -> Tensor:
-    """What an average has gathered after so many steps; shape (n,) or (1,)."""
-    if beta == 1:
-        return like.new_ones(1)
-    if isinstance(steps[0], Tensor):
-        return torch.as_tensor(bias_correction(beta, torch.stack(steps), like.dtype))
-    found = [bias_correction(beta, count, like.dtype) for count in steps]
-    return like.new_tensor(found if len(set(found)) > 1 else found[:1])
+    order = x.ndim - 1
+    for other, matrix in whiteners.items():
+        if other != axis:
+            x = multiply(x, matrix, other, order)
+    many = max(x[0].numel(), 1)
+    room = math.sqrt(torch.finfo(x.dtype).max / (2.0**20 * many))
+    share: float = x.shape[axis + 1] / many
+    return (x * math.sqrt(share)).clamp(-room, room)
 
 
 def nonzero(x: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,6 +15,44 @@ from .kronecker import multiply
 # The average of the gradient in the basis. To turn it there and back when that changes
 # costs less than to turn it at every step, if it changes rarely.
 ROTATED = "exp_avg_rotated"
+
+
+def rotated(x: Tensor, group: Mapping[str, Any]) -> list[int]:
+    """The axes of one tensor that have a basis.
+
+    Parameters
+    ----------
+    x : Tensor
+        Real, of the parameter's shape.
+    group : mapping
+        ``vectors`` and ``max_dim``.
+
+    Returns
+    -------
+    list of int
+        In rising order.
+    """
+    if x.ndim == 1 and group["vectors"] == "diagonal":
+        return []
+    return [axis for axis, d in enumerate(x.shape) if d <= group["max_dim"]]
+
+
+def average_of(axes: list[int], group: Mapping[str, Any]) -> str:
+    """What the average of the gradient is called, by how it is kept.
+
+    Parameters
+    ----------
+    axes : list of int
+        What `rotated` returned.
+    group : mapping
+        ``refresh``.
+
+    Returns
+    -------
+    str
+        An entry of the state.
+    """
+    return ROTATED if axes and group["refresh"] > 2 else "exp_avg"
 
 
 def turned(x: Tensor, state: State, *, back: bool = False) -> Tensor:
