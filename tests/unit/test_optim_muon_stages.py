@@ -387,3 +387,13 @@ def test_complex_weights_by_every_method(method, normalize, foreach):
         )
         optimizer.step()
         assert float((p.grad.conj() * p.detach()).sum().real) < 0
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_cautious_decay_where_every_tensor_is_skipped(foreach):
+    p = torch.ones(4, 3).requires_grad_()
+    optimizer = Muon([p], 0.1, decay="cautious", foreach=foreach)
+    p.grad = torch.full((4, 3), torch.nan)
+    optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(4, 3))
+    assert optimizer.skipped == {"0.0": 1}
