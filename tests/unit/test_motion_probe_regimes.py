@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from anthology import optim
+from anthology import norms, optim
 from anthology.motion import Probe
-from anthology.motion.probe.step_rules import ends
+from anthology.motion.probe.step_rules import ends, is_plain, penalty
 from anthology.motion.symmetry.find import find_symmetries
 from anthology.norms import L2
 
@@ -260,3 +260,22 @@ def test_adam_keeps_neither():
     assert rows["hidden.weight", "shift"][1] > 0.05
     assert rows["head.weight", "shift"][1] > 0.05
     assert rows["hidden.weight", "scale"][1] > 0.001
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [("dualize", 4.0), ("steepest", 8.0)], ids=str
+)
+def test_the_penalty_knows_the_rule_of_a_step(step, expected):
+    """Fixed steps pay ‖g‖_*, steps in proportion to it ½‖g‖_*²; here ‖g‖₁ is 4."""
+    w = torch.zeros(2, requires_grad=True)
+    optimizer = optim.SteepestDescent([w], lr=0.1, norm=norms.LInf(), step=step)
+    duals = [norms.LInf().dual(torch.tensor([3.0, -1.0]))]
+    assert penalty(optimizer, duals, [norms.LInf()]) == expected
+
+
+def test_steepest_descent_in_euclids_norm_is_plain():
+    w = torch.zeros(2, requires_grad=True)
+    options = {"lr": 0.1, "norm": norms.L2(), "across": "l2"}
+    for step, plain in (("steepest", True), ("dualize", False)):
+        optimizer = optim.SteepestDescent([w], step=step, **options)
+        assert is_plain(optimizer, optimizer.param_groups[0]) is plain

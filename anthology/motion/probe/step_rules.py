@@ -53,7 +53,7 @@ def is_plain(optimizer: torch.optim.Optimizer, group: Group) -> bool:
     if not isinstance(optimizer, optim.SteepestDescent):
         return False
     flat = str(group["norm"]) in ("L2()", "Frobenius()") and group["scale"] == 1
-    return flat and group.get("step") == "steepest" and group.get("across") == "l2"
+    return flat and group.get("step_rule") == "steepest" and group.get("across") == "l2"
 
 
 def penalty(
@@ -68,7 +68,7 @@ def penalty(
     flat = all(isinstance(norm, L2) for norm in norms)
     total = parts.square().sum().sqrt() if flat else parts.sum()
     group = optimizer.param_groups[0]
-    proportional = is_plain(optimizer, group) or group.get("step") == "steepest"
+    proportional = is_plain(optimizer, group) or group.get("step_rule") == "steepest"
     return total.square() / 2 if proportional else total
 
 
