@@ -117,6 +117,10 @@ class SteepestDescent(BaseOptimizer):
     >>> SteepestDescent([w], lr=0.5, norm=LInf(), step="steepest").step()
     >>> w.detach()  # 0.5 times the dual norm |3| + |-1| further
     tensor([-2.5000,  2.5000])
+    >>> polyak = SteepestDescent([w], lr=9.0, norm=LInf(), step="polyak")
+    >>> loss = polyak.step(lambda: 2.0)
+    >>> w.detach()  # the loss over the dual norm further
+    tensor([-3.,  3.])
     """
 
     switched = ("step", "momentum_buffer")
