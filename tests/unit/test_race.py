@@ -379,3 +379,21 @@ def test_a_stored_run_can_be_repeated(load, runs):
     assert race.repeat("torch.AdamW", rate=0.01, seed=0) == pytest.approx(
         stored, rel=0.3
     )
+
+
+def test_a_chapters_predictions_are_a_line_each(load, tmp_path):
+    said = [
+        ("text: a beats b", "one", "holds"),
+        ("mnist: a beats b", "one", "open"),
+        ("text: c", "two", "holds"),
+        ("text: d: as e", "one", "contradicted"),
+    ]
+    keys = ("says", "source", "outcome")
+    told = [dict(zip(keys, each, strict=True)) for each in said]
+    path = tmp_path / "race.json"
+    path.write_text(json.dumps({"predictions": told}))
+    lines = load("race_table").came_of("one", path=path).splitlines()
+    assert lines == [
+        "a beats b: holds on text; open on mnist",
+        "d: as e: contradicted on text",
+    ]
