@@ -77,8 +77,9 @@ def note_peaks(groups: Iterable[dict[str, Any]]) -> None:
             given = [group["max_lr"]] * (group["max_lr"] is not None)
             rates = given or [group[name] for name in names if name in group]
             peak, kept = _largest([_plain(rate) for rate in rates]), group.get(PEAK)
-            both = isinstance(peak, Tensor) and isinstance(kept, Tensor)
-            group[PEAK] = kept.copy_(peak) if both else peak  # a graph knows its place
+            if isinstance(peak, Tensor) and isinstance(kept, Tensor):
+                peak = kept.copy_(peak)  # a graph knows its place
+            group[PEAK] = peak
 
 
 def share(group: Mapping[str, Any]) -> Any:
