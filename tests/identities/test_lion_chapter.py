@@ -21,9 +21,7 @@ def normal(*shape: int) -> Tensor:
 
 
 @pytest.mark.claim("decay-wall", tol=1e-12, trials=100)
-@pytest.mark.parametrize(
-    "norm", [LInf(), L1(), L2(), RMS(), Spectral("svd")], ids=repr
-)
+@pytest.mark.parametrize("norm", [LInf(), L1(), L2(), RMS(), Spectral("svd")], ids=repr)
 def test_what_is_outside_the_wall_comes_closer(claim, norm):
     for _ in range(claim.trials):
         kappa, gamma = float(torch.rand(())) + 0.1, float(torch.rand(()))
