@@ -57,7 +57,7 @@ from first_rates_contestants import (
     settings,
 )
 from problems import Problem, problem
-from root_free import RESULTS, Store, provenance
+from store import RESULTS, Store, provenance
 
 from anthology import lab
 
@@ -262,10 +262,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    facts = provenance("small", torch.device("cpu"))
-    facts = {k: facts[k] for k in ("date", "machine", "versions")}
-    facts["command"] = "python experiments/first_rates.py"
-    store = Store(RESULTS / "first_rates.json", facts)
+    store = Store(RESULTS / "first_rates.json", provenance("first_rates.py"))
     for name in [k for k in store.runs if k.split("/")[1] in chosen.again]:
         del store.runs[name]
     runs = Runs(store, workers=chosen.workers)

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from root_free_problems import CANVAS, paste
 from torch import Tensor, nn
 
 from anthology import lab
 
+CANVAS = 12
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -45,6 +45,16 @@ class Problem:
 def problem(name: str, device: torch.device | str = "cpu") -> Problem:
     """A problem by its name, one of `PROBLEMS`."""
     return PROBLEMS[name](name, device)
+
+
+def paste(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Digits (n, 1, 8, 8) at random places of canvases (n, 1, 12, 12)."""
+    corner = torch.randint(CANVAS - 7, (2, len(x), 1), generator=generator)
+    rows, columns = corner + torch.arange(8)
+    n = torch.arange(len(x))[:, None, None]
+    out = x.new_zeros(len(x), 1, CANVAS, CANVAS)
+    out[n, 0, rows[:, :, None], columns[:, None, :]] = x[:, 0]
+    return out
 
 
 def _digits(width: int = 64, size: int = 64) -> Callable[..., Problem]:

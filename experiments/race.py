@@ -8,7 +8,8 @@ and the table in race_table.py.
     python experiments/race.py --problem text  # one problem
     python experiments/race.py --forget SOAP   # drop its runs, which are made again
     python experiments/race.py --table         # what is known so far, nothing is run
-    python experiments/race.py --long          # afterwards: larger, three rates each
+    python experiments/race.py --long          # afterwards: larger, three rates each,
+                                               # some 40 hours; --only SGD Muon for less
 
 Each run is a line of results/race.jsonl as soon as it ends, with the versions it ran
 under; started again, the script goes on where it stopped. Runs go round all
@@ -55,11 +56,11 @@ from race_runs import (
     pilot_rates,
     slice,
 )
-from race_table import tell
+from race_table import came_of, tell
 
 from anthology import __version__, lab
 
-__all__ = ["draw", "repeat", "slice", "train"]
+__all__ = ["came_of", "draw", "repeat", "slice", "train"]
 
 
 def train(run: Run, curve: bool = False) -> Result:
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--problem", choices=[*SHORT, "all"], default="all")
     parser.add_argument("--forget", nargs="*", default=[], help="contestants")
     parser.add_argument("--long", action="store_true", help="the longer setting")
+    parser.add_argument("--only", nargs="*", default=names(), help="of the longer one")
     parser.add_argument("--table", action="store_true", help="print it, run nothing")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -170,7 +172,10 @@ def main() -> None:
         runs.forget(chosen.forget)
     if runs.train and chosen.long:
         for run in long_runs(runs):
-            runs.get(run, curve=True)
+            where, name, *_ = run
+            chosen_problem = chosen.problem in ("all", where.removesuffix("-long"))
+            if chosen_problem and name in chosen.only:
+                runs.get(run, curve=True)
     elif runs.train:
         for where in SHORT:
             if chosen.problem in (where, "all"):

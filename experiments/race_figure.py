@@ -14,15 +14,18 @@ from race_runs import Runs, slice
 
 from anthology import lab, optim
 
-ROW, HEAD, WIDE = 0.27, 0.75, 5.0  # inches
+ROW, HEAD, WIDE, GAP = 0.27, 0.85, 5.0, 0.1  # inches
 LOST = "lost"
 
 
 def ruler(name: str) -> str:
-    """The ruler of a contestant's class, which gives it its colour."""
+    """The ruler of a contestant, which gives it its colour.
+
+    A class that takes any norm is given the layers' own here, spectral for matrices.
+    """
     kind = CONTESTANTS[name.removesuffix("-0")].kind.removeprefix("torch.")
     told: str = getattr(optim, kind).card.ruler
-    return told
+    return "spectral" if told == "any" else told
 
 
 def said(name: str) -> str:
@@ -50,7 +53,9 @@ def draw(
     """
     told = {where: slice(names, where, runs) for where in problems}
     high = len(problems) * (ROW * len(names) + HEAD)
-    _, axes = plt.subplots(len(problems), figsize=(WIDE, high), squeeze=False)
+    figure, axes = plt.subplots(len(problems), figsize=(WIDE, high), squeeze=False)
+    if engine := figure.get_layout_engine():
+        engine.set(h_pad=GAP)
     for ax, where in zip(axes.flat, problems, strict=True):
         panel(ax, told[where])
         ax.set_title(f"{where}: loss on unseen data")

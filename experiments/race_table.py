@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -160,6 +161,19 @@ def outcome(t: Table, told: Prediction) -> Result:
     holds, measured = TESTS[told.test](t, *told.given)
     said = "holds" if holds else "contradicted"
     return shown | {"outcome": said, "measured": measured}
+
+
+def came_of(*sources: str, path: Path = RESULTS / "race.json") -> str:
+    """A line for each prediction from these sources, with what came of it where."""
+    came: dict[str, dict[str, list[str]]] = {}
+    for told in json.loads(path.read_text())["predictions"]:
+        if told["source"] in sources:
+            where, says = told["says"].split(": ", 1)
+            came.setdefault(says, {}).setdefault(told["outcome"], []).append(where)
+    return "\n".join(
+        f"{says}: {'; '.join(f'{out} on ' + ', '.join(x) for out, x in found.items())}"
+        for says, found in came.items()
+    )
 
 
 def tell(runs: Runs, provenance: Result) -> None:

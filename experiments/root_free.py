@@ -1,9 +1,9 @@
-"""With or without the root: five optimizers, two problems, one budget each.
+"""Does the root cost generalisation? Five optimizers, one budget each.
 
-The claim on trial (Lin et al. 2024, abstract): without the square root,
-adaptive methods close the gap in generalisation to SGD on convolutional
-networks, and keep pace with the root on transformers. Problems and contestants
-are in root_free_problems.py.
+The claim on trial (Lin et al. 2024, abstract): without the square root, adaptive
+methods close the gap in generalisation to SGD on convolutional networks. In the
+common race (race.py) every digit is seen about once; here 200 digits are trained on
+until all contestants fit them. Problem and contestants are in root_free_problems.py.
 
 Fairness. Every contestant has three free settings (rate, decay, weight of the
 new gradient in its average), the same 32 scrambled Sobol points of the unit
@@ -18,9 +18,7 @@ compares speed, not generalisation. So in `long`, added after this was seen, the
 three best points of every contestant train three times as long, and the best of
 them, again by the validation part, goes to the test.
 
-    python experiments/root_free.py                 # about half an hour
-    python experiments/root_free.py --problem conv  # one problem
-    python experiments/root_free.py --budget large  # bigger nets, a GPU
+    python experiments/root_free.py    # about a quarter of an hour
 
 Each run is stored as soon as it ends; started again, the script goes on where
 it stopped. Training is chaotic: another processor or version of the package
@@ -29,15 +27,10 @@ rounds otherwise, which acts like another seed.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
-import platform
 import sys
 import time
-from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +47,19 @@ from root_free_problems import (
     FRESH,
     PROBLEMS,
     RATES,
-    Problem,
+    Conv,
     Settings,
     contestant,
 )
+from store import RESULTS, Store, provenance
 
 from anthology import lab
 
-RESULTS = HERE / "results"
 SEARCH_SEED, TRIALS, SEEDS = 2024, 32, 5
 
 
 def run(
-    problem: Problem, name: str, settings: Settings, seed: int, part: str
+    problem: Conv, name: str, settings: Settings, seed: int, part: str
 ) -> dict[str, Any]:
     """Train once; what the run was worth on a part of the data."""
     model = problem.model(seed)
@@ -94,10 +87,10 @@ def _finite(value: float | None) -> float | None:
     return round(value, 6) if value is not None and math.isfinite(value) else None
 
 
-def points(problem: str, name: str) -> list[Settings]:
+def points(name: str) -> list[Settings]:
     """The settings a contestant tries: the same cube points for everyone."""
     cube = torch.quasirandom.SobolEngine(3, scramble=True, seed=SEARCH_SEED)
-    ranges = [RATES[problem][name], DECAY, FRESH.get(name, FRESH["others"])]
+    ranges = [RATES[name], DECAY, FRESH.get(name, FRESH["others"])]
     return [
         Settings(
             *(
@@ -109,46 +102,6 @@ def points(problem: str, name: str) -> list[Settings]:
     ]
 
 
-class Store:
-    """One JSON file, written anew after each run; holds what was done so far."""
-
-    def __init__(self, path: Path, provenance: dict[str, Any]) -> None:
-        self.path = path
-        self.content = json.loads(path.read_text()) if path.exists() else {}
-        self.content.setdefault("provenance", provenance)
-        self.runs = self.content.setdefault("runs", {})
-
-    def once(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The stored result under this key, or else the one `work` returns."""
-        if key not in self.runs:
-            self.runs[key] = work()
-            self.save()
-            print(key, self.runs[key], flush=True)
-        return self.runs[key]
-
-    def save(self) -> None:
-        """Replace the file in one go, so that a stop cannot leave half of it."""
-        self.path.parent.mkdir(exist_ok=True)
-        draft = self.path.with_suffix(".part")
-        draft.write_text(json.dumps(self.content, indent=1) + "\n")
-        draft.replace(self.path)
-
-
-def provenance(budget: str, device: torch.device) -> dict[str, Any]:
-    """How the results came about."""
-    cpu = f"{os.cpu_count()} CPU cores, one thread used"
-    on_gpu = device.type == "cuda"
-    return {
-        "command": f"python experiments/root_free.py --budget {budget}",
-        "date": date.today().isoformat(),
-        "machine": torch.cuda.get_device_name(device) if on_gpu else cpu,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "search": {"points": TRIALS, "seed": SEARCH_SEED, "design": "scrambled Sobol"},
-        "seeds": list(range(SEEDS)),
-        "ranges": {"rate": RATES, "decay": DECAY, "fresh": FRESH},
-    }
-
-
 def ranked(trials: list[dict[str, Any]]) -> list[int]:
     """The numbers of the trials from best to worst on the validation part."""
     values = [t["validation"] for t in trials]
@@ -156,16 +109,15 @@ def ranked(trials: list[dict[str, Any]]) -> list[int]:
     return sorted(range(len(cost)), key=cost.__getitem__)
 
 
-def finalists(store: Store, problem: str, name: str) -> list[Settings]:
-    """The settings of the three best trials of another problem."""
-    trials = [store.runs[f"{problem}/{name}/trial/{i}"] for i in range(TRIALS)]
-    return [points(problem, name)[i] for i in ranked(trials)[:3]]
+def finalists(store: Store, name: str) -> list[Settings]:
+    """The settings of the three best trials of the shorter training."""
+    trials = [store.runs[f"conv/{name}/trial/{i}"] for i in range(TRIALS)]
+    return [points(name)[i] for i in ranked(trials)[:3]]
 
 
-def compete(store: Store, key: str, problem: Problem, name: str) -> None:
+def compete(store: Store, key: str, problem: Conv, name: str) -> None:
     """All trials of one contestant, then its best one with all seeds."""
-    long = key == "long"
-    tried = finalists(store, "conv", name) if long else points(key, name)
+    tried = finalists(store, name) if key == "long" else points(name)
 
     def trial(settings: Settings) -> dict[str, Any]:
         return vars(settings) | run(problem, name, settings, 0, "validation")
@@ -184,21 +136,16 @@ def compete(store: Store, key: str, problem: Problem, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--problem", choices=[*PROBLEMS, "all"], default="all")
-    parser.add_argument("--budget", choices=["small", "large"], default="small")
-    chosen = parser.parse_args()
-    large = chosen.budget == "large"
-    device = lab.pick_device() if large else torch.device("cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    path = RESULTS / f"root_free{'_large' if large else ''}.json"
-    store = Store(path, provenance(chosen.budget, device))
-    for key, build in PROBLEMS.items():
-        if chosen.problem in (key, "all"):
-            problem = build(large, device)
-            for name in CONTESTANTS:
-                compete(store, key, problem, name)
+    torch.set_num_threads(1)
+    facts = provenance("root_free.py") | {
+        "search": {"points": TRIALS, "seed": SEARCH_SEED, "design": "scrambled Sobol"},
+        "seeds": list(range(SEEDS)),
+        "ranges": {"rate": RATES, "decay": DECAY, "fresh": FRESH},
+    }
+    store = Store(RESULTS / "root_free.json", facts)
+    for key, problem in PROBLEMS.items():
+        for name in CONTESTANTS:
+            compete(store, key, problem(), name)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import sys
 import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch
-from root_free import RESULTS, Store, provenance  # sets the threads first
+from store import RESULTS, Store, provenance
 
 from anthology import lab
 from anthology.optim.root_free import RootFreeRMSProp
@@ -66,10 +73,7 @@ def run(data, start, factor, alpha, size, lr, seed) -> dict:
 
 def main() -> None:
     torch.set_num_threads(1)
-    facts = provenance("small", torch.device("cpu"))
-    facts = {k: facts[k] for k in ("date", "machine", "versions")}
-    facts["command"] = "python experiments/root_free_ablation.py"
-    facts["seeds"] = list(SEEDS)
+    facts = provenance("root_free_ablation.py") | {"seeds": list(SEEDS)}
     store = Store(RESULTS / "root_free_ablation.json", facts)
     data = lab.digits()
     cases = [*itertools.product(STARTS, FACTORS, ALPHAS), ("1/B", "1", 0.9)]

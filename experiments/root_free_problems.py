@@ -1,10 +1,8 @@
-"""The two problems and the five contestants of root_free.py.
+"""The problem and the five contestants of root_free.py.
 
 `conv`: 200 handwritten digits (8 × 8), pasted at random places of a 12 × 12
 canvas, and a small convolutional network; the measure is the share of wrong
-answers on 1197 other digits, each at four places. `text`: the bytes of Python's
-standard library and a small causal transformer; the measure is the
-cross-entropy per byte, in nats, of unseen modules. `long` is `conv` trained three
+answers on 1197 other digits, each at four places. `long` is `conv` trained three
 times as long.
 """
 
@@ -16,31 +14,22 @@ from functools import partial
 from typing import Any
 
 import torch
+from problems import paste
 from torch import Tensor, nn
 
 from anthology import lab
 from anthology.optim.root_free import RootFreeAdamW, RootFreeRMSProp
 
 CONTESTANTS = ("SGD", "RMSProp", "AdamW", "RootFreeRMSProp", "RootFreeAdamW")
-CANVAS = 12
 Pair = tuple[Tensor, Tensor]
 
 # Three decades each; the middle is near the best of a coarse pilot.
 RATES = {
-    "conv": {
-        "SGD": (3e-3, 3e0),
-        "RMSProp": (3e-5, 3e-2),
-        "AdamW": (3e-4, 3e-1),
-        "RootFreeRMSProp": (3e-4, 3e-1),
-        "RootFreeAdamW": (3e-3, 3e0),
-    },
-    "text": {
-        "SGD": (3e-3, 3e0),
-        "RMSProp": (1e-5, 1e-2),
-        "AdamW": (1e-4, 1e-1),
-        "RootFreeRMSProp": (1e-4, 1e-1),
-        "RootFreeAdamW": (1e-3, 1e0),
-    },
+    "SGD": (3e-3, 3e0),
+    "RMSProp": (3e-5, 3e-2),
+    "AdamW": (3e-4, 3e-1),
+    "RootFreeRMSProp": (3e-4, 3e-1),
+    "RootFreeAdamW": (3e-3, 3e0),
 }
 # What one step takes off the weights in the long run, at the full rate: the
 # same for all, wherever a method puts its decay.
@@ -106,76 +95,34 @@ def contestant(
     raise ValueError(f"name is {name!r}; it must be one of {CONTESTANTS}")
 
 
-def paste(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Digits (n, 1, 8, 8) at random places of canvases (n, 1, 12, 12)."""
-    corner = torch.randint(CANVAS - 7, (2, len(x), 1), generator=generator)
-    rows, columns = corner + torch.arange(8)
-    n = torch.arange(len(x))[:, None, None]
-    out = x.new_zeros(len(x), 1, CANVAS, CANVAS)
-    out[n, 0, rows[:, :, None], columns[:, None, :]] = x[:, 0]
-    return out
-
-
 class Conv:
     """Few digits at any place; measured by the share of wrong answers."""
 
-    def __init__(self, large: bool, device: torch.device, stretch: int = 1) -> None:
+    def __init__(self, stretch: int = 1) -> None:
         data = lab.digits()
         x, y = torch.cat([data.x, data.x_test]), torch.cat([data.y, data.y_test])
-        self.x, self.y, self.device = x[:200], y[:200], device
+        self.x, self.y = x[:200], y[:200]
         self.parts = {
             "validation": self._at_four_places(x[200:600], y[200:600], seed=1),
             "test": self._at_four_places(x[600:], y[600:], seed=2),
         }
-        self.steps, self.terms = stretch * (2000 if large else 600), 50
-        self.channels = (32, 64, 128) if large else (16, 32, 64)
+        self.steps, self.terms = stretch * 600, 50
 
     def _at_four_places(self, x: Tensor, y: Tensor, seed: int) -> Pair:
         generator = torch.Generator().manual_seed(seed)
-        placed = paste(x.repeat(4, 1, 1, 1), generator)
-        return placed.to(self.device), y.repeat(4).to(self.device)
+        return paste(x.repeat(4, 1, 1, 1), generator), y.repeat(4)
 
     def model(self, seed: int) -> nn.Module:
-        return lab.conv_net(self.channels, seed=seed).to(self.device)
+        return lab.conv_net((16, 32, 64), seed=seed)
 
     def batches(self, seed: int) -> Iterator[Pair]:
         generator = torch.Generator().manual_seed(seed)
         while True:
             i = torch.randint(len(self.y), (self.terms,), generator=generator)
-            placed = paste(self.x[i], generator)
-            yield placed.to(self.device), self.y[i].to(self.device)
+            yield paste(self.x[i], generator), self.y[i]
 
     def measure(self, model: nn.Module, part: str) -> float:
         return 1 - lab.accuracy(model, *self.parts[part])
 
 
-class Bytes:
-    """The standard library byte by byte; measured by the loss per byte."""
-
-    def __init__(self, large: bool, device: torch.device) -> None:
-        text = lab.text(device, size=6_000_000 if large else 1_000_000)
-        cut = len(text.train) * 8 // 9
-        self.data, self.device = lab.Text(text.train[:cut], text.train[cut:]), device
-        self.size, self.context = (64, 256) if large else (16, 64)
-        self.width, self.depth = (256, 4) if large else (64, 2)
-        self.steps, self.terms = (3000 if large else 400), self.size * self.context
-        self.parts = {
-            "validation": self.data.test_batch(512, self.context),
-            "test": text.test_batch(512, self.context),
-        }
-
-    def model(self, seed: int) -> nn.Module:
-        net = lab.transformer(
-            width=self.width, depth=self.depth, context=self.context, seed=seed
-        )
-        return net.to(self.device)
-
-    def batches(self, seed: int) -> Iterator[Pair]:
-        return self.data.batches(self.size, self.context, seed)
-
-    def measure(self, model: nn.Module, part: str) -> float:
-        return lab.mean_loss(model, *self.parts[part])
-
-
-Problem = Conv | Bytes
-PROBLEMS = {"conv": Conv, "text": Bytes, "long": partial(Conv, stretch=3)}
+PROBLEMS = {"conv": Conv, "long": partial(Conv, stretch=3)}

@@ -24,6 +24,17 @@ WIDE_TABLES = """() => [...document.querySelectorAll("article table")]
     return box.scrollWidth > box.clientWidth + 1
       && !getComputedStyle(box).backgroundImage.includes("gradient"); })
   .map(t => t.textContent.trim().slice(0, 60))"""
+# What covers a shade where content ends, in another colour than the box around it.
+COVERS = """() => [...document.querySelectorAll("article div.math")]
+  .filter(m => m.getClientRects().length)
+  .filter(m => {
+    const color = /linear-gradient\\(to right, (rgba?\\([^)]*\\))/.exec(
+      getComputedStyle(m).backgroundImage);
+    let box = m.parentElement, clear = "rgba(0, 0, 0, 0)";
+    const tint = e => getComputedStyle(e).backgroundColor;
+    while (box.parentElement && tint(box) === clear) box = box.parentElement;
+    return color && tint(box) !== clear && color[1] !== tint(box); })
+  .map(m => m.textContent.slice(0, 60))"""
 # Punctuation that begins a line because the formula before it ended one.
 ORPHANS = """() => [...document.querySelectorAll("article mjx-container:not([display])")]
   .map(m => m.closest(".math") || m)
@@ -73,6 +84,7 @@ LABELS = """() => [...document.querySelectorAll("article svg")]
 ALL = {
     "a formula wider than its box": WIDE_FORMULAS,
     "a table with hidden columns and no cue": WIDE_TABLES,
+    "a cover in another colour than its box": COVERS,
     "punctuation torn from its formula": ORPHANS,
     "a formula that the tab key visits": IDLE_STOPS,
     "signs of TeX in a caption": RAW_CAPTIONS,

@@ -19,7 +19,7 @@ from tests.book.test_hero import (  # noqa: F401 - fixtures
     page,
     state,
 )
-from tools import hero
+from tools import address, hero
 
 LABELS = """() => [...document.querySelectorAll(".an-hero svg")]
   .filter(s => s.getBoundingClientRect().width)
@@ -85,6 +85,8 @@ def test_keys_fingers_and_the_way_back(page):
     assert page.inner_text(".say").startswith("Lion ")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Adam"  # a link
+    page.keyboard.press("Tab")
     handle = page.get_by_role("slider")
     assert handle.evaluate("e => e === document.activeElement")
     page.keyboard.press("ArrowUp")
@@ -114,6 +116,9 @@ def test_what_a_screen_reader_is_told(page):
         page.check(f"input[value={name}]", force=True)
         said = page.inner_text(".say")
         assert said == f"{name} {getattr(optim, name).card.answer}"
+        to = page.get_attribute(".say a", "href")
+        source = [address.ROOT / to.replace(".html", end) for end in (".ipynb", ".md")]
+        assert hero.read(name) == to and any(path.exists() for path in source)
 
 
 def test_it_moves_and_arrives_where_it_stands_without_motion(opened, figure):

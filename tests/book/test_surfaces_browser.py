@@ -60,6 +60,10 @@ ILL = {
         '<div style="width:90px;overflow-x:auto"><table><tr>'
         '<td style="min-width:300px">wide</td></tr></table></div>'
     ),
+    "a cover in another colour than its box": (
+        '<div style="background:rgb(9, 9, 9)"><div class="math" style="background:'
+        'linear-gradient(to right, rgb(1, 2, 3), transparent)">x</div></div>'
+    ),
     "punctuation torn from its formula": (
         '<p style="width:60px"><mjx-container style="display:inline-block;width:58px">'
         "x</mjx-container>, and</p>"

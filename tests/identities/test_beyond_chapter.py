@@ -1,5 +1,6 @@
 """The claims that the chapter beyond gradient descent adds to those of the package."""
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -199,3 +200,28 @@ def test_on_digits_the_order_of_adams_averages(claim):
     assert min(stored["0.9, 0.5"]) > max(
         max(stored[b]) for b in stored if b != "0.9, 0.5"
     )
+
+
+@pytest.mark.claim("momentum-raced", trials=5)
+def test_whether_momentum_helps_depends_on_the_problem(claim, monkeypatch):
+    monkeypatch.syspath_prepend(str(RESULTS.parent))
+    rule, stored = map(importlib.import_module, ("race_statistics", "race_runs"))
+    sigma = importlib.import_module("race_declaration").SIGMA
+    gains = {}
+    for where in sigma:
+        for name in ("SGD", "Signum", "Muon", "AdamW"):
+            told = stored.slice([name, f"{name}-0"], where)
+            both = [told[name]["losses"], told[f"{name}-0"]["losses"]]
+            assert [len(found) for found in both] == 2 * [claim.trials]
+            gains[where, name] = rule.lead(*both, sigma[where]) / rule.MARGIN
+            if name == "SGD":
+                assert 5 <= told["SGD-0"]["rate"] / told["SGD"]["rate"] <= 20
+                means = [round(rule.average(found), 2) for found in both]
+                assert where != "digits" or means == [0.36, 0.61]
+    assert {key for key, gain in gains.items() if gain >= 1} == {
+        ("digits", "SGD"),
+        ("digits", "Signum"),
+        ("digits", "Muon"),
+        ("mnist", "Signum"),
+    }
+    assert [key for key, gain in gains.items() if gain <= -1] == [("text", "AdamW")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anthology import optim
+from anthology import lab, optim
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 STORED = FOLDER / "results" / "race.jsonl"
@@ -267,8 +267,9 @@ def test_a_slice_is_drawn_with_every_seed_and_the_lost_ones_said(load, runs, tmp
     figure.plt.close()
     with pytest.raises(ValueError, match="no contestant"):
         figure.draw(["sgd"], ["digits"], stored)
-    rulers = {figure.ruler(name) for name in ("SGD", "torch.AdamW", "Muon-0")}
-    assert rulers == {"l2", "linf", "spectral"}
+    rulers = [figure.ruler(name) for name in ("SGD", "torch.AdamW", "SteepestDescent")]
+    assert rulers == ["l2", "linf", "spectral"]
+    assert {figure.ruler(name) for name in race.names()} <= set(lab.STYLES)
 
 
 def test_the_longer_setting_asks_for_three_rates(load, runs, tmp_path):
@@ -378,3 +379,21 @@ def test_a_stored_run_can_be_repeated(load, runs):
     assert race.repeat("torch.AdamW", rate=0.01, seed=0) == pytest.approx(
         stored, rel=0.3
     )
+
+
+def test_a_chapters_predictions_are_a_line_each(load, tmp_path):
+    said = [
+        ("text: a beats b", "one", "holds"),
+        ("mnist: a beats b", "one", "open"),
+        ("text: c", "two", "holds"),
+        ("text: d: as e", "one", "contradicted"),
+    ]
+    keys = ("says", "source", "outcome")
+    told = [dict(zip(keys, each, strict=True)) for each in said]
+    path = tmp_path / "race.json"
+    path.write_text(json.dumps({"predictions": told}))
+    lines = load("race_table").came_of("one", path=path).splitlines()
+    assert lines == [
+        "a beats b: holds on text; open on mnist",
+        "d: as e: contradicted on text",
+    ]

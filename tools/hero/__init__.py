@@ -19,6 +19,7 @@ from torch import Tensor
 
 from anthology import lab, norms, optim
 from anthology.optim import SteepestDescent
+from tools.generated import chapter_of
 
 HERE = Path(__file__).resolve().parent
 START = (0.8, 0.5)
@@ -118,6 +119,7 @@ def words() -> dict[str, dict[str, object]]:
             "ruler": said.group,
             "color": card.ruler,
             "answer": card.answer,
+            "read": read(name),
             "norm": norm,
             "dual": dual,
             "step": said.step,
@@ -125,6 +127,12 @@ def words() -> dict[str, dict[str, object]]:
             "note": said.note,
         }
     return found
+
+
+def read(name: str) -> str:
+    """Where to read on: the chapter of an optimizer, or the page of its class."""
+    chapter = chapter_of(getattr(optim, name).__module__)
+    return f"{chapter or f'chapters/reference/optim/{name.lower()}'}.html"
 
 
 def loss(W: Tensor) -> Tensor:
@@ -195,7 +203,8 @@ def figure() -> str:
         for ruler, heading in RULERS.items()
     )
     sentences = "".join(
-        f"<li><b>{name}</b> {escape(getattr(optim, name).card.answer)}</li>"
+        f'<li><a href="{read(name)}"><b>{name}</b></a> '
+        f"{escape(getattr(optim, name).card.answer)}</li>"
         for name in NAMES
     )
     script = "\n".join(

@@ -27,7 +27,7 @@ function say() {
   const prodigal = chosen.name === "Prodigy", path = prodigal ? prodigy(w).path : descend(w, chosen.t);
   const [first, second] = all(".pics p");
   figure.dataset.ruler = chosen.color;
-  one(".say").innerHTML = `<b>${chosen.name}</b> ${chosen.answer}`;
+  one(".say").innerHTML = `<a href="${chosen.read}"><b>${chosen.name}</b></a> ${chosen.answer}`;
   all("dd").forEach((d, i) => (d.textContent = [chosen.norm, `${chosen.dual} = ${number(dual)} here`, chosen.step][i]));
   all("code").forEach((c, i) => (c.textContent = chosen.code[i]));
   const last = chosen.memory ? `, with memory at ${pair(chosen.memory(w).path.at(-1))}` : "";
