@@ -46,10 +46,10 @@ def test_an_optimizer_leads_and_excerpts_are_text(browser, base, asked: str) -> 
     ("asked", "chapter"), [("adam", "Adam: sign descent"), ("lion", "Lion: signs")]
 )
 def test_a_chapter_comes_before_the_class_of_its_name(
-    browser,
-    base,
+    browser,  # noqa: F811
+    base,  # noqa: F811
     asked: str,
-    chapter: str,  # noqa: F811
+    chapter: str,
 ) -> None:
     found = results(browser, f"{base}search.html?q={asked}")
     assert chapter in found[0][0]
