@@ -223,6 +223,16 @@ def test_a_tensor_that_is_skipped_does_not_decay(kind, reads, monkeypatch):
     assert not torch.equal(params[2], before[2])
 
 
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_lone_tensor_that_is_skipped_stays(name, kind):
+    w = torch.ones(4, 3, requires_grad=True)
+    optimizer = CLASSES[name]([w], weight_decay=KAPPA, decay=kind)
+    w.grad = torch.full((4, 3), math.nan)
+    optimizer.step()
+    assert torch.equal(w, torch.ones(4, 3))
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "compensated"])
 def test_bfloat16_is_rounded_once_after_the_decay(rounding):
     settings = {"lr": 0.1, "weight_decay": KAPPA, "decay": "cautious"}

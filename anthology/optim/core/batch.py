@@ -153,7 +153,7 @@ class Batch:
         if self._how == "compensated":  # the rule need not know
             self.states = [_without(s, RESIDUAL) for s in self._kept]
         self.params = self._opened(wide)
-        if apart(group):
+        if self.params and apart(group):
             self._decay = Decay(self.params, group)
             self.group = {**group, "weight_decay": 0.0}
         if self.finite is not None:
