@@ -180,8 +180,8 @@ class Muon(_Routed):
     switched = (ENTRY,)
 
     card = Card(
-        answer="has Shampoo's ruler and a quicker way to use it: a few matrix "
-        "products, in place of roots, bring all singular values near one.",
+        answer="averages the gradients of a matrix and brings all their singular values "
+        "near one, by a few products: Shampoo's steepest step without its roots.",
         update=r"$\Delta W=-\eta s\operatorname{polar}(\beta M+(1-\beta)G)$",
         problem=r"$\min_{\Delta W}\langle G,\Delta W\rangle$ over "
         r"$\sigma_{\max}(\Delta W)\le\eta s$",
