@@ -23,7 +23,7 @@ from anthology.cost import device_rates
 from .contestants import PATHS, families
 from .goals import TOO_FAST, table, verdicts
 from .measure import Plan, Row, run_family
-from .report import HEAD, RESULTS, line, load, machine, save
+from .report import HEAD, RESULTS, line, load, machine, rounded, save
 from .sets import SETS
 
 
@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             rows += found
             if given.save:
                 save(rows, plan, rates, about)
-    print(f"\n{table(verdicts([row.plain() for row in rows], on_gpu))}")
+    plain = rounded([row.plain() for row in rows])  # as a file has them
+    print(f"\n{table(verdicts(plain, on_gpu))}")
     return rows
 
 

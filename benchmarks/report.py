@@ -111,7 +111,7 @@ def save(
     Path
         The file.
     """
-    plain = [row.plain() for row in rows]
+    plain = rounded([row.plain() for row in rows])
     sets = {row.set for row in rows}
     taken = [row.summary for row in rows if row.summary]
     content = {
@@ -132,7 +132,7 @@ def save(
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{about['kind']}-{about['date']}.json"
-    text = json.dumps(_rounded(content), indent=1, ensure_ascii=False)
+    text = json.dumps(rounded(content), indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path
 
@@ -164,12 +164,23 @@ def load(path: Path | None = None) -> dict[str, Any]:
     return content
 
 
-def _rounded(value: Any) -> Any:
-    """Numbers with four digits: the others are noise."""
+def rounded(value: Any) -> Any:
+    """Numbers with four digits, as they are stored: the others are noise.
+
+    Parameters
+    ----------
+    value : object
+        A number, or numbers in dicts, lists and tuples.
+
+    Returns
+    -------
+    object
+        The same with numbers of four digits; tuples become lists.
+    """
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _rounded(x) for key, x in value.items()}
+        return {key: rounded(x) for key, x in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(x) for x in value]
+        return [rounded(x) for x in value]
     return value
