@@ -17,7 +17,6 @@ stopped.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from itertools import product
@@ -31,12 +30,13 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch
 from race_declaration import SEARCH_SEED, SEEDS
-from race_problems import known
+from race_problems import known, trained
+from store import RESULTS, Store, provenance
 
-from anthology import lab, optim
+from anthology import optim
 from anthology.norms import metrize
 
-STORED = HERE / "results" / "muon.json"
+PATH = RESULTS / "muon.json"
 RATES = {"digits": (0.03, 0.06, 0.12, 0.24, 0.48, 0.96)}
 KINDS = {
     "momentum": {},
@@ -50,16 +50,7 @@ def train(where: str, kind: str, decay: float, lr: float, seed: int) -> dict[str
     problem = known(where)
     model = problem.model(seed=seed)
     optimizer = optim.Muon(metrize(model), lr, decay, adamw_lr=3e-3, **KINDS[kind])
-    done = lab.fit(
-        model,
-        optimizer,
-        problem.batches(seed=seed),
-        problem.steps,
-        evaluate=problem.evaluate(model),
-        every=None,
-        schedule="linear",
-        warmup=problem.steps // 20,
-    )
+    done = trained(problem, model, optimizer, seed)
     hidden = [
         p
         for group in optimizer.param_groups
@@ -72,7 +63,7 @@ def train(where: str, kind: str, decay: float, lr: float, seed: int) -> dict[str
 
 def stored() -> dict[str, dict[str, float]]:
     """What has been run."""
-    return json.loads(STORED.read_text()) if STORED.exists() else {}
+    return Store(PATH, provenance("muon.py")).runs
 
 
 def best(runs: dict[str, dict[str, float]], where: str) -> dict[Any, Any]:
@@ -88,14 +79,11 @@ def best(runs: dict[str, dict[str, float]], where: str) -> dict[Any, Any]:
 
 def main() -> None:
     """Make the runs that are missing, and tell the best."""
-    runs = stored()
+    store = Store(PATH, provenance("muon.py"))
+    runs = store.runs
 
-    def need(where: str, kind: str, decay: float, lr: float, seed: int) -> None:
-        run = f"{where}/{kind}/{decay}/{lr}/{seed}"
-        if run not in runs:
-            runs[run] = train(where, kind, decay, lr, seed)
-            text = json.dumps(runs, indent=0, sort_keys=True)
-            STORED.write_text(text + "\n")
+    def need(*run: Any) -> None:
+        store.once("/".join(map(str, run)), lambda: train(*run))
 
     for where, rates in RATES.items():
         for kind, decay, lr in product(KINDS, DECAYS, rates):

@@ -27,14 +27,11 @@ stopped.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import platform
 import sys
-from datetime import date
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,13 +39,16 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch
-from race_problems import known
+from race_declaration import SEARCH_SEED, SEEDS, SIGMA
+from race_problems import known, trained
+from race_runs import rounded
+from race_statistics import ties
+from store import RESULTS, Store, provenance
 
-from anthology import lab, linalg, optim
+from anthology import linalg, optim
 from anthology.norms import metrize
 
-PATH = HERE / "results" / "polar_methods.json"
-SEARCH_SEED, SEEDS, SIGMA, MARGIN = 0, (1, 2, 3, 4, 5), 0.02, 3.09
+PATH = RESULTS / "polar_methods.json"
 # Way: method, polynomials, and the middle of its rates.
 WAYS: dict[str, tuple[str, int | None, float]] = {
     "none": ("identity", 1, 0.08),
@@ -66,11 +66,6 @@ def first_rates(way: str) -> list[float]:
     return [rounded(WAYS[way][2] * 2.0**k) for k in (0, -1, 1)]
 
 
-def rounded(rate: float) -> float:
-    """Four digits, as in the names of runs."""
-    return float(f"{rate:.4g}")
-
-
 def run(way: str, lr: float, seed: int) -> dict[str, float | None]:
     """Train once: the loss at the end, and how good the last steps were."""
     method, steps, _ = WAYS[way]
@@ -81,15 +76,7 @@ def run(way: str, lr: float, seed: int) -> dict[str, float | None]:
     muon = optim.Muon(
         metrize(model), lr=lr, method=method, ns_steps=steps, adamw_lr=3e-3
     )
-    done = lab.fit(
-        model,
-        muon,
-        problem.batches(seed=seed),
-        problem.steps,
-        evaluate=problem.evaluate(model),
-        schedule="linear",
-        warmup=problem.steps // 20,
-    )
+    done = trained(problem, model, muon, seed)
     loss = done.metric if math.isfinite(done.metric) else None
     return {
         "loss": None if loss is None else float(f"{loss:.5g}"),
@@ -122,14 +109,12 @@ def best(content: dict[str, Any], way: str) -> float:
     )
 
 
-def search(content: dict[str, Any], way: str) -> None:
-    """Go on beyond the end of the search at which the best rate lies."""
-    while True:
-        lr, rates = best(content, way), tried(content, way)
-        if lr not in (rates[0], rates[-1]):
-            return
-        beyond = lr / 2 if lr == rates[0] else 2 * lr
-        keep(content, way, rounded(beyond), SEARCH_SEED)
+def beyond(content: dict[str, Any], way: str) -> float | None:
+    """The rate to try next where the best one is at an end of those tried."""
+    lr, rates = best(content, way), tried(content, way)
+    if lr not in (rates[0], rates[-1]):
+        return None
+    return rounded(lr / 2 if lr == rates[0] else 2 * lr)
 
 
 def finals(content: dict[str, Any], way: str) -> list[dict[str, float | None]]:
@@ -146,9 +131,7 @@ def losses(runs: list[dict[str, float | None] | None]) -> list[float]:
 
 def told_apart(one: list[float], other: list[float]) -> bool:
     """Whether the race's rule finds the means of two sets of seeds different."""
-    own = math.hypot(stdev(one), stdev(other)) / math.sqrt(2)
-    size = abs(mean(one) - mean(other)) / math.sqrt(2 / len(one))
-    return size >= MARGIN * max(SIGMA, own)
+    return not ties(one, other, SIGMA["text"])
 
 
 def key(way: str, lr: float, seed: int) -> str:
@@ -158,20 +141,7 @@ def key(way: str, lr: float, seed: int) -> str:
 
 def load() -> dict[str, Any]:
     """What is stored."""
-    if PATH.exists():
-        return json.loads(PATH.read_text())
-    return {
-        "provenance": {
-            "command": "python experiments/polar_methods.py",
-            "date": date.today().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, one thread used",
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-        },
-        "runs": {},
-    }
+    return Store(PATH, provenance("polar_methods.py")).content
 
 
 def repeat(content: dict[str, Any], way: str, seed: int) -> tuple[float, float]:
@@ -180,30 +150,23 @@ def repeat(content: dict[str, Any], way: str, seed: int) -> tuple[float, float]:
     return losses([run(way, lr, seed), content["runs"][key(way, lr, seed)]])
 
 
-def keep(content: dict[str, Any], way: str, lr: float, seed: int) -> None:
-    """Make a run unless it is stored, and store it."""
-    name = key(way, lr, seed)
-    if name in content["runs"]:
-        return
-    content["runs"][name] = run(way, lr, seed)
-    draft = PATH.with_suffix(".part")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    draft.replace(PATH)
-    print(name, content["runs"][name], flush=True)
-
-
 def main() -> None:
     """All runs that are missing, round by round over the ways."""
     torch.set_num_threads(1)
-    content = load()
+    store = Store(PATH, provenance("polar_methods.py"))
+
+    def keep(way: str, lr: float, seed: int) -> None:
+        store.once(key(way, lr, seed), lambda: run(way, lr, seed))
+
     for k in range(3):
         for way in WAYS:
-            keep(content, way, first_rates(way)[k], SEARCH_SEED)
+            keep(way, first_rates(way)[k], SEARCH_SEED)
     for way in WAYS:
-        search(content, way)
+        while (lr := beyond(store.content, way)) is not None:
+            keep(way, lr, SEARCH_SEED)
     for seed in SEEDS:
         for way in WAYS:
-            keep(content, way, best(content, way), seed)
+            keep(way, best(store.content, way), seed)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch
 from race_contestants import build, names, state_bytes
-from race_declaration import LOOKS, PILOT, SEARCH_SEED, SEEDS, SHORT, WARMUP
+from race_declaration import LOOKS, PILOT, SEARCH_SEED, SEEDS, SHORT
 from race_figure import draw
-from race_problems import known
+from race_problems import known, trained
 from race_runs import (
     Result,
     Run,
@@ -58,7 +58,7 @@ from race_runs import (
 )
 from race_table import came_of, tell
 
-from anthology import __version__, lab
+from anthology import __version__
 
 __all__ = ["came_of", "draw", "repeat", "slice", "train"]
 
@@ -79,16 +79,7 @@ def measured(run: Run, curve: bool) -> Result:
     optimizer = build(name, model, p, lr)
     every = LOOKS * p.steps // known(where.removesuffix("-long")).steps
     start, wall = time.process_time(), time.perf_counter()
-    done = lab.fit(
-        model,
-        optimizer,
-        p.batches(seed=seed),
-        p.steps,
-        evaluate=p.evaluate(model),
-        every=every if curve else None,
-        schedule="linear",
-        warmup=p.steps // WARMUP,
-    )
+    done = trained(p, model, optimizer, seed, every if curve else None)
     weights = sum(w.numel() for w in model.parameters())
     steps = len(done.losses)
     found: Result = {

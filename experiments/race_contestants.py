@@ -95,6 +95,17 @@ CONTESTANTS = {
     "torch.AdamW": Contestant("torch.AdamW", (1e-2, 4e-3, 4e-3)),
     "torch.Muon": Contestant("torch.Muon", (0.03, 0.01, 0.02), {"adamw_lr": 3e-3}),
 }
+# Options that are younger than the declaration of the race: they run apart, with the
+# same search and seeds, and are judged by its margin (shampoo.py).
+AVERAGE = {"betas": (0.9, 0.98)}
+VARIANTS = {
+    "Shampoo kl": Contestant(
+        "Shampoo", (1e-2, 1e-2, 1e-2), {"factors": "kl", **AVERAGE}
+    ),
+    "Shampoo average": Contestant("Shampoo", (0.1, 0.1, 0.1), AVERAGE),
+    "Shampoo one-sided": Contestant("Shampoo", (0.5, 0.3, 0.5), {"sides": "one"}),
+    "SOAP kl": Contestant("SOAP", (1e-2, 1e-2, 1e-2), {"factors": "kl"}),
+}
 # Whose rate grows by this without momentum, because theirs is an undamped heavy ball.
 UNDAMPED = {
     "SGD": 10.0,
@@ -112,10 +123,15 @@ def names() -> list[str]:
     return [*CONTESTANTS, *without]
 
 
+def entrant(name: str) -> Contestant:
+    """Who runs under a name, with or without its momentum; variants too."""
+    return (CONTESTANTS | VARIANTS)[name.removesuffix("-0")]
+
+
 def middle(name: str, where: str) -> float:
     """The middle rate of a contestant's pilot on a problem."""
     base = name.removesuffix("-0")
-    rate = CONTESTANTS[base].middle[("digits", "text", "mnist").index(where)]
+    rate = entrant(name).middle[("digits", "text", "mnist").index(where)]
     return rate * UNDAMPED.get(base, 1.0) if name != base else rate
 
 
@@ -158,7 +174,7 @@ def torch_muon(model: nn.Module, lr: float, adamw_lr: float) -> Both:
 
 def build(name: str, model: nn.Module, p: Problem, lr: float) -> torch.optim.Optimizer:
     """The optimizer of a contestant on a model."""
-    who = CONTESTANTS[name.removesuffix("-0")]
+    who = entrant(name)
     without = (who.without or {}) if name.endswith("-0") else {}
     options = {**who.options, **without}
     if who.kind == "torch.Muon":

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from matplotlib import pyplot as plt
-from race_contestants import CONTESTANTS
+from race_contestants import entrant
 from race_declaration import SHORT
 from race_runs import Runs, slice
 
@@ -23,7 +23,7 @@ def ruler(name: str) -> str:
 
     A class that takes any norm is given the layers' own here, spectral for matrices.
     """
-    kind = CONTESTANTS[name.removesuffix("-0")].kind.removeprefix("torch.")
+    kind = entrant(name).kind.removeprefix("torch.")
     told: str = getattr(optim, kind).card.ruler
     return "spectral" if told == "any" else told
 
@@ -38,8 +38,12 @@ def draw(
     names: Sequence[str],
     problems: Sequence[str] = SHORT,
     runs: Runs | None = None,
+    title: str = "{}: loss on unseen data",
 ) -> dict[str, dict[str, Any]]:
     """Draw the final losses of some contestants; a dot is a seed, a bar the mean.
+
+    The title has the problem's name for its braces; ``"{}"`` where long names of
+    contestants leave no room for more.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def draw(
         engine.set(h_pad=GAP)
     for ax, where in zip(axes.flat, problems, strict=True):
         panel(ax, told[where])
-        ax.set_title(f"{where}: loss on unseen data")
+        ax.set_title(title.format(where))
     return told
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from problems import Batches, Problem, problem
+from race_declaration import WARMUP
 from torch import Tensor, nn
 
 from anthology import lab
@@ -103,6 +104,26 @@ def digits(long: bool, device: torch.device | str) -> Problem:
         return lab.mlp([144, 640, 640, 640, 10], seed=seed).to(device)
 
     return replace(small, model=model)
+
+
+def trained(
+    p: Problem,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    every: int | None = None,
+) -> lab.Run:
+    """One run on the race's terms; `metric` of it is the loss on unseen data."""
+    return lab.fit(
+        model,
+        optimizer,
+        p.batches(seed=seed),
+        p.steps,
+        evaluate=p.evaluate(model),
+        every=every,
+        schedule="linear",
+        warmup=p.steps // WARMUP,
+    )
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from race_contestants import middle, names
+from race_contestants import VARIANTS, middle, names
 from race_declaration import (
     COARSE,
     FINE,
@@ -151,7 +151,7 @@ def slice(chosen: Iterable[str], where: str, runs: Runs | None = None) -> Result
     runs = runs or Runs()
     told: Result = {}
     for name in chosen:
-        if name not in names():
+        if name not in (*names(), *VARIANTS):
             raise ValueError(f"no contestant is {name!r}; they are {names()}")
         best = final_rate(runs, where, name)
         finals = [runs.get((where, name, best, seed)) for seed in SEEDS]

@@ -30,12 +30,9 @@ stopped.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import platform
 import sys
-from datetime import date
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,10 +41,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch
 from problems import _digits
+from store import RESULTS, Store, provenance
 
 from anthology import lab, optim
 
-PATH = HERE / "results" / "sgd.json"
+PATH = RESULTS / "sgd.json"
 SIZES = {"steps": (1, 4, 16, 64, 256, 1024), "samples": (16, 64, 256)}
 SPANS = {"steps": (1, 64), "samples": (16, 256)}  # of what was predicted
 SEEDS, STEPS, SAMPLES = (0, 1, 2), 300, 19200
@@ -58,8 +56,8 @@ RULES = {
 }  # the class, its options, and log2 of the rate the search begins with
 
 
-def run(budget: str, rule: str, size: int, power: int, seed: int) -> float:
-    """Cross-entropy of unseen digits after a run at the peak rate 2**power."""
+def run(budget: str, rule: str, size: int, power: int, seed: int) -> float | None:
+    """Cross-entropy of unseen digits after a run at the peak rate 2**power, if any."""
     steps = STEPS if budget == "steps" else SAMPLES // size
     problem = _digits(size=size)("digits", "cpu")
     net = problem.model(seed=seed)
@@ -68,7 +66,8 @@ def run(budget: str, rule: str, size: int, power: int, seed: int) -> float:
     look = problem.evaluate(net)
     batches = problem.batches(seed=seed)
     done = lab.fit(net, optimizer, batches, steps, evaluate=look, schedule="linear")
-    return math.inf if done.metric is None else float(done.metric)
+    lost = done.metric is None or not math.isfinite(done.metric)
+    return None if lost else float(f"{done.metric:.5g}")
 
 
 def stem(budget: str, rule: str, size: int) -> str:
@@ -81,8 +80,7 @@ class Study:
 
     def __init__(self, fresh: bool = False) -> None:
         self.fresh = fresh
-        self.content = json.loads(PATH.read_text()) if PATH.exists() else {}
-        self.runs: dict[str, float | None] = self.content.setdefault("runs", {})
+        self.store = Store(PATH, provenance("sgd.py") | {"seeds": list(SEEDS)})
 
     def loss(self, budget: str, rule: str, size: int, power: int) -> float:
         """The mean over seeds; infinite where one run was lost."""
@@ -92,18 +90,17 @@ class Study:
     def one(self, budget: str, rule: str, size: int, power: int, seed: int) -> float:
         """A stored run, made now where that is allowed."""
         key = f"{stem(budget, rule, size)}/{power}/{seed}"
-        if key not in self.runs and self.fresh:
-            found = run(budget, rule, size, power, seed)
-            self.runs[key] = float(f"{found:.5g}") if math.isfinite(found) else None
-            self.save()
-            print(key, self.runs[key], flush=True)
-        found = self.runs[key]
+        if self.fresh:
+            self.store.once(key, lambda: run(budget, rule, size, power, seed))
+        found = self.store.runs[key]
         return math.inf if found is None else found
 
     def tried(self, budget: str, rule: str, size: int) -> list[int]:
         """The powers of two that were tried as rates, in order."""
         at = f"{stem(budget, rule, size)}/"
-        return sorted({int(k.split("/")[3]) for k in self.runs if k.startswith(at)})
+        return sorted(
+            {int(k.split("/")[3]) for k in self.store.runs if k.startswith(at)}
+        )
 
     def best(self, budget: str, rule: str, size: int) -> float:
         """log2 of the best rate, by a parabola through three points."""
@@ -130,28 +127,10 @@ class Study:
                 return
             middle = best
 
-    def save(self) -> None:
-        """Written whole, so that an interruption leaves the last state."""
-        draft = PATH.with_suffix(".part")
-        draft.write_text(json.dumps(self.content, indent=1) + "\n")
-        draft.replace(PATH)
-
-
-def provenance() -> dict[str, object]:
-    """How the results came about."""
-    return {
-        "command": "python experiments/sgd.py",
-        "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, one thread used, shared with others",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "seeds": list(SEEDS),
-    }
-
 
 def main() -> None:
     torch.set_num_threads(1)
     study = Study(fresh=True)
-    study.content.setdefault("provenance", provenance())
     for budget, sizes in SIZES.items():
         for size in sizes:
             for rule in RULES:

@@ -20,20 +20,9 @@ from __future__ import annotations
 import sys
 
 import race
-from race_contestants import CONTESTANTS, Contestant
+from race_contestants import VARIANTS
 from race_declaration import PILOT, SEARCH_SEED, SEEDS
 from race_runs import RESULTS, Runs, final_rate, neighbours, pilot_rates
-
-AVERAGE = {"betas": (0.9, 0.98)}
-VARIANTS = {
-    "Shampoo kl": Contestant(
-        "Shampoo", (1e-2, 1e-2, 1e-2), {"factors": "kl", **AVERAGE}
-    ),
-    "Shampoo average": Contestant("Shampoo", (0.1, 0.1, 0.1), AVERAGE),
-    "Shampoo one-sided": Contestant("Shampoo", (0.5, 0.3, 0.5), {"sides": "one"}),
-    "SOAP kl": Contestant("SOAP", (1e-2, 1e-2, 1e-2), {"factors": "kl"}),
-}
-CONTESTANTS.update(VARIANTS)
 
 
 def runs(**options: object) -> Runs:

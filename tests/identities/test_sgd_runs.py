@@ -22,7 +22,7 @@ def test_the_stored_study_is_whole():
                 at, tried = (budget, rule, size), RUNS.tried(budget, rule, size)
                 best = min(tried, key=lambda p, at=at: RUNS.loss(*at, p))
                 assert {best + k for k in range(-2, 3)} <= set(tried)
-    assert RUNS.content["provenance"]["seeds"] == list(study.SEEDS)
+    assert RUNS.store.content["provenance"]["seeds"] == list(study.SEEDS)
 
 
 @pytest.mark.claim("scaling-of-rates", tol=0.005, trials=3)
