@@ -5,29 +5,11 @@ import torch
 from torch import Tensor
 
 from anthology.optim import SOAP, Shampoo
+from tests.norm_catalogue import draw
+from tests.random_steps import moves, relative
 
 LETTERS = "abcd"
 EXACT = {"betas": (0.0, 0.99), "eps": 0.0, "factors": "kl"}
-
-
-def draw(shape: tuple[int, ...], seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
-def relative(x: Tensor, y: Tensor) -> float:
-    return float((x - y).norm() / y.norm())
-
-
-def moves(optimizer: torch.optim.Optimizer, w: Tensor, gs: list[Tensor]) -> Tensor:
-    """What each step did, one a gradient."""
-    found = []
-    for g in gs:
-        before = w.detach().clone()
-        w.grad = g.clone()
-        optimizer.step()
-        found.append(w.detach() - before)
-    return torch.stack(found)
 
 
 def power(A: Tensor, exponent: float, epsilon: float = 0.0) -> Tensor:

@@ -8,30 +8,10 @@ import torch
 
 from anthology.norms import Spectral
 from anthology.optim import Muon, SteepestDescent, convert_lr
+from tests.random_steps import copies, gap, train, weights
 
 SHAPES = [(6, 4), (4, 6), (5, 5), (6, 4), (7, 1)]
 SCALES = ("original", "match_rms_adamw", "rms_to_rms", "none")
-
-
-def weights(shapes):
-    return [torch.randn(s, dtype=torch.float64).requires_grad_() for s in shapes]
-
-
-def copies(params):
-    return [p.detach().clone().requires_grad_() for p in params]
-
-
-def train(optimizer, params, steps, seed=1):
-    torch.manual_seed(seed)
-    for _ in range(steps):
-        for p in params:
-            p.grad = torch.randn(p.shape, dtype=p.dtype)
-        optimizer.step()
-
-
-def gap(params, others):
-    pairs = zip(params, others, strict=True)
-    return max(float((p - q).detach().abs().max()) for p, q in pairs)
 
 
 @pytest.mark.claim("muon-is-steepest-descent", tol=1e-10, trials=100)

@@ -6,15 +6,8 @@ from torch import Tensor
 
 from anthology.norms import Spectral
 from anthology.optim import Shampoo, SteepestDescent
-
-
-def draw(shape: tuple[int, ...], seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-
-def relative(x: Tensor, y: Tensor) -> float:
-    return float((x - y).norm() / y.norm())
+from tests.norm_catalogue import draw
+from tests.random_steps import relative
 
 
 def run(optimizer: torch.optim.Optimizer, w: Tensor, gradients: list[Tensor]) -> Tensor:

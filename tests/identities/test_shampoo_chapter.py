@@ -6,6 +6,7 @@ from torch import Tensor
 
 from anthology.linalg import inverse_root
 from anthology.optim import Shampoo
+from tests.random_steps import moves
 
 
 def positive(d: int, seed: int) -> Tensor:
@@ -52,13 +53,7 @@ def test_the_class_does_as_the_expectation_says() -> None:
     for options, left in (({}, root(A)), ({"factors": "kl"}, torch.eye(6).double())):
         w = torch.zeros(6, 9, dtype=torch.float64).requires_grad_()
         optimizer = Shampoo([w], 1.0, (0.0, 0.999), eps=0.0, **options)
-        moves = []
-        for g in gradients:
-            before = w.detach().clone()
-            w.grad = g.clone()
-            optimizer.step()
-            moves.append(w.detach() - before)
-        squares = torch.stack(moves[1000:])
+        squares = moves(optimizer, w, gradients)[1000:]
         found = (squares @ squares.mT).mean(0)
         expected = left @ left
         expected = expected * found.trace() / expected.trace()

@@ -10,6 +10,7 @@ from torch.optim import lr_scheduler, swa_utils
 from anthology.norms import metrize
 from anthology.optim import AdamW, functional
 from anthology.optim import Muon as Measured
+from tests.random_steps import train
 
 
 def Muon(params, lr=1e-3, **options):
@@ -20,14 +21,6 @@ def Muon(params, lr=1e-3, **options):
 def network():
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).double()
-
-
-def learn(optimizer, params, steps, seed=1):
-    torch.manual_seed(seed)
-    for _ in range(steps):
-        for p in params:
-            p.grad = torch.randn_like(p)
-        optimizer.step()
 
 
 def ratio(optimizer):
@@ -116,7 +109,7 @@ def test_a_group_may_choose_its_rule_and_rates():
     expected += [{"muon": 2.0}]
     assert optimizer.rates == expected
     schedule = lr_scheduler.LambdaLR(optimizer, lambda k: 0.5**k)
-    learn(optimizer, [matrix, bias, table, gain, last], 1)
+    train(optimizer, [matrix, bias, table, gain, last], 1)
     schedule.step()
     halved = [{rule: lr / 2 for rule, lr in rates.items()} for rates in expected]
     assert optimizer.rates == halved
@@ -131,12 +124,12 @@ def test_a_rate_of_zero_has_no_ratio_and_moves_nothing(lr, alone):
     matrix, bias = torch.ones(4, 3).requires_grad_(), torch.ones(4).requires_grad_()
     group = {"params": [bias]} if alone else {"params": [matrix, bias], "adamw_lr": 0.5}
     optimizer = Muon([{**group, "lr": lr}] if alone else [group], lr=lr)
-    learn(optimizer, [matrix, bias], 2)
+    train(optimizer, [matrix, bias], 2)
     assert (matrix == 1).all() and (bias == 1).all()
     optimizer.param_groups[0]["lr"] = 2e-3
     rate = optimizer.rates[0]["adamw"]
     assert rate == pytest.approx(2e-3 if alone else 1.0)
-    learn(optimizer, [matrix, bias], 1)
+    train(optimizer, [matrix, bias], 1)
     assert bias.isfinite().all() and (bias != 1).all()
 
 
@@ -162,8 +155,8 @@ def test_rates_that_are_tensors(shape, foreach):
         (rates,) = optimizer.rates
         assert float(rates["muon"]) == 0.5 * factor
         assert float(rates["adamw"]) == 0.25 * factor
-        learn(optimizer, params, 2)
-        learn(plain, others, 2)
+        train(optimizer, params, 2)
+        train(plain, others, 2)
     for p, q in zip(params, others, strict=True):
         assert torch.equal(p, q)
 
@@ -247,7 +240,7 @@ def test_checkpoints_of_older_versions_load(named, grouped, ended):
     schedule = lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / 4)
     params = list(model.parameters())
     for _ in range(4 if ended else 2):
-        learn(optimizer, params, 1)
+        train(optimizer, params, 1)
         schedule.step()
     old = halves(optimizer)
     assert all("adamw_lr" not in group for group in old["param_groups"])
@@ -260,8 +253,8 @@ def test_checkpoints_of_older_versions_load(named, grouped, ended):
         for group, rates in zip(each.param_groups, optimizer.rates, strict=True):
             grows = 0.01 if "muon" in rates or each is optimizer else 0.01 * 3e-4 / 0.02
             group["lr"] = grows
-    learn(optimizer, params, 3, seed=2)
-    learn(resumed, list(twin.parameters()), 3, seed=2)
+    train(optimizer, params, 3, seed=2)
+    train(resumed, list(twin.parameters()), 3, seed=2)
     for p, q in zip(twin.parameters(), params, strict=True):
         assert float((p - q).detach().abs().max()) < 1e-12
     if named and not grouped:
@@ -272,7 +265,7 @@ def test_checkpoints_of_older_versions_load(named, grouped, ended):
 def test_a_checkpoint_without_rules_is_read_by_shape():
     model = network()
     optimizer = Muon(model.parameters(), 0.02)
-    learn(optimizer, list(model.parameters()), 2)
+    train(optimizer, list(model.parameters()), 2)
     saved = optimizer.state_dict()
     for group in saved["param_groups"]:
         for name in ("adamw_at", "adamw_lr", "adamw_betas", "adamw_eps"):
@@ -280,7 +273,7 @@ def test_a_checkpoint_without_rules_is_read_by_shape():
     other = Muon(model.parameters(), 0.02)
     other.load_state_dict(saved)
     assert other.rates == [{"muon": 0.02, "adamw": 3e-4}]
-    learn(other, list(model.parameters()), 1)
+    train(other, list(model.parameters()), 1)
 
 
 @pytest.mark.parametrize("where", ["first", "last", "only"])
@@ -289,7 +282,7 @@ def test_an_empty_group_is_no_rule_of_its_own(where):
     full = {"params": list(network().parameters())}
     groups = {"first": [empty, full], "last": [full, empty], "only": [empty]}[where]
     optimizer = Muon(groups, 0.02)
-    learn(optimizer, full["params"], 2)
+    train(optimizer, full["params"], 2)
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert optimizer.rates[groups.index(empty)] == {}
     assert len(str(optimizer).splitlines()) == (0 if where == "only" else 4)
@@ -307,12 +300,12 @@ def test_in_one_group_each_tensor_keeps_the_state_of_its_rule(dtype):
         entries = kept[p.ndim < 2]
         assert set(optimizer.state[p]) == {"step", "skipped"} | entries
         assert all(optimizer.state[p][name].shape == p.shape for name in entries)
-    learn(optimizer, params, 2)
+    train(optimizer, params, 2)
     copies = [p.detach().clone().requires_grad_() for p in params]
     other = Muon(copies, 0.5)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    learn(optimizer, params, 2, seed=4)
-    learn(other, copies, 2, seed=4)
+    train(optimizer, params, 2, seed=4)
+    train(other, copies, 2, seed=4)
     for p, q in zip(params, copies, strict=True):
         assert torch.equal(p, q)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,30 +11,10 @@ from torch import Tensor
 from anthology.linalg import polar
 from anthology.norms import Spectral
 from anthology.optim import Muon, SteepestDescent, convert_lr, functional
+from tests.random_steps import copies, gap, train, weights
 
 SHAPES = [(9, 4), (4, 9), (5, 5), (9, 4)]
 QUINTIC = (3.4445, -4.7750, 2.0315)
-
-
-def weights(shapes=SHAPES, dtype=torch.float64):
-    return [torch.randn(s, dtype=dtype).requires_grad_() for s in shapes]
-
-
-def copies(params):
-    return [p.detach().clone().requires_grad_() for p in params]
-
-
-def train(optimizer, params, steps, seed=1):
-    torch.manual_seed(seed)
-    for _ in range(steps):
-        for p in params:
-            p.grad = torch.randn_like(p)
-        optimizer.step()
-
-
-def gap(params, others):
-    pairs = zip(params, others, strict=True)
-    return max(float((p - q).detach().abs().max()) for p, q in pairs)
 
 
 def moved(g: Tensor, **options) -> Tensor:
@@ -43,6 +24,18 @@ def moved(g: Tensor, **options) -> Tensor:
     options = {"weight_decay": 0.0, "adjust_lr_fn": "none", **options}
     Muon([p], 1.0, **options).step()
     return -p.detach()
+
+
+def uneven_steps(
+    optimizer: Muon, p: Tensor, count: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Gradients whose rows differ widely in size, and what is stepped along each."""
+    for _ in range(count):
+        before = p.detach().clone()
+        scales = 10 ** (2 * torch.randn(len(p), 1).double())
+        p.grad = scales * torch.randn(p.shape).double()
+        optimizer.step()
+        yield p.grad, before - p.detach()
 
 
 def quintic(u: Tensor) -> Tensor:
@@ -71,7 +64,7 @@ def normuon(u: Tensor, v: Tensor, beta: float, longer: bool) -> tuple[Tensor, Te
 def test_rows_are_averaged_as_normuon_does(foreach, longer):
     """Against a transcription in float64, fifty steps with momentum."""
     torch.manual_seed(0)
-    params = weights()
+    params = weights(SHAPES)
     ours = [p.detach().clone() for p in params]
     m: list[Tensor] = [torch.zeros_like(w) for w in ours]
     v: list[Tensor] = [torch.zeros(1).double() for _ in ours]
@@ -99,7 +92,7 @@ def test_rows_are_averaged_as_normuon_does(foreach, longer):
 
 @pytest.mark.parametrize("foreach", [True, False])
 def test_the_steepest_step_is_times_the_nuclear_norm_of_each_matrix(foreach):
-    params = weights()
+    params = weights(SHAPES)
     others = copies(params)
     ours = Muon(
         params,
@@ -140,13 +133,8 @@ def test_the_whole_pipeline_keeps_descent(claim, method, normalize):
     for m, n in ((9, 4), (4, 9)):
         p = torch.zeros(m, n, dtype=torch.float64).requires_grad_()
         optimizer = Muon([p], 1.0, 0.0, 0.0, False, renormalize="frobenius", **options)
-        for _ in range(claim.trials):
-            before = p.detach().clone()
-            scales = 10 ** (2 * torch.randn(m, 1).double())
-            p.grad = scales * torch.randn(m, n).double()
-            optimizer.step()
-            step = before - p.detach()
-            assert (p.grad * step).sum() > 0
+        for g, step in uneven_steps(optimizer, p, claim.trials):
+            assert (g * step).sum() > 0
             size = math.sqrt(min(m, n) * max(1, m / n))
             assert step.norm() == pytest.approx(size, rel=1e-9)
 
@@ -211,14 +199,9 @@ def test_every_stage_keeps_descent_and_the_size(claim, method, side):
         options = {"row_beta": 0.9, "row_side": side, "adjust_lr_fn": "none"}
         options |= {"momentum": 0.0, "nesterov": False, "method": method}
         optimizer = Muon([p], 1.0, 0.0, **options)
-        for _ in range(claim.trials):
-            before = p.detach().clone()
-            scales = 10 ** (2 * torch.randn(m, 1).double())
-            p.grad = scales * torch.randn(m, n).double()
-            optimizer.step()
-            step = before - p.detach()
-            assert (p.grad * step).sum() > 0
-            plain = moved(p.grad, method=method, momentum=0.0, nesterov=False)
+        for g, step in uneven_steps(optimizer, p, claim.trials):
+            assert (g * step).sum() > 0
+            plain = moved(g, method=method, momentum=0.0, nesterov=False)
             assert step.norm() == pytest.approx(float(plain.norm()), rel=1e-9)
 
 
@@ -295,9 +278,9 @@ def test_a_checkpoint_says_that_torch_would_take_another_step():
         {"adjust_lr_fn": 0.2},
         {"normalize": "aol"},
     ):
-        saved = Muon(weights(), **options).state_dict()
+        saved = Muon(weights(SHAPES), **options).state_dict()
         assert "ns_coefficients" not in saved["param_groups"][0]
-    assert "ns_coefficients" in Muon(weights()).state_dict()["param_groups"][0]
+    assert "ns_coefficients" in Muon(weights(SHAPES)).state_dict()["param_groups"][0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -349,7 +332,7 @@ def test_the_stages_are_differentiable_and_pure():
 
 
 def test_a_step_rule_goes_by_the_name_of_the_constructor_in_groups():
-    optimizer = Muon([{"params": weights(), "step": "steepest"}], 0.1)
+    optimizer = Muon([{"params": weights(SHAPES), "step": "steepest"}], 0.1)
     assert optimizer.param_groups[0]["step_rule"] == "steepest"
     assert optimizer.defaults["step_rule"] == "dualize"
 
@@ -370,7 +353,7 @@ def test_a_step_rule_goes_by_the_name_of_the_constructor_in_groups():
 )
 def test_what_a_stage_cannot_use_is_refused(options, text):
     with pytest.raises(ValueError, match=text):
-        Muon(weights(), **options)
+        Muon(weights(SHAPES), **options)
 
 
 @pytest.mark.parametrize("method", ["svd", "eigh", "gram", "muon", "deepseek"])

@@ -10,11 +10,7 @@ from anthology.linalg import inverse_root
 from anthology.optim import Shampoo
 from anthology.optim.core import state
 from anthology.optim.parts import kronecker
-
-
-def draw(shape: tuple[int, ...], seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator)
+from tests.norm_catalogue import draw
 
 
 def run(optimizer: torch.optim.Optimizer, w: Tensor, gradients: list[Tensor]) -> Tensor:
