@@ -60,7 +60,7 @@ from race_table import came_of, tell
 
 from anthology import __version__
 
-__all__ = ["came_of", "draw", "repeat", "slice", "train"]
+__all__ = ["came_of", "draw", "repeat", "slice", "train", "trained"]
 
 
 def train(run: Run, curve: bool = False) -> Result:

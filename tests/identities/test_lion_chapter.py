@@ -273,20 +273,10 @@ def test_lion_with_a_shorter_memory_catches_up(
     monkeypatch.syspath_prepend(str(RACE.parents[1]))
     import race
 
-    from anthology import lab
-
     problem, losses = race.known(where), []
     assert len(race.SEEDS) == claim.trials
     for seed in race.SEEDS:
         model = problem.model(seed=seed)
-        found = lab.fit(
-            model,
-            Lion(model.parameters(), lr, betas),
-            problem.batches(seed=seed),
-            problem.steps,
-            evaluate=problem.evaluate(model),
-            schedule="linear",
-            warmup=problem.steps // race.WARMUP,
-        )
-        losses.append(found.metric)
+        rule = Lion(model.parameters(), lr, betas)
+        losses.append(race.trained(problem, model, rule, seed).metric)
     assert mean(losses) < loss * (1 + claim.tol) + 0.01
