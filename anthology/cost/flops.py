@@ -73,29 +73,7 @@ def polar(
     low_precision: bool = False,
     symmetric: bool = True,
 ) -> float:
-    """One polar factor by a method of ``anthology.linalg.polar``.
-
-    In single precision and above the polynomials are gathered in the Gram matrix
-    without restart, the fewest products; in half precision that overshoots, so there
-    they are applied one by one.
-
-    Parameters
-    ----------
-    rows, columns : int
-        Shape of the matrix.
-    method, steps
-        As for ``anthology.linalg.polar``.
-    low_precision : bool
-        Whether products are formed in half precision. Default False.
-    symmetric : bool
-        Whether symmetric results count half. Default True.
-
-    Returns
-    -------
-    float
-        Floating point operations; about 8m²n + 20m³ for "svd" (R-SVD of Golub & Van
-        Loan, and the product), about 6m²n + 10m³ for "eigh".
-    """
+    """One polar factor by a method of ``anthology.linalg.polar``."""
     m, n = sorted((rows, columns))
     half = 0.5 if symmetric else 1.0
     if m == 1:
@@ -129,30 +107,7 @@ def kronecker(
     cubic: float = 0.0,
     symmetric: bool = True,
 ) -> float:
-    """Products of a tensor with one square matrix for each axis.
-
-    Parameters
-    ----------
-    entries : int
-        Of the tensor.
-    axes : list of int
-        Lengths d of the axes that have a matrix.
-    grams : float
-        How many Gram matrices an axis forms: 2·d·entries each, half as they are
-        symmetric. Default 0.
-    products : float
-        How many matrices an axis multiplies the tensor by: 2·d·entries each.
-    cubic : float
-        What multiplies d³. Default 0.
-    symmetric : bool
-        Whether symmetric results count half. Default True.
-
-    Returns
-    -------
-    float
-        Floating point operations. For a matrix m × n and one of both an axis, not
-        halved, 4(m²n + mn²).
-    """
+    """Products of a tensor with one square matrix for each axis."""
     gram = 1.0 if symmetric else 2.0
     linear = (gram * grams + 2.0 * products) * entries * sum(axes)
     return linear + cubic * sum(d**3 for d in axes)

@@ -150,10 +150,7 @@ def _bandwidths(sizes: tuple[int, ...], device: str) -> list[float]:
 
 
 def _ways(pool: Tensor) -> list[tuple[int, Callable[[], object]]]:
-    """Ways to change arrays that fill a pool of ones: bytes moved, and how.
-
-    All of them leave ones where there were ones.
-    """
+    """Ways to change arrays that fill a pool of ones: bytes moved, and how."""
 
     def arrays(count: int) -> list[Tensor]:
         n = pool.numel() // count

@@ -29,18 +29,7 @@ Line = Callable[[Subject], Work]
 
 
 def averages(count: Callable[[Any], float]) -> Line:
-    """A rule that keeps so many numbers for each of the parameter's.
-
-    Parameters
-    ----------
-    count : callable
-        Takes the group.
-
-    Returns
-    -------
-    callable
-        A line of the table.
-    """
+    """A rule that keeps so many numbers for each of the parameter's."""
     return lambda s: Work(state=count(s.group) * s.numbers)
 
 
@@ -263,23 +252,7 @@ TABLE: dict[str, Line] = {
 
 
 def line_for(optimizer: torch.optim.Optimizer) -> Line:
-    """The cost of an optimizer's step on one parameter.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        Its own ``cost`` method comes before the table.
-
-    Returns
-    -------
-    callable
-        From a `Subject` to its `Work`.
-
-    Raises
-    ------
-    TypeError
-        If neither knows it.
-    """
+    """The cost of an optimizer's step on one parameter."""
     own = getattr(optimizer, "cost", None)
     if callable(own):
         found: Line = own

@@ -10,47 +10,19 @@ from torch import Tensor
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on any device.
-
-    Returns
-    -------
-    bool
-        Set ``TRITON_INTERPRET=1`` before Triton is first imported.
-    """
+    """Whether Triton's interpreter runs the kernels, on any device."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def missing(x: Tensor) -> str:
-    """Why a kernel cannot run on this tensor; nothing if it can.
-
-    Parameters
-    ----------
-    x : Tensor
-        Any tensor.
-
-    Returns
-    -------
-    str
-        ``triton``, ``a CUDA device``, or the empty string.
-    """
+    """Why a kernel cannot run on this tensor; nothing if it can."""
     if not find_spec("triton"):
         return "triton"
     return "" if x.is_cuda or interpreted() else "a CUDA device"
 
 
 def require(x: Tensor) -> None:
-    """Refuse a tensor on which kernels cannot run.
-
-    Parameters
-    ----------
-    x : Tensor
-        Any tensor.
-
-    Raises
-    ------
-    RuntimeError
-        Naming what is missing.
-    """
+    """Refuse a tensor on which kernels cannot run."""
     lacking = missing(x)
     if lacking:
         raise RuntimeError(
@@ -60,18 +32,7 @@ def require(x: Tensor) -> None:
 
 
 def check_flat(tensors: list[Tensor]) -> None:
-    """Refuse tensors that are not dense lines of one length on one device.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        Parameter, gradient and state.
-
-    Raises
-    ------
-    ValueError
-        Saying which does not fit, and how.
-    """
+    """Refuse tensors that are not dense lines of one length on one device."""
     first = tensors[0]
     for index, x in enumerate(tensors):
         if x.shape != first.shape or x.device != first.device:

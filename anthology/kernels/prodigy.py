@@ -24,18 +24,7 @@ def observe_eager(
     *,
     betas: tuple[float, float, float],
 ) -> Tensor:
-    """The first pass, by its definition; arguments as for `observe`.
-
-    Parameters
-    ----------
-    p, g, start, averages, numbers, betas
-        As for `observe`.
-
-    Returns
-    -------
-    Tensor
-        (2,), the sums of g·(w₀ − w) and of the moduli of s.
-    """
+    """The first pass, by its definition; arguments as for `observe`."""
     (d, weight), (m, v, s), (beta1, beta2, beta3) = numbers.unbind(), averages, betas
     g, w = g.to(m.dtype), p.to(m.dtype)
     m.mul_(beta1).add_(d * g * (1 - beta1))
@@ -116,13 +105,7 @@ def observe(
 def move_eager(
     p: Tensor, averages: list[Tensor], numbers: Tensor, *, decay: float
 ) -> None:
-    """The second pass, by its definition; arguments as for `move`.
-
-    Parameters
-    ----------
-    p, averages, numbers, decay
-        As for `move`.
-    """
+    """The second pass, by its definition; arguments as for `move`."""
     (rate, least), (m, v) = numbers.unbind(), averages
     w = p.to(m.dtype) * (1 - decay * rate)
     p.copy_(w - rate * m / (v.sqrt() + least))

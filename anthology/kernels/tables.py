@@ -21,18 +21,7 @@ Rows = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Table:
-    """Addresses and lengths, and for each program its row and its place.
-
-    Attributes
-    ----------
-    rows : Tensor
-        (tensors, k) int64: addresses, the index in the list, and the length.
-    owners : Tensor
-        (programs, 2) int64: number of the row, and of the block in that tensor.
-    aligned : bool
-        Whether every address and length is a multiple of 16, so that 16 bytes may
-        be moved at once everywhere.
-    """
+    """Addresses and lengths, and for each program its row and its place."""
 
     rows: Tensor
     owners: Tensor
@@ -44,20 +33,7 @@ _captured: list[list[Table]] = []  # graphs read these for as long as they live
 
 
 def known(key: Hashable, device: torch.device) -> list[Table] | None:
-    """The tables of a list of addresses, if they are there.
-
-    Parameters
-    ----------
-    key : hashable
-        The addresses, and whatever else must be the same.
-    device : torch.device
-        Where the tensors are.
-
-    Returns
-    -------
-    list of Table or None
-        As `made` returned them.
-    """
+    """The tables of a list of addresses, if they are there."""
     found = _tables.get(key)
     if found is not None:
         _tables.move_to_end(key)
@@ -69,25 +45,7 @@ def known(key: Hashable, device: torch.device) -> list[Table] | None:
 def made(
     key: Hashable, rows: Iterable[tuple[int, ...]], block: int, device: torch.device
 ) -> list[Table]:
-    """New tables, of what is aligned and of what is not; not to be called in a graph.
-
-    Parameters
-    ----------
-    key : hashable
-        As for `known`.
-    rows : iterable of tuple of int
-        For each tensor its addresses, its index in the list and its length; a tensor
-        without numbers is left out.
-    block : int
-        Numbers a program works on.
-    device : torch.device
-        Where the tensors are.
-
-    Returns
-    -------
-    list of Table
-        Up to two.
-    """
+    """New tables, of what is aligned and of what is not."""
     parts: dict[bool, list[tuple[int, ...]]] = {}
     for row in rows:
         if row[-1]:
@@ -101,18 +59,7 @@ def made(
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the tensors are.
-
-    Returns
-    -------
-    bool
-        False on other devices.
-    """
+    """Whether a CUDA graph is being captured."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 

@@ -98,10 +98,7 @@ def _label_axes(axes: Any) -> list[Any]:
 
 
 def _apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Middles of boxes of these heights, in order, near where they are wanted.
-
-    Boxes that would touch become one block around the mean of their wishes.
-    """
+    """Middles of boxes of these heights, in order, near where they are wanted."""
     blocks: list[list[int]] = []
     middles: list[float] = []
     for i in range(len(wanted)):

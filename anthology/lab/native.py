@@ -34,21 +34,7 @@ SAVED = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
 def svg(figure: Any) -> str:
-    """The figure as SVG text, native by day and by night.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        Drawn in the colours of ``lab.style``. Artists that are ``rasterized``
-        stay pictures, the same in both schemes.
-
-    Returns
-    -------
-    str
-        One ``<svg class="an-figure">``. A figure wider than 5.1 inches whose
-        panels stand side by side says in ``data-cut`` (points) where a page may
-        cut it into columns.
-    """
+    """The figure as SVG text, native by day and by night."""
     mpl = optional("matplotlib", "matplotlib")
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "anthology"}):

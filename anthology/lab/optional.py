@@ -8,25 +8,7 @@ from typing import Any
 
 
 def optional(module: str, package: str) -> Any:
-    """Import a module that is not among the package's own needs.
-
-    Parameters
-    ----------
-    module : str
-        Its dotted name.
-    package : str
-        What installs it.
-
-    Returns
-    -------
-    module
-        The module.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed, with the command that installs it.
-    """
+    """Import a module that is not among the package's own needs."""
     try:
         return import_module(module)
     except ImportError as error:

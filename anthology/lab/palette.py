@@ -48,12 +48,7 @@ class Style:
 
 
 class Styles(Mapping[str, Style]):
-    """The palette by the name of a ruler or a shade, or by number.
-
-    A number counts through the five shades of ink, 0 to 4, then 5 is for
-    references (axes, limits, minima); it counts on from 0. So no number wears
-    the colour of a ruler.
-    """
+    """The palette by the name of a ruler or a shade, or by number."""
 
     def __init__(self, entries: Mapping[str, Style], inks: tuple[str, ...]) -> None:
         self._entries = dict(entries)
@@ -100,13 +95,7 @@ def style(which: str | int, **changes: Any) -> dict[str, Any]:
 
 
 def css(scheme: str) -> str:
-    """The palette as declarations of a style sheet, ``--fig-l1:#0a559a;…``.
-
-    Parameters
-    ----------
-    scheme : str
-        ``"light"`` or ``"dark"``.
-    """
+    """The palette as declarations of a style sheet, ``--fig-l1:#0a559a;…``."""
     if scheme not in ("light", "dark"):
         raise ValueError(f"the schemes are 'light' and 'dark', not {scheme!r}")
     return "".join(

@@ -30,13 +30,7 @@ __all__ = [
 
 
 class TwoWeights:
-    r"""The two-weight network: :math:`f(a, b) = \tfrac12 (ab - 1)^2`.
-
-    It is the network x ↦ b·a·x asked to be the identity. Its minima are the
-    hyperbola ab = 1, and which of them is reached depends on the optimizer.
-    Every method takes points of shape (..., 2) and is batched over the
-    leading axes; all are differentiable.
-    """
+    r"""The two-weight network: :math:`f(a, b) = \tfrac12 (ab - 1)^2`."""
 
     def __call__(self, w: Tensor) -> Tensor:
         """The loss; shape (..., 2) → (...)."""
@@ -71,27 +65,16 @@ class TwoWeights:
         return torch.stack([a, 1 / a], -1)
 
     def sharpness(self, w: Tensor) -> Tensor:
-        """a² + b², at a minimum the one non-zero eigenvalue of the Hessian.
-
-        Its eigenvector is (b, a). Shape (..., 2) → (...).
-        """
+        """a² + b², at a minimum the one non-zero eigenvalue of the Hessian."""
         return w.square().sum(-1)
 
     def imbalance(self, w: Tensor) -> Tensor:
-        """a² − b², which gradient flow conserves; shape (..., 2) → (...).
-
-        One step of gradient descent multiplies it by 1 − η²(ab − 1)².
-        """
+        """a² − b², which gradient flow conserves; shape (..., 2) → (...)."""
         a, b = _two(w)
         return a * a - b * b
 
     def flow_limit(self, w: Tensor) -> Tensor:
-        """The minimum where gradient flow from w ends; shape (..., 2) both.
-
-        The flow keeps c = a² − b² and the sign of a + b, and on the hyperbola
-        ab = 1 the first gives a² = (c + √(c² + 4))/2. With a + b = 0 the flow
-        ends at the saddle (0, 0), which is returned.
-        """
+        """The minimum where gradient flow from w ends; shape (..., 2) both."""
         a, b = _two(w)
         c = self.imbalance(w)
         larger = ((c.abs() + (c * c + 4).sqrt()) / 2).sqrt()
@@ -104,15 +87,7 @@ two_weights = TwoWeights()
 
 @dataclass(frozen=True)
 class TwoMatrices:
-    r"""The two-matrix network: :math:`f(A, B) = \tfrac12 \|BA - M\|_F^2`.
-
-    Attributes
-    ----------
-    target : Tensor
-        M, shape (d_out, d_in).
-    start : tuple of two Tensors
-        The first A of shape (hidden, d_in) and B of shape (d_out, hidden).
-    """
+    r"""The two-matrix network: :math:`f(A, B) = \tfrac12 \|BA - M\|_F^2`."""
 
     target: Tensor
     start: tuple[Tensor, Tensor]
@@ -135,11 +110,7 @@ def two_matrices(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> TwoMatrices:
-    """A seeded two-matrix network in float64.
-
-    The target has entries of variance 1/d_in; both weights start as Gaussian
-    matrices of half that scale, so the start is neither zero nor a minimum.
-    """
+    """A seeded two-matrix network in float64."""
     g = torch.Generator().manual_seed(seed)
     M = _gaussian(g, d_out, d_in)
     A = 0.5 * _gaussian(g, hidden, d_in)

@@ -23,19 +23,7 @@ _LATE: Mapping[str, Any] = {"continuous_update": False}  # redraw on release
 
 @dataclass(frozen=True)
 class Control:
-    """What stands for one argument.
-
-    Attributes
-    ----------
-    kind : str
-        Class of ipywidgets.
-    first : object
-        The widget's first value.
-    settings : mapping
-        Its other settings.
-    choices : tuple, optional
-        Of a list: the widget's value is an index into it.
-    """
+    """What stands for one argument."""
 
     kind: str
     first: Any

@@ -37,26 +37,7 @@ _PROBES = 20
 
 @dataclass(frozen=True)
 class Penalised:
-    """One row of the table: a class, and what the theorem says of it.
-
-    Attributes
-    ----------
-    name : str
-        A class of ``anthology.optim``.
-    settings : dict
-        What differs from its defaults.
-    penalty : str
-        φ(∇f), as markdown; or why there is none.
-    formula : str
-        The factor c, as LaTeX in one or more formulas, between which a narrow
-        page may break the line; empty if there is none.
-    factor : float or None
-        Its value for these settings, at a gradient of one entry, 1.
-    way : str
-        ``"delay"`` or ``"charge"``: which measurement shows it.
-    steps : int
-        How long the memory needs to settle.
-    """
+    """One row of the table: a class, and what the theorem says of it."""
 
     name: str
     settings: dict[str, Any]
@@ -95,21 +76,7 @@ class Penalised:
 
 
 def answers(make: Make, gradients: Tensor) -> Tensor:
-    """The directions an optimizer takes when it is given these gradients.
-
-    Parameters
-    ----------
-    make : callable
-        A list of parameters, matrices of one entry, → an optimizer.
-    gradients : Tensor
-        Shape (steps, n): a history for each of n weights. The weights are put
-        back to zero after each step, so that decay adds nothing.
-
-    Returns
-    -------
-    Tensor
-        −Δw/η, shape (steps, n), float64.
-    """
+    """The directions an optimizer takes when it is given these gradients."""
     weights = [torch.zeros(1, 1, dtype=torch.float64) for _ in gradients[0]]
     optimizer, moved = make(weights), []
     lr = float(optimizer.param_groups[0]["lr"])
@@ -124,23 +91,7 @@ def answers(make: Make, gradients: Tensor) -> Tensor:
 
 
 def delay(make: Make, steps: int = 400, longest: int = 120) -> float:
-    """How many steps after the gradient the optimizer's step changes sign.
-
-    Parameters
-    ----------
-    make : callable
-        As for :func:`answers`.
-    steps : int
-        Steps before the gradient, a ramp, changes sign.
-    longest : int
-        Steps after it; a delay that is longer is cut off there.
-
-    Returns
-    -------
-    float
-        The mean over twenty gradients that change sign at different moments
-        between two steps, so the resolution is a twentieth of a step.
-    """
+    """How many steps after the gradient the optimizer's step changes sign."""
     k = torch.arange(steps + longest, dtype=torch.float64)[:, None]
     zero = steps + (torch.arange(_PROBES, dtype=torch.float64) + 0.5) / _PROBES
     late = (answers(make, k - zero) <= 0) & (k > zero)
@@ -148,25 +99,7 @@ def delay(make: Make, steps: int = 400, longest: int = 120) -> float:
 
 
 def charge(make: Make, g: float = 1.0, steps: int = 400) -> float:
-    """The factor c of a rule d that acts on each entry by itself.
-
-    c = (s/d)·(D + 2A) with D the response to a gradient that is larger all the
-    time, and −A that to one that has grown from step to step.
-
-    Parameters
-    ----------
-    make : callable
-        As for :func:`answers`.
-    g : float
-        The gradient, not zero.
-    steps : int
-        Steps for the memory to settle.
-
-    Returns
-    -------
-    float
-        By differences, to about 1e-6 of its size where the memory has settled.
-    """
+    """The factor c of a rule d that acts on each entry by itself."""
     h = 1e-3 / steps
     level = torch.tensor([0.0, h, -h, 0.0, 0.0], dtype=torch.float64)
     growth = torch.tensor([0.0, 0.0, 0.0, h, -h], dtype=torch.float64)
@@ -243,21 +176,7 @@ PENALTIES = (
 
 
 def penalty_table(ask: bool = True) -> str:
-    """The table as markdown: class and settings, φ(∇f) with its factor c.
-
-    Two columns, so that a phone shows both.
-
-    Parameters
-    ----------
-    ask : bool
-        Whether each class is asked for its factor first (ten seconds).
-
-    Raises
-    ------
-    AssertionError
-        If a class does not show the factor that the formula gives it, within
-        0.1 or one part in a thousand.
-    """
+    """The table as markdown: class and settings, φ(∇f) with its factor c."""
     lines = [["optimizer", r"penalises $\varphi(\nabla f)$, times $c$"], ["---"] * 2]
     for row in PENALTIES:
         if ask and row.factor is not None:

@@ -108,43 +108,7 @@ def polar_express_coefficients(
     cushion: float = 0.02407327424182761,
     safety_inside: bool = False,
 ) -> tuple[Coefficients, ...]:
-    """Construct the Polar Express polynomials by their greedy recursion.
-
-    Each polynomial is the best odd quintic on the interval that the ones before
-    it leave, which makes the composition the best of all compositions. With
-    ``safety=1, cushion=0`` its worst error on [lower, 1] is exactly 1 − ℓ, ℓ the
-    image of ``lower``. Source: Amsel et al., The Polar Express, arXiv 2505.16932,
-    Thm 4.1 and section 4.4.
-
-    Parameters
-    ----------
-    steps : int
-        How many polynomials.
-    lower : float
-        The smallest singular value aimed at, relative to the Frobenius norm. Below
-        the rounding of the products it needs a ``safety`` above 1.
-    safety : float
-        Every polynomial but the last becomes p(x/safety), so that singular
-        values that rounding pushed above the interval stay in reach. The paper's
-        1.01 is made for bfloat16; 1 switches it off.
-    cushion : float
-        Keep the lower end of each interval above ``cushion`` times its upper end:
-        a gentler polynomial, less optimal, less shaken by rounding. 0 is off.
-    safety_inside : bool
-        Let the recursion see the shrunk polynomials (the published list of five
-        of the dion package does, with safety 1.02) rather than shrinking the
-        finished list (the published list of eight of the paper).
-
-    Returns
-    -------
-    tuple of (a, b, c)
-        ``steps`` triples.
-
-    Raises
-    ------
-    ValueError
-        If an argument is outside its range.
-    """
+    """Construct the Polar Express polynomials by their greedy recursion."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 < lower < 1:

@@ -15,28 +15,7 @@ AT_ONCE = 4
 
 
 def gram_iteration(x: Tensor, polynomials: tuple[Coefficients, ...]) -> Tensor:
-    """Odd polynomials of singular values, gathered into one small matrix.
-
-    With Y = XXᵀ the polynomial p(σ) = σ·h(σ²) multiplies X by H = h(Y), and the next
-    one sees HYH: the iterations happen in m × m. Rounding makes some of the zero
-    eigenvalues of Y negative, and each polynomial enlarges them by its slope squared,
-    so that many in a row leave the interval on which they converge. After at most
-    four X is therefore multiplied by what was gathered and Y is formed anew. The
-    squares cost half of the digits, about 1e-4 in the result in single precision, and
-    it is no use in half precision.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (..., m, n) with m ≤ n, of Frobenius norm 1 or zero.
-    polynomials : tuple of (a, b, c)
-        p(σ) = aσ + bσ³ + cσ⁵.
-
-    Returns
-    -------
-    Tensor
-        Shape of ``x``.
-    """
+    """Odd polynomials of singular values, gathered into one small matrix."""
     groups = -(-len(polynomials) // AT_ONCE)
     ends = [len(polynomials) * k // groups for k in range(groups + 1)]
     y = x.flatten(0, -3) if x.ndim > 2 else x[None]
@@ -46,25 +25,7 @@ def gram_iteration(x: Tensor, polynomials: tuple[Coefficients, ...]) -> Tensor:
 
 
 def gathers(x: Tensor, polynomials: tuple[Coefficients, ...]) -> bool:
-    """Whether the Gram form gives the polynomials themselves, for less.
-
-    With k polynomials it takes 4m²n + (8k − 6)m³ operations, where the plain
-    iteration takes k(4m²n + 2m³). Rounding of the Gram matrix is enlarged by the
-    square of the slope at zero, by 2·10⁵ for the five of "muon": in single precision
-    this moves singular values by less than 1e-3. Half precision does not survive it.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (..., m, n) with m ≤ n.
-    polynomials : tuple of (a, b, c)
-        To be applied.
-
-    Returns
-    -------
-    bool
-        True for n ≥ 1.5 m ≥ 96, in real single precision, if the slope allows it.
-    """
+    """Whether the Gram form gives the polynomials themselves, for less."""
     m, n = x.shape[-2:]
     slope = math.prod([p[0] for p in polynomials])
     wide = m >= 64 and 2 * n >= 3 * m and len(polynomials) > 1
@@ -72,20 +33,7 @@ def gathers(x: Tensor, polynomials: tuple[Coefficients, ...]) -> bool:
 
 
 def gathered(y: Tensor, polynomials: tuple[Coefficients, ...]) -> Tensor:
-    """The matrix by which the polynomials multiply X, from Y = XXᵀ.
-
-    Parameters
-    ----------
-    y : Tensor
-        Shape (batch, m, m).
-    polynomials : tuple of (a, b, c)
-        p(σ) = aσ + bσ³ + cσ⁵.
-
-    Returns
-    -------
-    Tensor
-        Shape of `y`.
-    """
+    """The matrix by which the polynomials multiply X, from Y = XXᵀ."""
     found = None
     for k, (a, b, c) in enumerate(polynomials):
         h = quadratic(y, b, c)
@@ -98,22 +46,7 @@ def gathered(y: Tensor, polynomials: tuple[Coefficients, ...]) -> Tensor:
 
 
 def eigh_polar(x: Tensor) -> Tensor:
-    """(XXᵀ)^(−1/2)X from an eigendecomposition, and one cubic step on it.
-
-    Eigenvalues below 2√m·eps of the largest are rounding noise and are raised to
-    that. A singular value that this or rounding has brought to between 0 and √3 the
-    step (3σ − σ³)/2 takes nearer to 1; those of noise stay near zero.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (..., m, n) with m ≤ n, of Frobenius norm 1 or zero, finite.
-
-    Returns
-    -------
-    Tensor
-        Shape of ``x``.
-    """
+    """(XXᵀ)^(−1/2)X from an eigendecomposition, and one cubic step on it."""
     gram = x @ x.mH
     values, vectors = robust_eigh((gram + gram.mH) / 2)
     top = values[..., -1:]

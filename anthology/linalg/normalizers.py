@@ -24,29 +24,7 @@ def check_normalizers(normalize: str, renormalize: str | None) -> None:
 
 
 def normalized(x: Tensor, how: str = "frobenius") -> Tensor:
-    """A multiple of DX whose singular values are at most 1; D = 1 unless said.
-
-    Nothing is added to a denominator: what is zero stays zero, and the result for
-    ``c·x`` is that for ``x``. Each is homogeneous of degree zero.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (..., m, n), in working precision.
-    how : str
-        "frobenius": X/‖X‖_F, singular values at most 1 with equality for rank one.
-        "schatten4": X/‖XXᵀ‖_F^½, larger by up to min(m, n)^¼ and at most 1 still.
-        "rows": every row to one length, then "frobenius"; a row of rounding noise
-        becomes as long as the others.
-        "aol": row i of the smaller side (column, where m > n) times
-        (Σ_j |XXᵀ|_ij)^(−½), which bounds the singular values by 1 by Gershgorin's
-        theorem. The last two change what the polynomials tend to.
-
-    Returns
-    -------
-    Tensor
-        Shape of ``x``.
-    """
+    """A multiple of DX whose singular values are at most 1; D = 1 unless said."""
     if how == "rows":
         x = x / peak(x, -1)
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -65,22 +43,7 @@ def normalized(x: Tensor, how: str = "frobenius") -> Tensor:
 
 
 def renormalized(x: Tensor, how: str | None = None) -> Tensor:
-    """The result of the polynomials, resized.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (..., m, n).
-    how : str, optional
-        "frobenius": to the Frobenius norm √min(m, n) of a semi-orthogonal matrix;
-        its direction is kept, and its largest singular value may exceed 1. None, the
-        default, leaves ``x`` as it is.
-
-    Returns
-    -------
-    Tensor
-        Shape of ``x``; zero stays zero.
-    """
+    """The result of the polynomials, resized."""
     return x if how is None else unit(x) * min(x.shape[-2:]) ** 0.5
 
 

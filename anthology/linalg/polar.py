@@ -30,11 +30,7 @@ def _tame(x: Tensor) -> Tensor:
 
 
 def singular_values(x: Tensor) -> Tensor:
-    """Singular values of a matrix, largest first, whatever its scale.
-
-    Shape (..., m, n) in, (..., min(m, n)) out. Arbitrary values for a matrix that is
-    not finite.
-    """
+    """Singular values of a matrix, largest first, whatever its scale."""
     scale = peak(x, (-2, -1))
     x = x / scale
     if 1 in x.shape[-2:]:
@@ -47,13 +43,7 @@ def singular_values(x: Tensor) -> Tensor:
 
 
 def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, σ/σ₁ and Vᴴ of a matrix, with rounding noise set to exact zeros.
-
-    Values below ``max(m, n)·eps·σ₁`` cannot be told from zero in this precision
-    (the cut-off NumPy's and PyTorch's ``matrix_rank`` use) and become zero. The
-    relative values of a zero matrix are zeros; those of one that is not finite are
-    arbitrary.
-    """
+    """U, σ/σ₁ and Vᴴ of a matrix, with rounding noise set to exact zeros."""
     u, s, vh = robust_svd(_tame(x / peak(x, (-2, -1))))
     top = s[..., :1]
     s = s / torch.where(top > 0, top, torch.ones_like(top))

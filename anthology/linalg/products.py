@@ -40,18 +40,7 @@ MULTIPROCESSORS = 132
 
 
 def gram(x: Tensor) -> Tensor:
-    """XXᴴ.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (batch, m, n), any strides.
-
-    Returns
-    -------
-    Tensor
-        Shape (batch, m, m).
-    """
+    """XXᴴ."""
     if by_kernel(x):
         return kernels.gram(x)
     if by_rows(x):
@@ -60,20 +49,7 @@ def gram(x: Tensor) -> Tensor:
 
 
 def quadratic(a: Tensor, b: float, c: float) -> Tensor:
-    """bA + cA².
-
-    Parameters
-    ----------
-    a : Tensor
-        Shape (batch, m, m), symmetric (Hermitian).
-    b, c : float
-        Coefficients.
-
-    Returns
-    -------
-    Tensor
-        Shape of `a`.
-    """
+    """bA + cA²."""
     if c == 0:
         return b * a
     if by_kernel(a):
@@ -85,18 +61,7 @@ def quadratic(a: Tensor, b: float, c: float) -> Tensor:
 
 
 def commuting(a: Tensor, b: Tensor) -> Tensor:
-    """AB of two polynomials of one symmetric matrix, which is symmetric itself.
-
-    Parameters
-    ----------
-    a, b : Tensor
-        Shape (batch, m, m).
-
-    Returns
-    -------
-    Tensor
-        Shape of `a`, exactly symmetric, so that rounding does not add up.
-    """
+    """AB of two polynomials of one symmetric matrix, which is symmetric itself."""
     if by_rows(a) and untraced(b):
         out = _rows(a, b)
         for start, end in pairwise(_ends(a.shape[-2])):
@@ -137,40 +102,14 @@ def symmetric(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_gram_(total: Tensor, x: Tensor, old: float, new: float) -> Tensor:
-    """old·total + new·XXᵀ in place of total, without a copy of either.
-
-    Parameters
-    ----------
-    total : Tensor
-        Symmetric, shape (batch, m, m); written.
-    x : Tensor
-        Shape (batch, m, n).
-    old, new : float
-        The weights.
-
-    Returns
-    -------
-    Tensor
-        `total`.
-    """
+    """old·total + new·XXᵀ in place of total, without a copy of either."""
     if not by_rows(x):
         return total.baddbmm_(x, x.mT, beta=old, alpha=new)
     return _rows(x, x.mT, total, old, new, out=total)
 
 
 def by_kernel(x: Tensor) -> bool:
-    """Whether the kernel of this package is faster than a product.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (batch, m, n).
-
-    Returns
-    -------
-    bool
-        True for half precision on CUDA where there are tiles enough, and Triton.
-    """
+    """Whether the kernel of this package is faster than a product."""
     if not (x.is_cuda and x.dtype in KERNELS and x.shape[-2] >= 2 * TILE):
         return False
     rows = -(-x.shape[-2] // TILE)
@@ -184,18 +123,7 @@ def _has_triton() -> bool:
 
 
 def by_rows(x: Tensor) -> bool:
-    """Whether a CPU is faster with products of rows.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (batch, m, n).
-
-    Returns
-    -------
-    bool
-        True for the larger real matrices; less is enough for long ones.
-    """
+    """Whether a CPU is faster with products of rows."""
     m, n = x.shape[-2:]
     long, square = SIDES.get(x.dtype, (m + 1, m + 1))
     enough = n >= DEPTH and m >= (square if n < 2 * m else long)

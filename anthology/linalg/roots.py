@@ -190,10 +190,7 @@ def _eye(A: Tensor) -> Tensor:
 
 
 def _least_shift(A: Tensor, eps: float) -> Tensor:
-    """What makes matrices of entries up to one safely definite: 0 if they are.
-
-    The Cholesky decomposition tells, on the device, whether a matrix is definite.
-    """
+    """What makes matrices of entries up to one safely definite: 0 if they are."""
     n = A.shape[-1]
     own = 16 * n * torch.finfo(A.dtype).eps  # what the products may round away
     unit = max(eps, own)

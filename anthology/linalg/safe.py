@@ -41,10 +41,7 @@ def require_numeric(x: object, who: str) -> None:
 
 
 def untraced(x: Tensor) -> bool:
-    """Whether nothing records or transforms what is computed from ``x``.
-
-    Only then may buffers be written, kernels launched, and numbers of a CPU read.
-    """
+    """Whether nothing records or transforms what is computed from ``x``."""
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
@@ -55,11 +52,7 @@ def untraced(x: Tensor) -> bool:
 
 
 def peak(x: Tensor, dim: Axes) -> Tensor:
-    """Largest modulus along ``dim`` (kept as size-1 axes), 1 where that is zero.
-
-    It is a constant for autograd: ``f(x) = c·f(x/c)`` has the same derivative for
-    every constant ``c`` when ``f`` is positively homogeneous.
-    """
+    """Largest modulus along ``dim`` (kept as size-1 axes), 1 where that is zero."""
     top = x.detach().abs().amax(dim, keepdim=True)
     return torch.where(top > 0, top, torch.ones_like(top))
 
@@ -104,28 +97,7 @@ def guarded(
     per_point: bool,
     rounded: bool = True,
 ) -> Tensor:
-    """Apply ``compute`` to ``x`` with the promises of this module.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (*batch, *point), the point being the last ``ndim`` axes.
-    ndim : int
-        Number of axes of one point.
-    compute : callable
-        Receives ``x`` in working precision and not empty. What it makes of points
-        that are not finite is overwritten; it only must not raise.
-    per_point : bool
-        True if ``compute`` returns one real number a point (shape ``batch``),
-        False if it returns a tensor shaped like ``x``.
-    rounded : bool
-        Whether to return the input's precision (default) or the working one.
-
-    Returns
-    -------
-    Tensor
-        NaN in every point that held a non-finite entry.
-    """
+    """Apply ``compute`` to ``x`` with the promises of this module."""
     dtype = real_dtype(x.dtype) if per_point else x.dtype
     work = x.to(working_dtype(x.dtype))
     if x.numel() == 0:

@@ -112,21 +112,7 @@ def square_root(
 
 
 def eigenvalue_bound(A: Tensor) -> Tensor:
-    """A bound on the largest eigenvalue by three products, at most n^(1/16) too large.
-
-    The smaller of the largest sum of moduli in a row and of (Σ λ¹⁶)^(1/16), which is
-    the root of ‖A⁸‖_F. For a multiple of the identity the former is exact.
-
-    Parameters
-    ----------
-    A : Tensor
-        Shape (..., n, n), Hermitian and finite, of any scale.
-
-    Returns
-    -------
-    Tensor
-        Shape (..., 1, 1), real, a constant for autograd; 1 for a zero matrix.
-    """
+    """A bound on the largest eigenvalue by three products."""
     A = A.detach()
     top = peak(A, (-2, -1))
     x, size, share = A / top, torch.ones_like(top), 1.0

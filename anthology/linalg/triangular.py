@@ -85,10 +85,7 @@ class UpperToeplitz(LowerToeplitz):
 
 
 class Hierarchical(Structure):
-    """[[A, B, B′], [0, C, 0], [0, D, E]]: A and E dense 15 × 15, C diagonal.
-
-    A is filled first, then E, and only what is left of d makes C.
-    """
+    """[[A, B, B′], [0, C, 0], [0, D, E]]: A and E dense 15 × 15, C diagonal."""
 
     name = "hierarchical"
     block = 15

@@ -20,15 +20,7 @@ Values = dict[str, Tensor]
 
 
 class FixedBatch:
-    """A deterministic function of the parameters of a model in training.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The live model; the mode of its layers is kept.
-    loss : callable
-        Given a function to be called like the model, it returns a scalar.
-    """
+    """A deterministic function of the parameters of a model in training."""
 
     def __init__(self, model: nn.Module, loss: Callable[[Model], Tensor]) -> None:
         self._model, self._loss = model, loss
@@ -47,23 +39,7 @@ class FixedBatch:
     def around(
         self, scales: Mapping[str, Tensor | float], sign: float = 1.0
     ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """The loss as a function of a flat vector z, weights = now + scale · z.
-
-        Parameters
-        ----------
-        scales : mapping
-            By name a number or a tensor of the parameter's shape; parameters
-            without one stay where they are.
-        sign : float
-            −1 turns the loss around.
-
-        Returns
-        -------
-        f : callable
-            z ↦ sign · loss; its Hessian at 0 is scale · H · scale.
-        zero : Tensor
-            Where to take it, float64 if a parameter is, else float32.
-        """
+        """The loss as a function of a flat vector z, weights = now + scale · z."""
         now = self._weights()
         moving = {k: now[k] for k in scales if k in now}
         sizes = [p.numel() for p in moving.values()]

@@ -245,12 +245,7 @@ def _terms(
 
 
 def _table(displacement: Field, w: Tensor, level: int) -> _Table:
-    """All D[m, r] with m + r ≤ level, at one point.
-
-    One jvp differentiates a whole smaller table at once, so each entry is
-    computed once per point: 2^(level−1) calls of Φ instead of a number that
-    grows like a factorial when every entry is a closure of its own.
-    """
+    """All D[m, r] with m + r ≤ level, at one point."""
     table: _Table = {(1, 0): displacement(w)}
     for j in range(level - 1):
         inner = level - 1 - j
@@ -270,12 +265,7 @@ def _table(displacement: Field, w: Tensor, level: int) -> _Table:
 
 
 def _next_term(derivatives: list[Tensor]) -> Tensor:
-    """−Σ D_m/m! over D_2, D_3, …
-
-    Written as −½(D_2 + D_3/3 + D_4/12 + …) with additions only: inside nested
-    forward derivatives torch multiplies by a constant some ten times slower
-    than it adds.
-    """
+    """−Σ D_m/m! over D_2, D_3, …"""
     total = derivatives[0]
     for m, derivative in enumerate(derivatives[1:], start=3):
         total = torch.add(total, derivative, alpha=2 / math.factorial(m))

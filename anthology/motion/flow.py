@@ -103,11 +103,7 @@ def flow(
 
 
 class _Guarded:
-    """The velocity as torchdiffeq wants it: f(t, flat w), with a way out.
-
-    torchdiffeq meets blow-up with an assertion, which ``python -O`` removes;
-    then it would try ever smaller steps for ever.
-    """
+    """The velocity as torchdiffeq wants it: f(t, flat w), with a way out."""
 
     def __init__(self, velocity: Field, shape: torch.Size, allowed: int) -> None:
         self.velocity, self.shape = velocity, shape

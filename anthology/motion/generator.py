@@ -95,12 +95,7 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
 
 
 def weights(order: int) -> list[float]:
-    r"""c of :math:`\sum_{n=1}^{N} (-1)^{n-1} \Delta^{n-1} / n = \sum_j c_j S^j`.
-
-    One pass over the displacements as they come, with one of them in memory,
-    instead of a table of differences; :math:`c_j = (-1)^j \sum_{n>j}
-    \binom{n-1}{j}/n`.
-    """
+    r"""c of :math:`\sum_{n=1}^{N} (-1)^{n-1} \Delta^{n-1} / n = \sum_j c_j S^j`."""
     return [
         (-1) ** j * math.fsum(math.comb(n - 1, j) / n for n in range(j + 1, order + 1))
         for j in range(order)

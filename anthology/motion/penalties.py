@@ -194,10 +194,7 @@ def smooth_nuclear(eps: float) -> Penalty:
 
 
 def _scaled(g: Tensor, root: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Tall matrices of size at most about one, their scale, and √ε in its units.
-
-    Both are constants to derivatives: the scale cancels.
-    """
+    """Tall matrices of size at most about one, their scale, and √ε in its units."""
     if g.ndim < 2:
         raise ValueError(
             f"smooth_nuclear measures matrices (at least 2 axes), got shape "
@@ -214,21 +211,13 @@ def _scaled(g: Tensor, root: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _with_floor(G: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and R of [G; floor·I], whose singular values are √(σ² + floor²).
-
-    Working on it instead of GᵀG + floor²·I keeps the condition number from
-    being squared.
-    """
+    """Q and R of [G; floor·I], whose singular values are √(σ² + floor²)."""
     identity = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     return robust_qr(torch.cat([G, floor * identity], dim=-2))
 
 
 def _newton_polar(R: Tensor, floor: Tensor) -> Tensor:
-    """Polar factor of an invertible R: X ← ½(X + X⁻ᵀ), from R scaled.
-
-    The scale puts the extreme singular values at about equal distance from 1.
-    It changes nothing in the limit.
-    """
+    """Polar factor of an invertible R: X ← ½(X + X⁻ᵀ), from R scaled."""
     X: Tensor = R / floor.sqrt()
     for _ in range(_NEWTON_STEPS):
         X = (X + torch.linalg.inv_ex(X).inverse.mT) / 2

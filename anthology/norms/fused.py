@@ -41,21 +41,7 @@ _TIMES = ("num_heads", "nheads")
 
 
 def fused(place: Place, inputs: int, outputs: int) -> tuple[str, Parts, str] | None:
-    """How the outputs of a linear layer fall into several layers'.
-
-    Parameters
-    ----------
-    place : Place
-        Its weight.
-    inputs, outputs : int
-        Of the layer.
-
-    Returns
-    -------
-    tuple or None
-        Role, parts along the outputs as `Split` takes them, and what to say; None for
-        a layer that is one.
-    """
+    """How the outputs of a linear layer fall into several layers'."""
     parent, name = place.outer(), place.leaf
     if parent is None:
         return None
@@ -72,20 +58,7 @@ def fused(place: Place, inputs: int, outputs: int) -> tuple[str, Parts, str] | N
 
 
 def per_head(place: Place, inputs: int, outputs: int) -> tuple[int, bool, str] | None:
-    """How many heads an unfused projection of attention has, where that is asked for.
-
-    Parameters
-    ----------
-    place : Place
-        Its weight.
-    inputs, outputs : int
-        Of the layer.
-
-    Returns
-    -------
-    tuple or None
-        The number, whether they lie along the inputs, and what to say.
-    """
+    """How many heads an unfused projection of attention has."""
     parent, name = place.outer(), place.leaf
     rows, columns = bool(_ROWS.match(name)), bool(_COLUMNS.match(name))
     if not place.split or parent is None or not (rows or columns):
@@ -102,28 +75,12 @@ def per_head(place: Place, inputs: int, outputs: int) -> tuple[int, bool, str] |
 
 
 def halves(name: str) -> bool:
-    """Whether a stack of that name has gate and up in one.
-
-    Parameters
-    ----------
-    name : str
-        The parameter's.
-    """
+    """Whether a stack of that name has gate and up in one."""
     return bool(_HALVES.match(name))
 
 
 def stack_turned(name: str, p: Tensor, module: nn.Module) -> bool:
-    """Whether a stack of experts is stored in × out, by the one that comes after.
-
-    Parameters
-    ----------
-    name : str
-        Of one of two parameters, ``gate_up_proj`` (or ``up_proj``) and ``down_proj``.
-    p : Tensor
-        That parameter.
-    module : torch.nn.Module
-        Which holds both.
-    """
+    """Whether a stack of experts is stored in × out, by the one that comes after."""
     up = own_of(module, ("gate_up_proj", "up_proj"))
     down = own_of(module, ("down_proj",))
     if (
@@ -138,15 +95,7 @@ def stack_turned(name: str, p: Tensor, module: nn.Module) -> bool:
 
 
 def own_of(module: nn.Module, names: tuple[str, ...]) -> Tensor | None:
-    """The first of several parameters that a module has.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Any.
-    names : tuple of str
-        In order of preference.
-    """
+    """The first of several parameters that a module has."""
     found = (module._parameters.get(name) for name in names)
     return next((p for p in found if p is not None and p.ndim > 2), None)
 

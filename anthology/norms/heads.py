@@ -32,25 +32,7 @@ _LAYERS = (
 
 
 def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]:
-    """The output heads of a model.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    head : bool, str, sequence of str or None
-        As for `metrize`.
-
-    Returns
-    -------
-    tuple
-        ``id`` of each head and why it is one; and what should be said of guesses.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `metrize`.
-    """
+    """The output heads of a model."""
     if head is False or head is None:
         return {}, []
     if isinstance(head, str):
@@ -66,30 +48,13 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
 
 
 def is_router(name: str) -> bool:
-    """Whether a module's full name says that it chooses among experts.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``"blocks.3.router"``.
-
-    Returns
-    -------
-    bool
-        True for a last part that is ``gate`` or has ``router`` in it.
-    """
+    """Whether a module's full name says that it chooses among experts."""
     last = name.rpartition(".")[2].lower()
     return last == "gate" or "router" in last
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Whether a module is attention by its type or the names of its parts.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Any.
-    """
+    """Whether a module is attention by its type or the names of its parts."""
     name = type(module).__name__.lower()
     known = isinstance(module, _LAYERS) or "attention" in name or "attn" in name
     return known or _asks(module)

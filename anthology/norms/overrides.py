@@ -19,22 +19,7 @@ Owners = Sequence[tuple[str, nn.Module]]
 def overridden(
     rows: Sequence[Row], owners: Sequence[Owners], overrides: Sequence[Override]
 ) -> list[Row]:
-    """The rows with what the user wants changed.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        One a parameter.
-    owners : sequence of sequence of (str, torch.nn.Module)
-        For each of them the full names it has, and the modules it is in.
-    overrides : sequence of (selector, Norm or dict)
-        As for `metrize`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `metrize`.
-    """
+    """The rows with what the user wants changed."""
     rows = list(rows)
     for selector, change in _checked(overrides):
         hits = [

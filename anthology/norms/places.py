@@ -19,25 +19,7 @@ class Role(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """One parameter, the module that holds it, and the modules around.
-
-    Attributes
-    ----------
-    name : str
-        The parameter's name in the module that owns it.
-    param : Tensor
-        Of which only the shape counts.
-    module : torch.nn.Module
-        The owner.
-    path : str
-        The owner's name in the model.
-    modules : mapping of str to torch.nn.Module
-        All modules of the model by name.
-    heads : mapping of int to str
-        ``id`` of each output head, and why it is one.
-    split : bool or int
-        Whether attention is measured head by head; a number says how many there are.
-    """
+    """One parameter, the module that holds it, and the modules around."""
 
     name: str
     param: Tensor
@@ -63,13 +45,7 @@ class Place:
         return self._parts()[-1] if self._parts() else ""
 
     def outer(self, levels: int = 1) -> nn.Module | None:
-        """The module whose part the owner is, or that one's; wrappers left out.
-
-        Parameters
-        ----------
-        levels : int, optional
-            How far out. Default 1.
-        """
+        """The module whose part the owner is, or that one's; wrappers left out."""
         path = self.path
         while path:
             path, _, last = path.rpartition(".")
@@ -94,13 +70,7 @@ _SIZES = (("in_features", "out_features"), ("nx", "nf"), ("in_dim", "out_dim"))
 
 
 def kind_of(module: nn.Module) -> str:
-    """A module's type, with "nn." before those of torch.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Any; of one that was parametrized or sharded, what it was before.
-    """
+    """A module's type, with "nn." before those of torch."""
     kinds = type(module).__mro__
     kind = next(k for k in kinds if not k.__name__.startswith(("Parametrized", "FSDP")))
     torchs = kind.__module__.startswith("torch.nn.")
@@ -108,15 +78,7 @@ def kind_of(module: nn.Module) -> str:
 
 
 def own(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter that a module holds itself, parametrized or not.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Any.
-    name : str
-        Such as "weight".
-    """
+    """A parameter that a module holds itself, parametrized or not."""
     found = module._parameters.get(name)
     if found is None:
         lists = module._modules.get("parametrizations")
@@ -129,15 +91,7 @@ def own(module: nn.Module, name: str) -> Tensor | None:
 
 
 def turned(module: nn.Module, p: Tensor) -> str:
-    """Why a matrix is stored in × out, or nothing if it is stored out × in.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Its owner.
-    p : Tensor
-        With two axes.
-    """
+    """Why a matrix is stored in × out, or nothing if it is stored out × in."""
     if isinstance(module, nn.Linear):
         return ""
     for kind in type(module).__mro__:
@@ -156,13 +110,7 @@ def turned(module: nn.Module, p: Tensor) -> str:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer: of torch, or of another package.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Any.
-    """
+    """Whether a module is a linear layer: of torch, or of another package."""
     if isinstance(module, nn.Linear):
         return True
     weight = own(module, "weight")
@@ -176,13 +124,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def widths(module: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a linear layer.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        For which `is_linear` holds.
-    """
+    """Inputs and outputs of a linear layer."""
     weight = own(module, "weight")
     if weight is None or weight.ndim != 2:  # sharded flat, or packed
         sizes = getattr(module, "in_features", 0), getattr(module, "out_features", 0)

@@ -37,13 +37,7 @@ _NORM_BIASES = ("bias", "beta", "b", "b_2", "shift")
 
 
 def of_norm(place: Place) -> Role | None:
-    """Gain or bias of a normalisation layer of any package, by its type's name.
-
-    Parameters
-    ----------
-    place : Place
-        The parameter.
-    """
+    """Gain or bias of a normalisation layer of any package, by its type's name."""
     if not _NORM.search(type(place.module).__name__) or place.param.ndim > 2:
         return None
     if place.name in _NORM_GAINS:
@@ -54,17 +48,7 @@ def of_norm(place: Place) -> Role | None:
 
 
 def of_adapter(place: Place) -> Role | None:
-    """The factors of LoRA and of its kin, as in peft.
-
-    Both are linear maps, input → r and r → output, each measured by RMS→RMS: their
-    product is then measured by no more than the product of both lengths. Of a table
-    A has a column for each token, and of a head B a row for each output.
-
-    Parameters
-    ----------
-    place : Place
-        The parameter.
-    """
+    """The factors of LoRA and of its kin, as in peft."""
     full = f"{place.path}.{place.name}"
     found = re.search(
         r"(?:^|\.)(lora_(?:embedding_)?[AB]|lora_magnitude_vector)\.", full
@@ -85,13 +69,7 @@ def of_adapter(place: Place) -> Role | None:
 
 
 def of_entries(place: Place) -> Role | None:
-    """A parameter each entry of which stands for itself.
-
-    Parameters
-    ----------
-    place : Place
-        The parameter.
-    """
+    """A parameter each entry of which stands for itself."""
     alone = place.name in ("D", "Ds", "dt") and not _states(place.module)
     if _ENTRYWISE.match(place.name) and not alone:
         return Role("entrywise", LInf(), f"named {place.name}")
@@ -99,13 +77,7 @@ def of_entries(place: Place) -> Role | None:
 
 
 def by_name(place: Place) -> Role | None:
-    """A parameter that a module of one's own holds, by its name.
-
-    Parameters
-    ----------
-    place : Place
-        The parameter.
-    """
+    """A parameter that a module of one's own holds, by its name."""
     name, p = place.name, place.param
     if p.ndim in (1, 2, 3) and _TABLE.search(name):
         norm = ROWS if p.ndim > 1 else RMS()

@@ -125,18 +125,7 @@ def forget_role_rule(where: Where) -> None:
 
 
 def registered(place: Place) -> Role | None:
-    """What a rule of the user's own says of a parameter.
-
-    Parameters
-    ----------
-    place : Place
-        The parameter.
-
-    Raises
-    ------
-    TypeError
-        If the rule returns something else than a role and a norm.
-    """
+    """What a rule of the user's own says of a parameter."""
     full = f"{place.path}.{place.name}" if place.path else place.name
     for where, rule in reversed(_RULES.items()):
         if not _matches(where, full, place.module):

@@ -33,18 +33,7 @@ _EXPERTS = re.compile(r"expert|(^|_|\.)moe($|_|\.)", re.IGNORECASE)
 
 
 def role_of(place: Place) -> Role:
-    """The role and the norm of one parameter; see the table of `metrize`.
-
-    Parameters
-    ----------
-    place : Place
-        The parameter and what is around it.
-
-    Returns
-    -------
-    Role
-        Role, norm and reason, by the first rule that knows it.
-    """
+    """The role and the norm of one parameter; see the table of `metrize`."""
     for rule in _RULES:
         found = rule(place)
         if found is not None:
@@ -53,11 +42,7 @@ def role_of(place: Place) -> Role:
 
 
 def _parametrized(place: Place) -> Role | None:
-    """What `torch.nn.utils.parametrizations` holds, as what it is made into.
-
-    Of several tensors the matrix is the layer's, and those with one entry for each
-    row or column (the lengths of weight_norm) are gains.
-    """
+    """What `torch.nn.utils.parametrizations` holds, as what it is made into."""
     path, made, name = place.path.rpartition("parametrizations.")
     if isinstance(place.module, ParametrizationList) and made:
         path, several = path.rstrip("."), place.name != "original"

@@ -12,11 +12,7 @@ _REGISTRY: dict[str, Callable[..., Any]] = {}
 
 
 def register(kind: Kind) -> Kind:
-    """Make a class known to ``from_spec`` under its name.
-
-    A class of the same name may replace an earlier one (a notebook cell that runs
-    twice), but none may take the name of one of this package.
-    """
+    """Make a class known to ``from_spec`` under its name."""
     taken = _REGISTRY.get(kind.__name__)
     if taken is not None and taken.__module__.startswith("anthology."):
         raise ValueError(

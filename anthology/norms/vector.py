@@ -23,11 +23,7 @@ def lp_norm(x: Tensor, p: float, dim: int = -1) -> Tensor:
 
 
 def lp_dualize(g: Tensor, p: float, dim: int = -1) -> Tensor:
-    """The t of ‖t‖_p = 1 with ⟨g, t⟩ = ‖g‖_q along one axis; 0 where g is 0.
-
-    With u = |g|/max|g| it is sign(g)·u^(q−1)/(Σu^q)^(1/p). For p = 1 it is the
-    first of the largest entries.
-    """
+    """The t of ‖t‖_p = 1 with ⟨g, t⟩ = ‖g‖_q along one axis; 0 where g is 0."""
     if p == math.inf:
         return torch.sgn(g)
     if p == 1:

@@ -58,12 +58,7 @@ class BatchCounter:
                 group["batch_size"] = self.total
 
     def _repeats(self) -> bool:
-        """Whether a call adds nothing: it is without gradients, or a recomputation.
-
-        A checkpoint calls the model twice, the second time in the backward pass. The
-        reentrant one, whose backward is an autograd function of its own, makes the
-        first call without gradients; then the second is the one that counts.
-        """
+        """Whether a call adds nothing: it is without gradients, or a recomputation."""
         if torch.compiler.is_compiling():
             return not torch.is_grad_enabled()
         node = torch._C._current_autograd_node()  # None outside a backward pass

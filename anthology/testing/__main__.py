@@ -19,35 +19,13 @@ from .contract import contract
 
 
 def find(path: str) -> Any:
-    """The object at a dotted path.
-
-    Parameters
-    ----------
-    path : str
-        Such as ``torch.optim.AdamW``.
-
-    Returns
-    -------
-    object
-        What stands there.
-    """
+    """The object at a dotted path."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def option(text: str) -> tuple[str, Any]:
-    """A ``name=value`` from the command line.
-
-    Parameters
-    ----------
-    text : str
-        The value is read as a Python literal, and as text if it is none.
-
-    Returns
-    -------
-    tuple
-        Name and value.
-    """
+    """A ``name=value`` from the command line."""
     name, found, value = text.partition("=")
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not name=value")
@@ -58,18 +36,7 @@ def option(text: str) -> tuple[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the suite and print the report.
-
-    Parameters
-    ----------
-    arguments : list of str, optional
-        Those of the command line by default.
-
-    Returns
-    -------
-    int
-        0 if every check passed, else 1.
-    """
+    """Run the suite and print the report."""
     parser = argparse.ArgumentParser(prog="python -m anthology.testing")
     parser.add_argument("optimizer", help="dotted path of the class")
     parser.add_argument("options", nargs="*", type=option, help="name=value")

@@ -66,18 +66,7 @@ class Checks(list[Check]):
     """A list of checks that functions enter by decoration."""
 
     def __call__(self, body: Callable[[Subject], None]) -> Callable[[Subject], None]:
-        """Enter a function; its name and docstring become the check's.
-
-        Parameters
-        ----------
-        body : callable
-            Takes a `Subject`; raises if the optimizer breaks the contract.
-
-        Returns
-        -------
-        callable
-            The function itself.
-        """
+        """Enter a function; its name and docstring become the check's."""
         name = body.__name__.replace("_", " ")
         harm = " ".join((inspect.getdoc(body) or "").split())
         self.append(Check(name, harm, body))

@@ -20,64 +20,23 @@ LONGEST_WARM_UP = 10
 
 
 def require(condition: bool, why: str) -> None:
-    """Raise with a reason unless the condition holds.
-
-    Parameters
-    ----------
-    condition : bool
-        What the contract demands.
-    why : str
-        What was seen instead.
-
-    Raises
-    ------
-    AssertionError
-        With that reason.
-    """
+    """Raise with a reason unless the condition holds."""
     if not condition:
         raise AssertionError(why)
 
 
 class Subject:
-    """Makes optimizers of the kind under test.
-
-    Parameters
-    ----------
-    factory : callable
-        Takes parameters (or named parameters, or groups), returns an optimizer.
-    """
+    """Makes optimizers of the kind under test."""
 
     def __init__(self, factory: Factory) -> None:
         self.factory = factory
 
     def fresh(self, params: Any) -> torch.optim.Optimizer:
-        """An optimizer of these parameters that has seen no gradient.
-
-        Parameters
-        ----------
-        params : iterable
-            As `torch.optim` takes them.
-
-        Returns
-        -------
-        torch.optim.Optimizer
-            A new one.
-        """
+        """An optimizer of these parameters that has seen no gradient."""
         return self.factory(params)
 
     def on(self, params: Any) -> torch.optim.Optimizer:
-        """An optimizer of these parameters, past the warm-up that it declares.
-
-        Parameters
-        ----------
-        params : iterable
-            As `torch.optim` takes them.
-
-        Returns
-        -------
-        torch.optim.Optimizer
-            A new one, whose next gradient must move its tensor from where it stood.
-        """
+        """An optimizer of these parameters, past the warm-up that it declares."""
         optimizer = self.fresh(params)
         tensors = [p for g in optimizer.param_groups for p in g["params"]]
         starts = [p.detach().clone() for p in tensors]
@@ -88,20 +47,7 @@ class Subject:
         return optimizer
 
     def warm(self, optimizer: torch.optim.Optimizer, *params: Tensor) -> int:
-        """Give tensors the gradients that the optimizer declares to watch only.
-
-        Parameters
-        ----------
-        optimizer : torch.optim.Optimizer
-            Its ``warmup_steps`` says how many.
-        *params : Tensor
-            All of them by default. Equal shapes get equal gradients.
-
-        Returns
-        -------
-        int
-            That number.
-        """
+        """Give tensors the gradients that the optimizer declares to watch only."""
         steps = declared_warm_up(optimizer)
         if not params:
             params = tuple(p for g in optimizer.param_groups for p in g["params"])
@@ -115,25 +61,7 @@ class Subject:
         return steps
 
     def having(self, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
-        """The same with other options: its class, called with its defaults and these.
-
-        Parameters
-        ----------
-        params : sequence of Tensor
-            Its parameters.
-        **options
-            What differs from the factory's own choice.
-
-        Returns
-        -------
-        torch.optim.Optimizer
-            A new one.
-
-        Raises
-        ------
-        AssertionError
-            If its constructor has no such option.
-        """
+        """The same with other options: its class."""
         model = self.factory(list(params))
         kind = type(model)
         known = inspect.signature(kind).parameters
@@ -146,23 +74,7 @@ class Subject:
 
 
 def declared_warm_up(optimizer: torch.optim.Optimizer) -> int:
-    """How many gradients a tensor is only watched for, by the optimizer's own word.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        Its attribute ``warmup_steps``, where it has one.
-
-    Returns
-    -------
-    int
-        Zero where it says nothing.
-
-    Raises
-    ------
-    AssertionError
-        If it is not a whole number from 0 to 10: a longer one could hide anything.
-    """
+    """How many gradients a tensor is only watched for, by the optimizer's own word."""
     steps = getattr(optimizer, "warmup_steps", 0)
     whole = isinstance(steps, int) and not isinstance(steps, bool)
     require(
@@ -174,49 +86,17 @@ def declared_warm_up(optimizer: torch.optim.Optimizer) -> int:
 
 
 def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A parameter of ones.
-
-    Parameters
-    ----------
-    *shape : int
-        Its shape, 4 × 3 if none is given.
-    dtype : torch.dtype
-        Its dtype.
-
-    Returns
-    -------
-    Tensor
-        A leaf that requires a gradient.
-    """
+    """A parameter of ones."""
     return torch.ones(shape or (4, 3), dtype=dtype).requires_grad_()
 
 
 def draw(p: Tensor) -> Tensor:
-    """A random gradient for a parameter.
-
-    Parameters
-    ----------
-    p : Tensor
-        The parameter.
-
-    Returns
-    -------
-    Tensor
-        Standard normal numbers in its shape and dtype.
-    """
+    """A random gradient for a parameter."""
     return torch.randn(p.shape, dtype=p.dtype)
 
 
 def feed(optimizer: torch.optim.Optimizer, *pairs: tuple[Tensor, Tensor]) -> None:
-    """Set gradients and take a step.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        The optimizer.
-    *pairs : tuple of Tensor
-        Parameters, each with its gradient.
-    """
+    """Set gradients and take a step."""
     for p, g in pairs:
         p.grad = g.clone()
     optimizer.step()
@@ -240,22 +120,7 @@ def quadratic_loss(p: Tensor) -> Tensor:
 
 
 def descend(subject: Subject, p: Tensor, steps: int) -> tuple[float, float]:
-    """Minimise the quadratic from where a parameter stands.
-
-    Parameters
-    ----------
-    subject : Subject
-        The optimizer under test.
-    p : Tensor
-        The parameter, moved in place.
-    steps : int
-        Number of steps.
-
-    Returns
-    -------
-    tuple of float
-        The loss before and after, summed in double precision.
-    """
+    """Minimise the quadratic from where a parameter stands."""
     optimizer = subject.on([p])
     before = _exact_loss(p)
     for _ in range(steps):

@@ -148,12 +148,7 @@ def entrywise_many(
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Many tensors, a program a block of any of them.
-
-    A row of the table has the addresses of p, g, m, v and of what was rounded off, its
-    place among numbers and flags, and its length; `owners` says for each program its
-    row and its block there.
-    """
+    """Many tensors, a program a block of any of them."""
     number = tl.load(owners + 2 * tl.program_id(0))
     block = tl.load(owners + 2 * tl.program_id(0) + 1)
     row = table + 7 * number

@@ -17,20 +17,7 @@ Values = dict[str, Tensor]
 
 
 class Laws:
-    """Follows the laws of gradient descent along symmetries, step by step.
-
-    Parameters
-    ----------
-    symmetries : sequence
-        As `find_symmetries` returns them.
-    names : collection of str
-        The parameters of the model.
-
-    Raises
-    ------
-    ValueError
-        If a symmetry is of a parameter that the model does not have.
-    """
+    """Follows the laws of gradient descent along symmetries, step by step."""
 
     def __init__(self, symmetries: Sequence[Symmetry], names: Sequence[str]) -> None:
         self._symmetries = list(symmetries)
@@ -44,15 +31,7 @@ class Laws:
         return bool(self._symmetries)
 
     def follow(self, old: Values, new: Values, shrink: Mapping[str, float]) -> None:
-        """Take in one step.
-
-        Parameters
-        ----------
-        old, new : dict
-            The weights before and after, by name; what did not move may be absent.
-        shrink : mapping
-            1 − ηκ by name.
-        """
+        """Take in one step."""
         for index, symmetry in enumerate(self._symmetries):
             if any(name not in old for name in symmetry.names):
                 continue
@@ -68,11 +47,7 @@ class Laws:
             self._expected[index] = after
 
     def readings(self, now: Values) -> dict[str, dict[str, Tensor | float]]:
-        """Lengths of the weights, or of the sums: measured, predicted; and the drift.
-
-        The drift is in the units of the weights: the length of what they moved along
-        the symmetry beyond the law.
-        """
+        """Lengths of the weights, or of the sums: measured, predicted."""
         rows: dict[str, dict[str, Tensor | float]] = {}
         for symmetry, expected in zip(self._symmetries, self._expected, strict=True):
             if expected is None:
@@ -96,10 +71,7 @@ class Laws:
 def shrinkage(
     optimizer: torch.optim.Optimizer, p: Tensor, group: Mapping[str, Any]
 ) -> float:
-    """1 − ηκ: what weight decay alone leaves of a weight in one step.
-
-    NaN for cautious decay, which asks each entry and follows no law.
-    """
+    """1 − ηκ: what weight decay alone leaves of a weight in one step."""
     if p.grad is None:
         return 1.0
     lr = float(group["lr"])

@@ -172,10 +172,7 @@ def of_penalty(
 def sharpest(
     batch: FixedBatch, optimizer: torch.optim.Optimizer, layers: Sequence[Watched]
 ) -> dict[str, float]:
-    """Largest eigenvalue of P⁻¹H, and what it is to be compared with.
-
-    Tensors without a gradient did not move, and do not count.
-    """
+    """Largest eigenvalue of P⁻¹H, and what it is to be compared with."""
     layers = [x for x in layers if x.tensor.grad is not None]
     if not layers:
         return dict.fromkeys(("sharpness", "product", "limit", "stable"), math.nan)

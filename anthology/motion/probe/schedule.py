@@ -14,24 +14,7 @@ PARTS = (*FREE, *ON_THE_BATCH, *ASKED_FOR)
 
 
 class Schedule:
-    """The steps at which each part is due.
-
-    Parameters
-    ----------
-    every : int or mapping
-        Interval of all parts, or by part, 1 where there is none.
-    parts : collection of str or None
-        What is wanted; None is what there is without asking.
-    has_loss : bool
-        Whether there is a fixed batch.
-    has_symmetries : bool
-        Whether there are symmetries.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the arguments of the probe are wrong.
-    """
+    """The steps at which each part is due."""
 
     def __init__(
         self,

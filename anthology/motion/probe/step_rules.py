@@ -27,11 +27,7 @@ _ROOTED_HERE = {torch.optim.RMSprop: "square_avg", torch.optim.Adagrad: "sum"}
 
 
 def own_norm(optimizer: torch.optim.Optimizer, p: Tensor, group: Group) -> Norm:
-    """The norm in which an optimizer measures a step of one tensor.
-
-    That of the group; else that of the card of the class; for classes of torch
-    the one that their rule comes down to without averages.
-    """
+    """The norm in which an optimizer measures a step of one tensor."""
     given: Norm | str | None = group.get("norm")
     if given is not None:
         return norm_for(p, given)
@@ -59,11 +55,7 @@ def is_plain(optimizer: torch.optim.Optimizer, group: Group) -> bool:
 def penalty(
     optimizer: torch.optim.Optimizer, duals: Sequence[Tensor], norms: Sequence[Norm]
 ) -> Tensor:
-    """φ(∇f) of the whole model from the dual norms of its tensors.
-
-    Steps of a length in proportion to the gradient: ½‖∇f‖_*². Steps of a fixed
-    length: ‖∇f‖_*. Euclidean parts add in squares, others as they are.
-    """
+    """φ(∇f) of the whole model from the dual norms of its tensors."""
     parts = torch.stack([d.double() for d in duals])
     flat = all(isinstance(norm, L2) for norm in norms)
     total = parts.square().sum().sqrt() if flat else parts.sum()
@@ -75,10 +67,7 @@ def penalty(
 def metric(
     optimizer: torch.optim.Optimizer, p: Tensor, group: Group
 ) -> Tensor | float | None:
-    """P⁻¹: what multiplies the averaged gradient of a tensor, entry by entry.
-
-    None where the step is no such product, or the averages do not exist yet.
-    """
+    """P⁻¹: what multiplies the averaged gradient of a tensor, entry by entry."""
     if is_plain(optimizer, group):
         return 1.0
     state = optimizer.state.get(p, {})
@@ -96,15 +85,7 @@ def metric(
 
 
 def ends(optimizer: torch.optim.Optimizer, group: Group) -> tuple[float, float]:
-    r"""ηλ at which the motion of the weights ends, and at which the method does.
-
-    On a quadratic with eigenvalue λ the step with momentum β has two multipliers z.
-    The weights alone follow a motion, whose series in η converges, as long as both
-    are real and positive; the method is stable while they are below 1. Without
-    momentum that gives 1 and 2. With heavy ball (1 − √β)² and 2(1 + β), with
-    Nesterov's form ((1 − β)/(1 + β))² and 2(1 + β)/(1 + 2β), for η that multiplies
-    a sum of gradients; an average divides both by 1 − β.
-    """
+    """ηλ at which the motion of the weights ends, and at which the method does."""
     beta, weight = _momentum(optimizer, group)
     if group.get("nesterov"):
         motion = ((1 - beta) / (1 + beta)) ** 2

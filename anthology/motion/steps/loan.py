@@ -13,11 +13,7 @@ from torch.optim import Optimizer
 
 
 class Loan:
-    """Everything of an optimizer that a step may touch, to be put back.
-
-    The state is taken away rather than copied: during the loan the optimizer
-    works on other tensors, so that its own never change.
-    """
+    """Everything of an optimizer that a step may touch, to be put back."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer

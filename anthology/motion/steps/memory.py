@@ -24,10 +24,7 @@ class Group(NamedTuple):
 
 
 class Recording(dict[str, Any]):
-    """A parameter's state that remembers the first value of every entry.
-
-    Counters and other single numbers are made float64, as they are in the map.
-    """
+    """A parameter's state that remembers the first value of every entry."""
 
     def __init__(self, entries: Mapping[str, Any] | None = None) -> None:
         super().__init__()

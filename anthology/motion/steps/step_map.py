@@ -171,26 +171,7 @@ class StepMap:
         return f"StepMap({name}: {self.count} parameters, {rest} numbers of state)"
 
     def __call__(self, v: Tensor) -> Tensor:
-        """The point after one step from ``v``; the optimizer stays as it is.
-
-        Parameters
-        ----------
-        v : Tensor
-            Shape (n,), float64.
-
-        Returns
-        -------
-        Tensor
-            Shape (n,), without a gradient.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``v`` is no float64 vector of length n.
-        RuntimeError
-            If the step changes an entry that is kept constant, or makes or
-            drops one.
-        """
+        """The point after one step from ``v``; the optimizer stays as it is."""
         return self._walk(v, 1)[0]
 
     def parameters(self, v: Tensor) -> Tensor:

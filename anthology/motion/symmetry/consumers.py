@@ -20,22 +20,7 @@ _NORMALISATIONS = (
 def consumers(
     model: nn.Module, loss: Callable[[Callable[..., Any]], Tensor]
 ) -> dict[str, str]:
-    """By name of a parameter, the normalisation or the loss that its layer feeds.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Evaluated once.
-    loss : callable
-        The loss, given a function to be called like the model.
-
-    Returns
-    -------
-    dict
-        ``"feeds …"`` for parameters whose module's output reaches a normalisation
-        layer, or the end of the model, with nothing but operations of one input
-        (views, activations, dropout) in between.
-    """
+    """By name of a parameter, the normalisation or the loss that its layer feeds."""
     producers: dict[Any, str] = {}
     reasons: dict[str, str] = {}
 

@@ -23,17 +23,7 @@ _EPSILONS = ("eps", "epsilon", "variance_epsilon")
 
 
 class Place:
-    """Values for all trainable parameters of a model, with loss and gradient there.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Its parameters are overwritten at each evaluation.
-    loss : callable
-        The loss, given a function to be called like the model.
-    seed : int, optional
-        Moves away from the weights of the model at random: zeros hide gradients.
-    """
+    """Values for all trainable parameters of a model, with loss and gradient there."""
 
     def __init__(self, model: nn.Module, loss: Loss, seed: int | None = None) -> None:
         self._batch = FixedBatch(model, loss)

@@ -15,22 +15,7 @@ from .state import real, state_dtype
 
 
 def agree(place: Place, items: list[Seen], optimizer: Any) -> set[Seen]:
-    """One message: which tensors have a gradient anywhere, which a bad one or zero.
-
-    Parameters
-    ----------
-    place : Place
-        The processes of one mesh.
-    items : list of Seen
-        Its tensors, the same everywhere; ``finite`` and ``moved`` are written.
-    optimizer : BaseOptimizer
-        Says how large a gradient may be.
-
-    Returns
-    -------
-    set of Seen
-        Those of which at least one process has a gradient.
-    """
+    """One message: which tensors have a gradient anywhere, which a bad one or zero."""
     with_grad = [item for item in items if item.grad is not None and item.grad.numel()]
     grads = [real(item.grad) for item in with_grad]  # type: ignore[arg-type]
     limits = [_limit(item, optimizer) for item in with_grad]

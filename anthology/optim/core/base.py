@@ -31,18 +31,7 @@ Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tenso
 
 
 def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters among the arguments of a constructor.
-
-    Parameters
-    ----------
-    arguments : mapping
-        ``locals()``, taken in its first line.
-
-    Returns
-    -------
-    dict
-        All but the object and its parameters, in the order of the signature.
-    """
+    """The hyper-parameters among the arguments of a constructor."""
     others = ("self", "params", "__class__")
     return {name: value for name, value in arguments.items() if name not in others}
 

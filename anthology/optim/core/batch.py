@@ -282,12 +282,7 @@ SMALL = 2**14
 def _readable_flags(
     grads: list[Tensor], limits: list[float], stack: bool = False
 ) -> list[bool]:
-    """Whether each gradient is finite and within its limit.
-
-    Small ones are bounded together, by their Euclidean norms or, faster but in memory
-    of its own, by the entries of their stack. They are looked at one by one only where
-    the bound does not settle it.
-    """
+    """Whether each gradient is finite and within its limit."""
     shapes = {g.shape for g in grads}
     if len(grads) > 2 and max(shape.numel() for shape in shapes) < SMALL:
         if stack and len(shapes) == 1:

@@ -30,20 +30,7 @@ def numbered(groups: Any) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
 
 
 def packed(shards: Any, saved: dict[str, Any]) -> dict[str, Any]:
-    """A state dict with DTensors in it.
-
-    Parameters
-    ----------
-    shards : Shards
-        The layer.
-    saved : dict
-        What `torch.optim` made of the local state; not written.
-
-    Returns
-    -------
-    dict
-        With an equal set of entries on every process.
-    """
+    """A state dict with DTensors in it."""
     optimizer = shards.optimizer
     state: dict[Any, Any] = dict(saved["state"])
     for number, p, group in numbered(optimizer.param_groups):
@@ -69,24 +56,7 @@ def packed(shards: Any, saved: dict[str, Any]) -> dict[str, Any]:
 def told(
     shards: Any, p: Any, group: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """Entries of the state of a DTensor parameter, as DTensors.
-
-    Parameters
-    ----------
-    shards : Shards
-        The layer.
-    p : DTensor
-        The parameter, of a mesh of which this process is one.
-    group : mapping
-        Its group.
-    state : mapping of str to Tensor
-        What this process keeps of them; of whole tensors the owner's count.
-
-    Returns
-    -------
-    dict of str to Tensor
-        The same names on every process.
-    """
+    """Entries of the state of a DTensor parameter, as DTensors."""
     optimizer = shards.optimizer
     if not optimizer.needs_whole(optimizer.group_of(p, group)):
         return {name: _wrapped(p, x) for name, x in state.items()}
@@ -144,24 +114,7 @@ def _given(
 
 
 def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
-    """The local state of a DTensor parameter, from a checkpoint.
-
-    Parameters
-    ----------
-    shards : Shards
-        The layer.
-    p : DTensor
-        The parameter.
-    group : dict
-        Its group.
-    saved : mapping
-        DTensors, or plain tensors that are whole.
-
-    Returns
-    -------
-    dict of str to Tensor
-        As the rule will see it, in the dtypes of a fresh state.
-    """
+    """The local state of a DTensor parameter, from a checkpoint."""
     optimizer, place = shards.optimizer, shards.place(p)
     if place is None:
         return {}
@@ -184,20 +137,7 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
 
 
 def agreed(shards: Any, found: list[str]) -> list[str]:
-    """What was found here or by another process, so that all go on or none does.
-
-    Parameters
-    ----------
-    shards : Shards
-        The layer.
-    found : list of str
-        Here; all processes of the meshes must call this.
-
-    Returns
-    -------
-    list of str
-        Empty if no process has found anything.
-    """
+    """What was found here or by another process, so that all go on or none does."""
     params = [p for _, p, _ in numbered(shards.optimizer.param_groups)]
     places = [shards.place(p) for p in params if isinstance(p, DTensor) and p.numel()]
     for place in dict.fromkeys(x for x in places if x is not None):

@@ -24,33 +24,12 @@ _kernels: dict[Any, Kernel | Lists | None] = {}
 
 
 def compiled_kernels() -> int:
-    """How many passes have been compiled so far in this process.
-
-    Returns
-    -------
-    int
-        It grows with a new dtype or choice of options, and not with new rates, step
-        counts, shapes or whatever else a class lists as its `numbers`.
-    """
+    """How many passes have been compiled so far in this process."""
     return sum(kernel is not None for kernel in _kernels.values())
 
 
 def run(optimizer: Any, batch: Batch) -> list[Tensor]:
-    """One step of the tensors of a batch that compiled passes can take.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        One whose rule works entry by entry.
-    batch : Batch
-        Not opened; not changed.
-
-    Returns
-    -------
-    list of Tensor
-        Those that do not lie flat in the memory, or are a single number: still to be
-        done.
-    """
+    """One step of the tensors of a batch that compiled passes can take."""
     passes = Passes(optimizer, batch.group)
     left = passes.run(batch.tensors)
     passes.finish()
@@ -58,15 +37,7 @@ def run(optimizer: Any, batch: Batch) -> list[Tensor]:
 
 
 class Passes:
-    """The passes over tensors of one group in one step.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        One whose rule works entry by entry.
-    group : dict
-        The hyper-parameters, with ``lr`` resolved.
-    """
+    """The passes over tensors of one group in one step."""
 
     def __init__(self, optimizer: Any, group: Mapping[str, Any]) -> None:
         self.optimizer, self.group = optimizer, group
@@ -78,18 +49,7 @@ class Passes:
         self.states: list[State] = []
 
     def run(self, tensors: list[Tensor]) -> list[Tensor]:
-        """One step of those that lie flat in the memory.
-
-        Parameters
-        ----------
-        tensors : list of Tensor
-            Of one device and dtype, with dense gradients.
-
-        Returns
-        -------
-        list of Tensor
-            Those that do not, or are a single number: still to be done.
-        """
+        """One step of those that lie flat in the memory."""
         states = states_of(self.optimizer, tensors, self.group)
         sorts, left = _sorts(tensors, states)
         for sort in sorts:
@@ -196,11 +156,7 @@ class _Sort(NamedTuple):
 def _sorts(
     tensors: list[Tensor], states: list[State]
 ) -> tuple[list[_Sort], list[Tensor]]:
-    """All tensors by sort, and those that do not fit.
-
-    Mostly all are of one sort, which is found out entry by entry; only where it is
-    not so are the tensors looked at one by one.
-    """
+    """All tensors by sort, and those that do not fit."""
     if len({tuple(state) for state in states}) == 1:
         sort = _sort(tensors, states)
         if _uniform(sort):

@@ -30,18 +30,7 @@ Kernel = Callable[..., Any]
 
 
 def missing_compiler(device: torch.device) -> str:
-    """What `torch.compile` lacks here; nothing if it is all there.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the parameters are.
-
-    Returns
-    -------
-    str
-        ``a C++ compiler (g++ or clang++)``, ``triton``, or the empty string.
-    """
+    """What `torch.compile` lacks here; nothing if it is all there."""
     if device.type == "cpu":
         named, path = os.environ.get("CXX", ""), os.environ.get("PATH", "")
         return "" if _compiler(named, path) else "a C++ compiler (g++ or clang++)"
@@ -67,21 +56,7 @@ OWN = 3
 
 
 def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
-    """Hyper-parameters by name, out of the numbers that compiled code reads.
-
-    Parameters
-    ----------
-    names : sequence of str
-        In their order; ``betas`` are two.
-    numbers : Tensor
-        `HEAD`; for each hyper-parameter the first three numbers of a `Coefficient`;
-        for each β the others.
-
-    Returns
-    -------
-    dict
-        A `Coefficient` each, or two.
-    """
+    """Hyper-parameters by name, out of the numbers that compiled code reads."""
     found: dict[str, Any] = {}
     at = len(HEAD)
     last = at + OWN * (len(names) + ("betas" in names))
@@ -104,27 +79,7 @@ def plain_step(
     kind: Any,
     varying: Sequence[str] = (),
 ) -> Kernel:
-    """``rule.single`` as a function of flat tensors.
-
-    Parameters
-    ----------
-    rule : type
-        An optimizer that works entry by entry.
-    plain : mapping
-        Its hyper-parameters that are constants of the code.
-    names : list of str
-        The entries of the state.
-    kind : torch.dtype
-        In which to compute.
-    varying : sequence of str
-        The hyper-parameters that are numbers to be read, see `coefficients`.
-
-    Returns
-    -------
-    callable
-        Of a list: parameter, gradient, the numbers, and the state. It writes all but
-        the gradient and the numbers.
-    """
+    """``rule.single`` as a function of flat tensors."""
     constants = {
         name: getattr(rule, name)
         for name in dir(rule)
@@ -147,23 +102,7 @@ def plain_step(
 
 
 def flat_step(pure: Kernel, kind: Any, zero_is_none: bool) -> Kernel:
-    """The same, only where the gradient is finite, and none of zeros if told so.
-
-    Parameters
-    ----------
-    pure : callable
-        From `plain_step`.
-    kind : torch.dtype
-        In which it computes.
-    zero_is_none : bool
-        Whether a gradient of zeros is treated as none.
-
-    Returns
-    -------
-    callable
-        It returns, 0-d, 1 where it wrote, 0 where the gradient is not finite, and 2
-        where it is zero and treated as none.
-    """
+    """The same, only where the gradient is finite, and none of zeros if told so."""
 
     def step(xs: list[Tensor]) -> Tensor:
         p, g, numbers, *entries = xs
@@ -182,20 +121,7 @@ def flat_step(pure: Kernel, kind: Any, zero_is_none: bool) -> Kernel:
 
 
 def at_most(limit: float, kind: torch.dtype) -> float:
-    """The largest number of a dtype that is not above a limit.
-
-    Parameters
-    ----------
-    limit : float
-        Above zero.
-    kind : torch.dtype
-        float32 or float64.
-
-    Returns
-    -------
-    float
-        The limit, rounded down.
-    """
+    """The largest number of a dtype that is not above a limit."""
     if kind == torch.float64:
         return limit
     near = ctypes.c_float(limit).value  # no tensor, of which one would have to read

@@ -28,49 +28,19 @@ PEAK = "peak_lr"
 
 
 def check_decay(group: Mapping[str, Any]) -> None:
-    """Refuse a kind of decay that is not known, and a largest rate that is none.
-
-    Parameters
-    ----------
-    group : mapping
-        Its ``decay`` and ``max_lr``; none means ``"plain"`` and not said.
-
-    Raises
-    ------
-    ValueError
-        Saying what would be right.
-    """
+    """Refuse a kind of decay that is not known, and a largest rate that is none."""
     one_of("decay", group.get("decay", "plain"), KINDS)
     if group.get("max_lr") is not None:
         at_least_zero("max_lr", group["max_lr"])
 
 
 def apart(group: Mapping[str, Any]) -> bool:
-    """Whether the weights of a group decay here, and its rule runs without.
-
-    Parameters
-    ----------
-    group : mapping
-        Its hyper-parameters.
-
-    Returns
-    -------
-    bool
-        False for plain decay and where there is none.
-    """
+    """Whether the weights of a group decay here, and its rule runs without."""
     return group.get("decay", "plain") != "plain" and bool(group["weight_decay"])
 
 
 def note_peaks(groups: Iterable[dict[str, Any]]) -> None:
-    """Keep the largest rate of a schedule, under `PEAK`, where decay asks for it.
-
-    Parameters
-    ----------
-    groups : iterable of dict
-        Before a step. The largest rate is ``max_lr`` where it is given, by the user or
-        by ``OneCycleLR``, and else the largest of the rate now, those before, and the
-        ``initial_lr`` that the schedules of PyTorch leave.
-    """
+    """Keep the largest rate of a schedule, under `PEAK`, where decay asks for it."""
     for group in groups:
         if "corrected" in group.get("decay", "plain"):
             names = ("lr", "initial_lr", PEAK)
@@ -83,18 +53,7 @@ def note_peaks(groups: Iterable[dict[str, Any]]) -> None:
 
 
 def share(group: Mapping[str, Any]) -> Any:
-    """η/η_max of corrected decay; 1 for the other kinds, and where η is zero.
-
-    Parameters
-    ----------
-    group : mapping
-        Its ``lr`` and what `note_peaks` has kept.
-
-    Returns
-    -------
-    float or Tensor
-        A tensor where one of the rates is one.
-    """
+    """η/η_max of corrected decay; 1 for the other kinds, and where η is zero."""
     if "corrected" not in group.get("decay", "plain") or PEAK not in group:
         return 1.0
     lr, peak = group["lr"], group[PEAK]
@@ -104,15 +63,7 @@ def share(group: Mapping[str, Any]) -> Any:
 
 
 class Decay:
-    """What is to be taken from the parameters of a batch once its rule has run.
-
-    Parameters
-    ----------
-    params : list of Tensor
-        As the rule will see them; copied.
-    group : mapping
-        With the decay.
-    """
+    """What is to be taken from the parameters of a batch once its rule has run."""
 
     def __init__(self, params: list[Tensor], group: Mapping[str, Any]) -> None:
         self.old = [p.clone() for p in params]
@@ -120,18 +71,7 @@ class Decay:
         self.cautious = "cautious" in group["decay"]
 
     def act(self, params: list[Tensor], rates: Any, early: list[Any]) -> None:
-        """Take it.
-
-        Parameters
-        ----------
-        params : list of Tensor
-            As the rule left them; written in place.
-        rates : float, Tensor or list of either
-            What multiplies κ: one for all, or one a tensor.
-        early : list
-            For each tensor whether its rule may still only watch: where that has left
-            it in its place, it does not decay.
-        """
+        """Take it."""
         if not params:
             return
         taken = self._agreeing(params) if self.cautious else self.old

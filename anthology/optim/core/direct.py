@@ -27,27 +27,7 @@ UNKNOWN: tuple[type[Exception], ...] = (
 
 
 def compile_direct(pure: Pure, example: list[Tensor], *, store: bool = False) -> Kernel:
-    """Compile a function that writes into some tensors and returns one or none.
-
-    Should the way past the guards be closed in another version of PyTorch, or lead
-    elsewhere than the eager twin, the public one is taken.
-
-    Parameters
-    ----------
-    pure : callable
-        Of a list of tensors. It must treat sizes that are equal in `example` as equal.
-    example : list of Tensor
-        What it takes. Every size above 16 may be any other one of at least 2; each
-        such number stands for one size. Smaller ones are fixed.
-    store : bool
-        Keep what is computed and then both stored and summed, so that storing and
-        summing are one loop and not two. Default False.
-
-    Returns
-    -------
-    callable
-        Like `pure`, but of the tensors one by one.
-    """
+    """Compile a function that writes into some tensors and returns one or none."""
     try:
         direct = _direct(*captured(pure, example, store=store))
         if agree(direct, pure, example):
@@ -65,24 +45,7 @@ def compile_direct(pure: Pure, example: list[Tensor], *, store: bool = False) ->
 def captured(
     pure: Pure, example: list[Tensor], *, store: bool = False
 ) -> tuple[Any, list[tuple[int, int | None]]]:
-    """The code that the compiler made of a function, and what that code takes.
-
-    Parameters
-    ----------
-    pure, example, store
-        As for `compile_direct`.
-
-    Returns
-    -------
-    tuple
-        A callable of one list of arguments, and of each argument which tensor of
-        `example` it is and None, or which axis of which tensor has that size.
-
-    Raises
-    ------
-    Exception
-        One of `UNKNOWN`, if this version of PyTorch compiles in another way.
-    """
+    """The code that the compiler made of a function, and what that code takes."""
     made: dict[str, Any] = {}
 
     def backend(graph: Any, inputs: Any) -> Any:
@@ -161,20 +124,7 @@ def _direct(call: Any, places: list[tuple[int, int | None]]) -> Kernel:
 
 
 def agree(kernel: Kernel, pure: Pure, example: list[Tensor]) -> bool:
-    """Whether compiled code does on small tensors what its eager twin does.
-
-    Parameters
-    ----------
-    kernel, pure : callable
-        The code, of tensors one by one, and its twin, of a list of them.
-    example : list of Tensor
-        As for `compile_direct`.
-
-    Returns
-    -------
-    bool
-        Both write and return the same up to rounding.
-    """
+    """Whether compiled code does on small tensors what its eager twin does."""
     sizes = {n for x in example for n in x.shape if n > FIXED}
     small = {n: 35 + 2 * rank for rank, n in enumerate(sorted(sizes))}
     ours = [_numbers_like(x, i, small) for i, x in enumerate(example)]

@@ -26,22 +26,7 @@ WAYS = (None, False, True, "compile", "triton")
 
 
 def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
-    """Refuse a ``fused`` that this rule does not have, or that cannot be combined.
-
-    Parameters
-    ----------
-    rule : type
-        The class of the optimizer.
-    group : mapping
-        The defaults, or a group completed by the defaults.
-
-    Raises
-    ------
-    ValueError
-        If the value is none of `WAYS`, or the rule couples entries or tensors.
-    RuntimeError
-        If `foreach` or `differentiable` is asked for at the same time.
-    """
+    """Refuse a ``fused`` that this rule does not have, or that cannot be combined."""
     way = group.get("fused")
     if not (way is None or isinstance(way, bool | str) and way in WAYS):
         raise ValueError(
@@ -62,28 +47,7 @@ def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
 
 
 def way_of(optimizer: Any, batch: Batch) -> str:
-    """How a batch is computed.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Its class says whether it has list operations, or a fused kernel of PyTorch.
-    batch : Batch
-        Its group holds the flags.
-
-    Returns
-    -------
-    str
-        ``"loop"``, ``"foreach"``, ``"torch"`` for a fused kernel of PyTorch,
-        ``"compile"`` or ``"triton"``.
-
-    Raises
-    ------
-    RuntimeError
-        If ``fused="compile"``, or ``fused=True`` where only compiling makes one pass,
-        and there is no compiler, or if ``fused="triton"`` and there is no Triton or
-        no CUDA device. Nothing has changed then.
-    """
+    """How a batch is computed."""
     fused = batch.group.get("fused")
     if not fused or not {type(p) for p in batch.tensors} <= PLAIN:
         return "foreach" if batch.foreach else "loop"
@@ -111,15 +75,7 @@ def way_of(optimizer: Any, batch: Batch) -> str:
 
 
 def apply(optimizer: Any, batches: list[Batch]) -> None:
-    """Run a rule over all batches.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Whose rule it is.
-    batches : list of Batch
-        Not yet opened.
-    """
+    """Run a rule over all batches."""
     ways = [way_of(optimizer, batch) for batch in batches]
     for batch, way in zip(batches, ways, strict=True):
         if way == "triton" and not _joint(batch):

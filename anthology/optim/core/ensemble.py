@@ -19,26 +19,7 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 
 def member_by_member(call: Callable[..., Any], *arguments: Any) -> Any:
-    """A function of its arguments, also where ``vmap`` has made an ensemble of them.
-
-    Parameters
-    ----------
-    call : callable
-        Of `arguments`; what it returns must be alike for all members but for its
-        tensors.
-    *arguments
-        Dicts, lists and tuples of tensors and of what is no tensor.
-
-    Returns
-    -------
-    object
-        What `call` returns.
-
-    Raises
-    ------
-    RuntimeError
-        If a derivative is taken through it inside of ``vmap``, not around.
-    """
+    """A function of its arguments, also where ``vmap`` has made an ensemble of them."""
     leaves, shape = tree_flatten(arguments)
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     tensors = [leaves[i] for i in places]

@@ -10,17 +10,6 @@ from torch import Tensor
 
 @torch.no_grad()
 def nonzero_flags(grads: list[Tensor]) -> list[Tensor]:
-    """Whether each gradient has an entry that is not zero; nothing is read back.
-
-    Parameters
-    ----------
-    grads : list of Tensor
-        Real, not empty, on one device.
-
-    Returns
-    -------
-    list of Tensor
-        0-d booleans; True where an entry is NaN.
-    """
+    """Whether each gradient has an entry that is not zero; nothing is read back."""
     largest = torch.stack(torch._foreach_norm(grads, ord=math.inf))
     return list((largest != 0).unbind())

@@ -25,18 +25,7 @@ LINES = 8  # of an error
 
 
 def lineage(kind: type) -> list[str]:
-    """The name of a class, and of the public optimizers it derives from.
-
-    Parameters
-    ----------
-    kind : type
-        A subclass of `BaseOptimizer`.
-
-    Returns
-    -------
-    list of str
-        ``["AdamW", "Adam"]`` and the like, its own name first.
-    """
+    """The name of a class, and of the public optimizers it derives from."""
     others = [
         base.__name__
         for base in kind.__mro__[1:]
@@ -49,20 +38,7 @@ def lineage(kind: type) -> list[str]:
 
 
 class Fit:
-    """A checkpoint held against an optimizer.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Not written.
-    saved : mapping
-        The state dict, after the hooks.
-
-    Raises
-    ------
-    ValueError
-        If it is no state dict of an optimizer.
-    """
+    """A checkpoint held against an optimizer."""
 
     def __init__(self, optimizer: Any, saved: Mapping[str, Any]) -> None:
         if not is_state_dict(saved):
@@ -89,13 +65,7 @@ class Fit:
             self._look(number, group)
 
     def refuse(self) -> None:
-        """Raise if something does not fit.
-
-        Raises
-        ------
-        ValueError
-            With both classes and all that does not fit, by parameter.
-        """
+        """Raise if something does not fit."""
         if not self.faults:
             return
         mine = self.own[0]
@@ -214,18 +184,7 @@ class Fit:
 
 
 def is_state_dict(saved: Any) -> bool:
-    """Whether something has the form of what ``state_dict`` returns.
-
-    Parameters
-    ----------
-    saved : object
-        Anything.
-
-    Returns
-    -------
-    bool
-        Of what the groups hold, only ``params`` is looked for.
-    """
+    """Whether something has the form of what ``state_dict`` returns."""
     groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
     return (
         isinstance(saved.get("state"), Mapping)

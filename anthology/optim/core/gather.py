@@ -21,24 +21,7 @@ DEVICE_BATCH = 2**24
 
 
 def gather(optimizer: Any) -> list[Batch]:
-    """Every tensor that has a gradient, in batches that are not yet opened.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Its groups are looked through in order.
-
-    Returns
-    -------
-    list of Batch
-        Nothing has been written so far.
-
-    Raises
-    ------
-    RuntimeError
-        If a gradient of any group is sparse, or a tensor of a group with
-        ``fused=True`` holds no numbers.
-    """
+    """Every tensor that has a gradient, in batches that are not yet opened."""
     groups = optimizer.rule_groups
     chosen = [_with_gradient(optimizer, group) for group in groups]
     shards = getattr(optimizer, "_shards", None)
@@ -53,20 +36,7 @@ def gather(optimizer: Any) -> list[Batch]:
 
 
 def must_hold_numbers(tensors: list[Tensor], group: Mapping[str, Any]) -> None:
-    """Refuse what a fused pass cannot go over.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        Parameters.
-    group : mapping
-        Their group.
-
-    Raises
-    ------
-    RuntimeError
-        If the group has ``fused=True`` and a tensor is on the meta device.
-    """
+    """Refuse what a fused pass cannot go over."""
     if group.get("fused") is True and any(p.is_meta for p in tensors):
         raise RuntimeError(
             "`fused=True` requires parameters that hold numbers, and "
@@ -76,21 +46,7 @@ def must_hold_numbers(tensors: list[Tensor], group: Mapping[str, Any]) -> None:
 
 
 def shown(optimizer: Any, p: Tensor) -> Tensor | None:
-    """What a rule sees of a parameter in this step.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Whose step it is.
-    p : Tensor
-        One of its parameters.
-
-    Returns
-    -------
-    Tensor or None
-        The parameter; for a DTensor its shard, or the whole of it on the process that
-        computes it and None on the others.
-    """
+    """What a rule sees of a parameter in this step."""
     shards = getattr(optimizer, "_shards", None)
     found: Tensor | None = p if shards is None else shards.shown(p)
     return found
@@ -114,24 +70,7 @@ def split(
     label: Callable[[Tensor], Any] | None = None,
     together: int = CPU_BATCH,
 ) -> list[list[Tensor]]:
-    """Split a list by device, dtype and total size, keeping its order.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        The tensors of one group.
-    label : callable, optional
-        What beside device and dtype must not be mixed.
-    together : int
-        How many numbers may go together on a CPU. Default `CPU_BATCH`; a device takes
-        `DEVICE_BATCH` at least.
-
-    Returns
-    -------
-    list of list of Tensor
-        Parts of one device and dtype; a part is larger than the limit only if it
-        is a single tensor.
-    """
+    """Split a list by device, dtype and total size, keeping its order."""
     kinds: dict[Any, list[Tensor]] = {}
     if label is None and len({(p.device, p.dtype) for p in tensors}) == 1:
         kinds[None] = tensors
@@ -154,20 +93,7 @@ def split(
 
 
 def resolve_lr(lr: float | Tensor, device: torch.device) -> float | Tensor:
-    """The learning rate as a float where reading it is free, else as a 0-d tensor.
-
-    Parameters
-    ----------
-    lr : float or Tensor
-        As it stands in the group.
-    device : torch.device
-        Where the parameters are.
-
-    Returns
-    -------
-    float or Tensor
-        A tensor only if autograd follows it or the host would have to wait for it.
-    """
+    """The learning rate as a float where reading it is free, else as a 0-d tensor."""
     if not isinstance(lr, Tensor):
         return lr
     if lr.requires_grad:

@@ -19,31 +19,7 @@ ROUND = 2**24
 
 @dataclass(eq=False)
 class Seen:
-    """A DTensor parameter during one step, as this process sees it.
-
-    Attributes
-    ----------
-    p : DTensor
-        The parameter.
-    group : dict
-        Its parameter group.
-    place : Place
-        The processes that share it.
-    owner : int or None
-        Which of them computes it whole; None where each works on its shard.
-    local : Tensor
-        The shard of this process, sharing its memory where `placements` are its own.
-    placements : sequence of Placement
-        How the whole is put together; copies where its shards are no plain boxes.
-    grad : Tensor or None
-        The gradient's shard.
-    stand : Tensor or None
-        What the rule sees: the shard, the whole tensor, or nothing.
-    finite : Tensor or None
-        0-d, whether the whole gradient is finite.
-    moved : Tensor or None
-        0-d, whether the whole gradient is not zero, where a zero counts as none.
-    """
+    """A DTensor parameter during one step, as this process sees it."""
 
     p: Any
     group: dict[str, Any]
@@ -88,11 +64,7 @@ class Seen:
 
 
 def seen(p: Any, group: dict[str, Any], place: Place, owner: int | None) -> Seen:
-    """A DTensor as this process sees it; see `Seen`.
-
-    Shards that are no boxes of the whole (those of FSDP2 over tensor parallelism) are
-    put together by PyTorch on every process, if the rule needs the whole.
-    """
+    """A DTensor as this process sees it; see `Seen`."""
     placements = p.placements
     shown = p.detach()
     if owner is not None and any(type(x) not in (Shard, Replicate) for x in placements):
@@ -112,15 +84,7 @@ def restore(item: Seen) -> None:
 
 
 class Round:
-    """Some tensors of one mesh and dtype that travel together.
-
-    Parameters
-    ----------
-    items : list of Seen
-        At least one, with owners.
-    grads : bool
-        Whether the gradients travel too. Default True.
-    """
+    """Some tensors of one mesh and dtype that travel together."""
 
     def __init__(self, items: list[Seen], grads: bool = True) -> None:
         self.items, self.grads = items, grads
@@ -197,21 +161,7 @@ class Round:
 
 
 def rounds_of(items: list[Seen], grads: bool = True) -> list[Round]:
-    """Split tensors into rounds in which every owner has about as much to get.
-
-    Parameters
-    ----------
-    items : list of Seen
-        With owners; the same on all processes of their mesh.
-    grads : bool
-        Whether the gradients travel too. Default True.
-
-    Returns
-    -------
-    list of Round
-        The tensors of one owner in their order, no more than `ROUND` numbers of them
-        in one round save for a single tensor; of one mesh, device and dtype.
-    """
+    """Split tensors into rounds in which every owner has about as much to get."""
     parts: dict[Any, list[Seen]] = {}
     got: dict[Any, list[int]] = {}
     for item in items:

@@ -75,23 +75,7 @@ PLANS: dict[str, Callable[[Group], Plan]] = {
 
 
 def plan_of(optimizer: Any, group: Group) -> Plan | None:
-    """Which kernel does what a group asks for.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Its class must name a ``kernel`` itself: what a subclass changes, no kernel
-        knows.
-    group : mapping
-        Its hyper-parameters.
-
-    Returns
-    -------
-    tuple or None
-        The rule, the names of its averages and the arguments of
-        ``kernels.entrywise.step``; None where no kernel does that (amsgrad,
-        dampening, maximize, no momentum but for SGD, a decay that is not plain).
-    """
+    """Which kernel does what a group asks for."""
     name = vars(type(optimizer)).get("kernel")
     unknown = group["maximize"] or group.get("amsgrad") or group.get("dampening")
     still = group.get("momentum", 1.0) == 0 and name != "sgd"
@@ -102,18 +86,7 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
 
 
 def require(x: Tensor) -> None:
-    """Refuse a tensor on whose device the kernels do not run.
-
-    Parameters
-    ----------
-    x : Tensor
-        A parameter.
-
-    Raises
-    ------
-    RuntimeError
-        If Triton or a CUDA device is missing.
-    """
+    """Refuse a tensor on whose device the kernels do not run."""
     lacking = missing(x)
     if lacking:
         raise RuntimeError(
@@ -122,20 +95,7 @@ def require(x: Tensor) -> None:
 
 
 def run(optimizer: Any, batch: Batch) -> list[Tensor]:
-    """One step of the tensors of a batch that the kernels can take.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        See `plan_of`.
-    batch : Batch
-        Not opened; not changed.
-
-    Returns
-    -------
-    list of Tensor
-        Those still to be done.
-    """
+    """One step of the tensors of a batch that the kernels can take."""
     group, plan = batch.group, plan_of(optimizer, batch.group)
     if plan is None:
         return batch.tensors

@@ -20,85 +20,26 @@ FLAGS: dict[str, Any] = {
 
 
 def number(what: str, value: Any) -> Any:
-    """Refuse what is not a number, such as the text that YAML makes of 1e-3.
-
-    Parameters
-    ----------
-    what : str
-        Its name in the message.
-    value : float or Tensor
-        Its value.
-
-    Returns
-    -------
-    float or Tensor
-        The value.
-
-    Raises
-    ------
-    TypeError
-        ``Invalid learning rate: '1e-3'; it must be a number`` and the like.
-    """
+    """Refuse what is not a number, such as the text that YAML makes of 1e-3."""
     if not isinstance(value, Real | Tensor):
         raise TypeError(f"Invalid {what}: {value!r}; it must be a number")
     return value
 
 
 def at_least_zero(what: str, value: Any) -> None:
-    """Refuse a hyper-parameter that is negative, infinite or NaN.
-
-    Parameters
-    ----------
-    what : str
-        Its name in the message.
-    value : float or Tensor
-        Its value.
-
-    Raises
-    ------
-    ValueError
-        ``Invalid learning rate: -1.0`` and the like.
-    TypeError
-        If it is not a number.
-    """
+    """Refuse a hyper-parameter that is negative, infinite or NaN."""
     if not 0.0 <= number(what, value) < math.inf:
         raise ValueError(f"Invalid {what}: {value}; it must be finite and at least 0")
 
 
 def below_one(what: str, value: Any) -> None:
-    """Refuse the coefficient of an average that is not in [0, 1).
-
-    Parameters
-    ----------
-    what : str
-        Its name in the message.
-    value : float
-        Its value.
-
-    Raises
-    ------
-    ValueError
-        ``Invalid momentum value: 1.0`` and the like.
-    TypeError
-        If it is not a number.
-    """
+    """Refuse the coefficient of an average that is not in [0, 1)."""
     if not 0.0 <= number(what, value) < 1.0:
         raise ValueError(f"Invalid {what}: {value}; it must be in [0, 1)")
 
 
 def check_betas(betas: Sequence[float]) -> None:
-    """Refuse β₁, β₂ that are not two plain numbers in [0, 1).
-
-    Parameters
-    ----------
-    betas : sequence of float
-        β₁ and β₂.
-
-    Raises
-    ------
-    ValueError
-        If there are not two, or one is out of range or a tensor.
-    """
+    """Refuse β₁, β₂ that are not two plain numbers in [0, 1)."""
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"Invalid betas: {betas}; there must be two")
     for index, beta in enumerate(betas):
@@ -109,78 +50,26 @@ def check_betas(betas: Sequence[float]) -> None:
 
 
 def one_of(what: str, value: Any, allowed: Sequence[str]) -> None:
-    """Refuse a value that is not on the list.
-
-    Parameters
-    ----------
-    what : str
-        Its name in the message.
-    value : object
-        What was given.
-    allowed : sequence of str
-        What would be right.
-
-    Raises
-    ------
-    ValueError
-        Naming both.
-    """
+    """Refuse a value that is not on the list."""
     if value not in allowed:
         options = " or ".join(repr(option) for option in allowed)
         raise ValueError(f"Invalid {what}: {value!r}; it must be {options}")
 
 
 def positive_integer(what: str, value: Any) -> None:
-    """Refuse what does not count: 0, 1.5, True.
-
-    Parameters
-    ----------
-    what : str
-        Its name in the message.
-    value : int
-        Its value.
-
-    Raises
-    ------
-    ValueError
-        ``Invalid refresh: 0; it must be a positive integer`` and the like.
-    """
+    """Refuse what does not count: 0, 1.5, True."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"Invalid {what}: {value!r}; it must be a positive integer")
 
 
 def check_nesterov(group: Mapping[str, Any]) -> None:
-    """Refuse a look-ahead along a momentum that is not kept.
-
-    Parameters
-    ----------
-    group : mapping
-        ``nesterov`` and ``momentum``.
-
-    Raises
-    ------
-    ValueError
-        If only the first is set.
-    """
+    """Refuse a look-ahead along a momentum that is not kept."""
     if group["nesterov"] and not group["momentum"]:
         raise ValueError("nesterov=True needs a momentum above zero")
 
 
 def check_terms(group: Mapping[str, Any]) -> None:
-    """Refuse a ``batch_size`` that is no number of terms.
-
-    Parameters
-    ----------
-    group : mapping
-        ``batch_size``, at least 1.
-
-    Raises
-    ------
-    ValueError
-        Saying what it counts.
-    TypeError
-        If it is not a number.
-    """
+    """Refuse a ``batch_size`` that is no number of terms."""
     terms = number("batch_size", group["batch_size"])
     if not 1 <= terms < math.inf:
         raise ValueError(

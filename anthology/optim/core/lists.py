@@ -104,17 +104,7 @@ extern "C" void run(
 
 
 class Lists:
-    """A compiled function of flat tensors, for lists of them.
-
-    Parameters
-    ----------
-    step : ctypes function
-        The code for one tensor.
-    order : list of int
-        Which tensor each of its arguments is, but the last, the length.
-    example : list of Tensor
-        What the function takes; the second is the gradient.
-    """
+    """A compiled function of flat tensors, for lists of them."""
 
     def __init__(self, step: Any, order: list[int], example: list[Tensor]) -> None:
         from torch._inductor.codecache import CppCodeCache
@@ -138,25 +128,7 @@ class Lists:
         limit: float,
         zero_is_none: bool = False,
     ) -> list[int]:
-        """Step the tensors whose gradients are within a limit.
-
-        Parameters
-        ----------
-        columns : list of list of int
-            For each argument of the function the addresses, one a tensor.
-        lengths : list of int
-            How many numbers each has, at least 1.
-        limit : float
-            The largest entry of a gradient that counts as finite.
-        zero_is_none : bool
-            Whether a gradient of zeros counts as none. Default False.
-
-        Returns
-        -------
-        list of int
-            1 for those that were stepped, 0 for a gradient that is not finite, 2 for
-            one that counts as none.
-        """
+        """Step the tensors whose gradients are within a limit."""
         table = array("q", chain.from_iterable(zip(*columns, strict=True)))
         sizes, taken = array("q", lengths), array("b", bytes(len(lengths)))
         self._run(
@@ -174,40 +146,13 @@ class Lists:
 
 
 def largest_bits(limit: float, dtype: torch.dtype) -> int:
-    """The largest number of a dtype within a limit, its bits as a whole number.
-
-    Parameters
-    ----------
-    limit : float
-        Above zero.
-    dtype : torch.dtype
-        One of `BITS`.
-
-    Returns
-    -------
-    int
-        One less is the next number below.
-    """
+    """The largest number of a dtype within a limit, its bits as a whole number."""
     near = torch.tensor(limit, dtype=torch.float64).to(dtype)
     return int(near.view(BITS[dtype][0])) - int(near.double() > limit)
 
 
 def compile_lists(pure: Kernel, example: list[Tensor]) -> Lists | None:
-    """Compile a function of flat tensors for lists of tensors.
-
-    Parameters
-    ----------
-    pure : callable
-        From `plain_step`.
-    example : list of Tensor
-        As for `compile_direct`, on a CPU; the second is the gradient.
-
-    Returns
-    -------
-    Lists or None
-        None where this version of PyTorch makes something else of the function than
-        one C function of the tensors' addresses and their length.
-    """
+    """Compile a function of flat tensors for lists of tensors."""
     if example[1].dtype not in BITS:
         return None
     try:
@@ -225,10 +170,7 @@ def _of_one(lists: Lists) -> Kernel:
 
 
 def _single_function(pure: Kernel, example: list[Tensor]) -> tuple[Any, list[int]]:
-    """The C function in the compiled code, and which tensors are its arguments.
-
-    What the code calls is watched while it runs on the example.
-    """
+    """The C function in the compiled code, and which tensors are its arguments."""
     call, places = captured(pure, example)
     inner = call.current_callable
     space = getattr(inner, "__func__", inner).__globals__

@@ -14,18 +14,7 @@ PAIRS = (
 
 
 def named(groups: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter with its name or, without names, ``"group.index"``.
-
-    Parameters
-    ----------
-    groups : iterable of mapping
-        Of an optimizer.
-
-    Yields
-    ------
-    tuple of str and Tensor
-        In order.
-    """
+    """Every parameter with its name or, without names, ``"group.index"``."""
     for number, group in enumerate(groups):
         names = group.get("param_names")
         for index, p in enumerate(group["params"]):
@@ -33,18 +22,7 @@ def named(groups: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Tensor]]:
 
 
 def has_names(group: Mapping[str, Any]) -> bool:
-    """Whether the parameters of a group have names.
-
-    Parameters
-    ----------
-    group : mapping
-        Of an optimizer, or as a user writes it.
-
-    Returns
-    -------
-    bool
-        Of a group with some pairs of name and tensor, True.
-    """
+    """Whether the parameters of a group have names."""
     pairs = any(isinstance(item, tuple) for item in group["params"])
     return pairs or "param_names" in group
 
@@ -52,25 +30,7 @@ def has_names(group: Mapping[str, Any]) -> bool:
 def with_names(
     group: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A new group that agrees with those before it on whether there are names.
-
-    Parameters
-    ----------
-    group : mapping
-        As a user writes it.
-    groups : sequence of mapping
-        Those the optimizer has.
-
-    Returns
-    -------
-    dict
-        A copy; a group without parameters has the names that it needs, none.
-
-    Raises
-    ------
-    ValueError
-        If some of its parameters, or some of the groups, have names and others not.
-    """
+    """A new group that agrees with those before it on whether there are names."""
     given = group["params"]
     if isinstance(given, set):
         return dict(group)  # torch refuses it
@@ -106,15 +66,7 @@ def with_names(
 
 
 def follow(groups: Sequence[dict[str, Any]], named: bool) -> None:
-    """Let groups without parameters have names, or not, as the others do.
-
-    Parameters
-    ----------
-    groups : sequence of dict
-        Written in place where there are no parameters.
-    named : bool
-        Whether the others have names.
-    """
+    """Let groups without parameters have names, or not, as the others do."""
     for group in groups:
         if not group["params"] and named:
             group["param_names"] = []

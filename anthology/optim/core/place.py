@@ -16,18 +16,7 @@ Box = tuple[slice, ...]
 
 
 class Place:
-    """The processes of one mesh, in the order of their group.
-
-    Parameters
-    ----------
-    mesh : DeviceMesh
-        Of one axis or several.
-
-    Attributes
-    ----------
-    rank, size : int
-        Of this process in the group, and of the group.
-    """
+    """The processes of one mesh, in the order of their group."""
 
     def __init__(self, mesh: Any) -> None:
         self.mesh = mesh
@@ -40,27 +29,7 @@ class Place:
         self.loads = [0.0] * self.size
 
     def box(self, shape: Sequence[int], placements: Any, rank: int) -> Box:
-        """The part of a tensor that a process holds.
-
-        Parameters
-        ----------
-        shape : sequence of int
-            Of the whole tensor.
-        placements : sequence of Placement
-            Shard or Replicate, one an axis of the mesh.
-        rank : int
-            Number in the group.
-
-        Returns
-        -------
-        tuple of slice
-            One an axis of the tensor; empty slices where it holds nothing.
-
-        Raises
-        ------
-        NotImplementedError
-            For any other placement.
-        """
+        """The part of a tensor that a process holds."""
         box = [(0, n) for n in shape]
         steps = zip(self.mesh.shape, self._coordinates[rank], placements, strict=True)
         for size, index, placement in steps:
@@ -90,22 +59,7 @@ class Place:
     def exchange(
         self, rows: list[list[Tensor]], sizes: list[int], like: Tensor
     ) -> tuple[Tensor, Any]:
-        """Send lists of tensors, one list to each process, without waiting.
-
-        Parameters
-        ----------
-        rows : list of list of Tensor
-            Flat and real; what each process is to get.
-        sizes : list of int
-            How many numbers come from each.
-        like : Tensor
-            Gives dtype and device of the message.
-
-        Returns
-        -------
-        tuple of Tensor and Work
-            What has come once the second has been waited for, in order, flat.
-        """
+        """Send lists of tensors, one list to each process, without waiting."""
         counts = [sum(x.numel() for x in row) for row in rows]
         out = torch.cat([like.new_empty(0), *(x for row in rows for x in row)])
         came = like.new_empty(sum(sizes))

@@ -19,24 +19,7 @@ VARYING = ("lr", "foreach", "fused", "capturable", "rounding", "decay", "max_lr"
 
 
 class Numbers:
-    """The hyper-parameters of a group in one step, as compiled code has them.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        One whose rule works entry by entry.
-    group : mapping
-        The hyper-parameters, with ``lr`` resolved.
-
-    Attributes
-    ----------
-    varying : tuple of str
-        Those that are read.
-    plain : dict
-        Those that are constants of the code.
-    key : tuple
-        What code is made for: equal where the same code will do.
-    """
+    """The hyper-parameters of a group in one step, as compiled code has them."""
 
     def __init__(self, optimizer: Any, group: Mapping[str, Any]) -> None:
         self.optimizer, self.group = optimizer, group
@@ -106,11 +89,7 @@ class Numbers:
 
 
 def _varying(optimizer: Any, group: Mapping[str, Any]) -> tuple[str, ...]:
-    """The hyper-parameters that are numbers to be read, and no part of the code.
-
-    Zero is part of it, for a rule may leave out what it multiplies; but a decay that
-    is off in some groups, or at the end of a schedule, is a number like the others.
-    """
+    """The hyper-parameters that are numbers to be read, and no part of the code."""
     rule, decay = type(optimizer), "weight_decay"
     if not states_rule(rule, "numbers"):
         return ()

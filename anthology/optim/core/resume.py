@@ -35,20 +35,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         return {}
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """The state of a parameter, made at the first call.
-
-        Parameters
-        ----------
-        p : Tensor
-            A parameter of this optimizer.
-        group : mapping
-            Its group.
-
-        Returns
-        -------
-        dict of str to Tensor
-            In at least float32, on the parameter's device; see `fresh_state`.
-        """
+        """The state of a parameter, made at the first call."""
         found: State = self.state[p]
         if "step" not in found:  # there may be something of the user's
             seen = self.group_of(p, group)
@@ -56,31 +43,13 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         return found
 
     def entries(self, group: Mapping[str, Any]) -> set[str] | None:
-        """What every state holds, so that `state_of` is asked only for others.
-
-        Parameters
-        ----------
-        group : mapping
-            One of the groups.
-
-        Returns
-        -------
-        set of str or None
-            None, and `state_of` is always asked, where a subclass has its own.
-        """
+        """What every state holds, so that `state_of` is asked only for others."""
         own = type(self).state_of is not _Resumed.state_of
         return None if own else {"step"}
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How often each tensor was skipped because its gradient was not finite.
-
-        Returns
-        -------
-        dict of str to int
-            Tensors skipped at least once, by name or, without names, as
-            ``"group.index"``. Reading it waits for the device.
-        """
+        """How often each tensor was skipped because its gradient was not finite."""
         counts = {}
         for name, p in named(self.param_groups):
             count = int(self.state.get(p, {}).get("skipped", 0))
@@ -89,14 +58,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         return counts
 
     def create_state(self) -> None:
-        """Make the state of every parameter now rather than at its first gradient.
-
-        For checkpoints that are loaded into what is there, as those of
-        `torch.distributed.checkpoint` are, and for sharded training, where every
-        process must hold the same entries. Call it before ``get_optimizer_state_dict``
-        or ``set_optimizer_state_dict``: where some tensors have no state yet, or
-        gradients are there before it is, these find nothing to load into.
-        """
+        """Make the state of every parameter now rather than at its first gradient."""
         if (shards := self.spread(self.param_groups)) is not None:
             shards.create_state()
         for group in self.param_groups:
@@ -112,39 +74,11 @@ class _Resumed(_Spread, torch.optim.Optimizer):
                 group.setdefault(name, default)
 
     def late(self, group: Mapping[str, Any]) -> set[str]:
-        """Entries that a checkpoint may lack: they start as in a new state.
-
-        Such are averages that are switched on in the middle of a run, and counters
-        that the rule does not use, which `torch.optim` then does not keep: what a
-        class says to be `switched`.
-
-        Parameters
-        ----------
-        group : mapping
-            A group as it stands after loading.
-
-        Returns
-        -------
-        set of str
-            All tensors of a group may lack them, or none.
-        """
+        """Entries that a checkpoint may lack: they start as in a new state."""
         return {"skipped", RESIDUAL, *self.switched}
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
-        """What a checkpoint should hold, and what stands for entries it may lack.
-
-        Parameters
-        ----------
-        fresh : dict of str to Tensor
-            A new state.
-        saved : mapping
-            The entries of the checkpoint for that parameter.
-
-        Returns
-        -------
-        dict of str to Tensor
-            `fresh`, without what is `derived` where nothing of it was saved.
-        """
+        """What a checkpoint should hold, and what stands for entries it may lack."""
         start = self.derived
         if start is None or any(name.startswith(start) for name in saved):
             return fresh
@@ -156,64 +90,18 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         own: Mapping[str, Any],
         states: list[Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """A group of a checkpoint in the terms of this class.
-
-        Parameters
-        ----------
-        group : dict
-            Of the checkpoint, with the parameters in it.
-        own : mapping
-            The group that it will take the place of.
-        states : list of mapping
-            The entries of the checkpoint, one a parameter.
-
-        Returns
-        -------
-        dict
-            What `add_param_group` takes.
-        """
+        """A group of a checkpoint in the terms of this class."""
         return {**dict(self.before), **group}
 
     def state_dict(self) -> dict[str, Any]:
-        """As in `torch.optim`, with the names of the class under ``saved_by``.
-
-        The state of DTensors is made of DTensors; all processes take part in that.
-
-        Returns
-        -------
-        dict
-            ``state``, ``param_groups``, and ``saved_by``: a list of str.
-        """
+        """As in `torch.optim`, with the names of the class under ``saved_by``."""
         saved = super().state_dict()
         shards = self.spread(self.param_groups)
         saved = saved if shards is None else shards.packed(saved)
         return {**saved, SAVED_BY: lineage(type(self))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint that fits; the state keeps its own dtype.
-
-        `torch.optim` casts state to the dtype of the parameter, which would round
-        the float32 averages of bfloat16 parameters at every resume. Here each entry
-        returns to the dtype that a fresh state would have, as a copy.
-
-        It may come from this class, from one that it derives from or that derives
-        from it, or from the class of `torch.optim` with the same state. A parameter
-        may be without state; hyper-parameters that the groups lack have their
-        defaults. What a user has put into the state of this class comes back too.
-
-        Parameters
-        ----------
-        state_dict : dict
-            What `state_dict` returned; for DTensor parameters whole tensors do too,
-            and all processes take part.
-
-        Raises
-        ------
-        ValueError
-            If it does not fit: another class, an entry that is missing, unknown or of
-            another shape, a hyper-parameter out of range. Nothing has changed then, nor
-            where a hook raises.
-        """
+        """Load a checkpoint that fits; the state keeps its own dtype."""
         found: list[Fit] = []
         shards = self.spread(self.param_groups)
 
@@ -250,12 +138,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
                 hook.remove()
 
     def _made_room(self) -> bool:
-        """Make state instead of a step that is only there to make it.
-
-        `torch.distributed.checkpoint` sets every gradient and every rate to zero and
-        takes a step where there is no state yet. It must leave no trace: neither a
-        step counted nor a zero taken for the first gradient.
-        """
+        """Make state instead of a step that is only there to make it."""
         if not self._only_makes_room():
             return False
         if self._shards is not None:

@@ -24,18 +24,7 @@ RESIDUAL = "residual"
 
 
 def check_rounding(group: Mapping[str, Any]) -> None:
-    """Refuse a rounding that is not known, or that autograd cannot follow.
-
-    Parameters
-    ----------
-    group : mapping
-        Its ``rounding``; none means ``"nearest"``.
-
-    Raises
-    ------
-    ValueError
-        Saying what would be right.
-    """
+    """Refuse a rounding that is not known, or that autograd cannot follow."""
     how = group.get("rounding", "nearest")
     if how not in ROUNDINGS:
         options = " or ".join(map(repr, ROUNDINGS))
@@ -47,20 +36,7 @@ def check_rounding(group: Mapping[str, Any]) -> None:
 
 
 def rounding_of(p: Tensor, group: Mapping[str, Any]) -> str:
-    """How this parameter is rounded: it matters for bfloat16 only.
-
-    Parameters
-    ----------
-    p : Tensor
-        The parameter.
-    group : mapping
-        Its group.
-
-    Returns
-    -------
-    str
-        One of `ROUNDINGS`.
-    """
+    """How this parameter is rounded: it matters for bfloat16 only."""
     chosen: str = group.get("rounding", "nearest")
     return chosen if p.dtype == torch.bfloat16 else "nearest"
 
@@ -97,24 +73,7 @@ def stochastic(x: Tensor) -> Tensor:
 
 
 def opened(p: Tensor, state: dict[str, Tensor], wide: torch.dtype, how: str) -> Tensor:
-    """The parameter as the rule is to see it.
-
-    Parameters
-    ----------
-    p : Tensor
-        The parameter.
-    state : dict of str to Tensor
-        Receives a residual of zeros where one is kept and there is none yet.
-    wide : torch.dtype
-        In which the rule computes.
-    how : str
-        From `rounding_of`.
-
-    Returns
-    -------
-    Tensor
-        `p` itself where its dtype is `wide`, else a copy.
-    """
+    """The parameter as the rule is to see it."""
     if how != "compensated":
         return p if p.dtype == wide else p.to(wide)
     if RESIDUAL not in state:
@@ -125,21 +84,7 @@ def opened(p: Tensor, state: dict[str, Tensor], wide: torch.dtype, how: str) -> 
 def written(
     p: Tensor, new: Tensor, state: dict[str, Tensor], how: str, flag: Tensor | None
 ) -> None:
-    """Round a result into its parameter.
-
-    Parameters
-    ----------
-    p : Tensor
-        Written, bfloat16.
-    new : Tensor
-        float32.
-    state : dict of str to Tensor
-        Its residual is written where one is kept.
-    how : str
-        ``"stochastic"`` or ``"compensated"``.
-    flag : Tensor or None
-        0-d; where it is False nothing is changed.
-    """
+    """Round a result into its parameter."""
     near = stochastic(new) if how == "stochastic" else new.to(p.dtype)
     if how == "compensated":
         rest = torch.where(near.isfinite(), new - near.to(new.dtype), 0.0)

@@ -33,13 +33,7 @@ from .state import State, fresh_state, state_dtype
 
 
 class Shards:
-    """The layer between one optimizer and its DTensor parameters.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Some of its parameters are DTensors.
-    """
+    """The layer between one optimizer and its DTensor parameters."""
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
@@ -258,10 +252,7 @@ class Shards:
             self._sent += 1
 
     def _phantoms(self, items: list[Seen]) -> list[Batch]:
-        """Tensors of zeros for groups of which another process has the tensors.
-
-        A rule that couples tensors then takes the same turns on every process.
-        """
+        """Tensors of zeros for groups of which another process has the tensors."""
         found: list[Batch] = []
         if not self.optimizer.couples:
             return found

@@ -27,20 +27,7 @@ class _Spread:
     _scanned: Any = None
 
     def group_of(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A group as the rule of one of its tensors sees it; asking twice is once.
-
-        Parameters
-        ----------
-        p : Tensor
-            A parameter.
-        group : mapping
-            Its group, or what this made of it.
-
-        Returns
-        -------
-        mapping
-            The group itself, but where an optimizer has several rules.
-        """
+        """A group as the rule of one of its tensors sees it; asking twice is once."""
         return group
 
     def divided(self, group: dict[str, Any]) -> list[dict[str, Any]]:
@@ -53,18 +40,7 @@ class _Spread:
         return [part for group in self.param_groups for part in self.divided(group)]
 
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
-        """Whether the rule must see the tensors of a group whole.
-
-        Parameters
-        ----------
-        group : mapping
-            A parameter group.
-
-        Returns
-        -------
-        bool
-            True unless the class is `elementwise`.
-        """
+        """Whether the rule must see the tensors of a group whole."""
         return not self.elementwise
 
     @property
@@ -81,18 +57,7 @@ class _Spread:
         return {}
 
     def over_all(self, x: Tensor) -> Tensor:
-        """A small tensor of every process that takes part in this step.
-
-        Parameters
-        ----------
-        x : Tensor
-            Of equal shape everywhere.
-
-        Returns
-        -------
-        Tensor
-            Shape (processes, *shape); (1, *shape) if no parameter is a DTensor.
-        """
+        """A small tensor of every process that takes part in this step."""
         if self._shards is None:
             return x[None]
         every: Tensor = self._shards.everyone(x)
@@ -104,18 +69,7 @@ class _Spread:
         return x if len(every) == 1 else torch.linalg.vector_norm(every, order)
 
     def quiet_states(self, group: Mapping[str, Any]) -> list[State]:
-        """What is kept here of tensors that another process computes in this step.
-
-        Parameters
-        ----------
-        group : mapping
-            With ``per_group`` only those of this group, otherwise all.
-
-        Returns
-        -------
-        list of dict
-            To be written in place.
-        """
+        """What is kept here of tensors that another process computes in this step."""
         return [] if self._shards is None else self._shards.quiet_states(group)
 
     def spread(self, groups: Iterable[Mapping[str, Any]]) -> Any:
@@ -140,18 +94,7 @@ def is_sharded(p: Tensor) -> bool:
 
 
 def whole(x: Tensor) -> Tensor:
-    """A copy of a tensor without its history; of a DTensor all of it.
-
-    Parameters
-    ----------
-    x : Tensor
-        If it is a DTensor, every process of its mesh must call this.
-
-    Returns
-    -------
-    Tensor
-        Plain.
-    """
+    """A copy of a tensor without its history; of a DTensor all of it."""
     found: Any = x.detach()
     found = found.full_tensor() if is_sharded(x) else found
     copied: Tensor = found.clone()
@@ -161,22 +104,7 @@ def whole(x: Tensor) -> Tensor:
 def whole_state(
     optimizer: torch.optim.Optimizer, p: Tensor, group: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The averages of a parameter, put together if it is a DTensor.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        Any one.
-    p : Tensor
-        If it is a DTensor, every process of its mesh must call this.
-    group : mapping
-        Its group.
-
-    Returns
-    -------
-    mapping of str to Tensor
-        At least ``momentum_buffer`` and ``exp_avg`` if they are kept.
-    """
+    """The averages of a parameter, put together if it is a DTensor."""
     state: Mapping[str, Any] = optimizer.state.get(p, {})
     if not is_sharded(p):
         return state

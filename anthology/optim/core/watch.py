@@ -64,13 +64,7 @@ class Watch:
         self._coming: _Counts | None = None
 
     def look(self, optimizer: Any) -> None:
-        """To be called before each step.
-
-        Parameters
-        ----------
-        optimizer : BaseOptimizer
-            Whose counters are looked at.
-        """
+        """To be called before each step."""
         if self._told or _capturing():
             return
         if self._steps % LONG == 0:

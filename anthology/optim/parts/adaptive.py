@@ -20,22 +20,7 @@ from anthology.optim.parts.passes import (
 
 
 def correction(group: Mapping[str, Any], step: Any, dtype: torch.dtype) -> Any:
-    """√(1−β₂ᵗ)/(1−β₁ᵗ), or 1 where that is not asked for.
-
-    Parameters
-    ----------
-    group : mapping
-        The hyper-parameters.
-    step : float or Tensor
-        t.
-    dtype : torch.dtype
-        Of the result for a tensor.
-
-    Returns
-    -------
-    float or Tensor
-        Like `step`.
-    """
+    """√(1−β₂ᵗ)/(1−β₁ᵗ), or 1 where that is not asked for."""
     if not group["use_bias_correction"]:
         return 1.0
     beta1, beta2 = group["betas"]
@@ -44,20 +29,7 @@ def correction(group: Mapping[str, Any], step: Any, dtype: torch.dtype) -> Any:
 
 
 def corrected(batch: Batch, size: Any) -> Rate:
-    """A step size with the bias correction of each tensor in it, if that is on.
-
-    Parameters
-    ----------
-    batch : Batch
-        Open.
-    size : float or Tensor
-        The step size.
-
-    Returns
-    -------
-    float, Tensor or list
-        One a tensor where the correction is on.
-    """
+    """A step size with the bias correction of each tensor in it, if that is on."""
     group, dtype = batch.group, batch.params[0].dtype
     if not group.get("use_bias_correction"):
         return size
@@ -65,15 +37,7 @@ def corrected(batch: Batch, size: Any) -> Rate:
 
 
 def move(batch: Batch, d: Any, new: Any) -> None:
-    """Decay, and Δw = −γd·m/(√v + d₊ε).
-
-    Parameters
-    ----------
-    batch : Batch
-        Open; its parameters are written.
-    d, new : float or Tensor
-        The estimate before and after this step.
-    """
+    """Decay, and Δw = −γd·m/(√v + d₊ε)."""
     group, params = batch.group, batch.params
     rate = corrected(batch, d * group["lr"])
     if decay := group["weight_decay"]:

@@ -16,29 +16,7 @@ PUBLISHED = (3.4445, -4.7750, 2.0315)
 def adopt(
     group: Mapping[str, Any], own: Mapping[str, Any], states: list[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A group from a checkpoint, also an older one or one of ``torch.optim.Muon``.
-
-    Parameters
-    ----------
-    group : mapping
-        Of the checkpoint. The ``lr`` of an older group of AdamW was its own rate.
-    own : mapping
-        The group of the optimizer, with a ``rule`` if all its tensors have the same.
-    states : list of mapping
-        The entries of the checkpoint, one a parameter.
-
-    Returns
-    -------
-    dict
-        Where there was no ``rule`` and the own group has one: with that of which the
-        entries are, and without any entries the own. Where there is none either, with
-        the own ratio of rates, if the checkpoint has none.
-
-    Raises
-    ------
-    ValueError
-        If it was trained with other coefficients than the published ones.
-    """
+    """A group from a checkpoint, also an older one or one of ``torch.optim.Muon``."""
     coefficients = group.get("ns_coefficients", PUBLISHED)
     if tuple(coefficients) != PUBLISHED:
         raise ValueError(
@@ -59,18 +37,7 @@ def adopt(
 
 
 def for_torch(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``torch.optim.Muon`` asks of a group where it would take the same step.
-
-    Parameters
-    ----------
-    group : mapping
-        Of Muon.
-
-    Returns
-    -------
-    dict
-        Empty where it would take another one.
-    """
+    """What ``torch.optim.Muon`` asks of a group where it would take the same step."""
     norm = str(group.get("norm", ""))
     same = (
         group.get("rule") == MUON
@@ -94,22 +61,7 @@ def for_torch(group: Mapping[str, Any]) -> dict[str, Any]:
 def rejoined(
     saved: dict[str, Any], groups: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A state dict in which each group with both rules is one again.
-
-    Older versions split it in two, each half with its rate as ``lr``.
-
-    Parameters
-    ----------
-    saved : dict
-        Not written.
-    groups : sequence of mapping
-        Those it is to be loaded into.
-
-    Returns
-    -------
-    dict
-        As it is, unless its groups are the halves of these.
-    """
+    """A state dict in which each group with both rules is one again."""
     if not is_state_dict(saved):
         return saved  # for the base to refuse
     halves = [[list(map(id, h["params"])) for h in divided(dict(g))] for g in groups]

@@ -25,20 +25,7 @@ Member = TypeVar("Member")
 def batched(
     alike: Mapping[tuple[int, ...], list[Member]], large: bool, small: bool = True
 ) -> list[list[Member]]:
-    """What is of equal shape as batches, or each member alone.
-
-    Parameters
-    ----------
-    alike : mapping
-        Members by their shape.
-    large, small : bool
-        Whether those with an axis of at least `ALONE`, and the others, go together.
-
-    Returns
-    -------
-    list of list
-        In the same order.
-    """
+    """What is of equal shape as batches, or each member alone."""
     batches: list[list[Member]] = []
     for shape, members in alike.items():
         together = large if max(shape, default=0) >= ALONE else small
@@ -47,18 +34,7 @@ def batched(
 
 
 def stacked(tensors: list[Tensor]) -> Tensor:
-    """A view of a single tensor as a stack of one, a copy of several.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        Equal shapes.
-
-    Returns
-    -------
-    Tensor
-        (n, *shape).
-    """
+    """A view of a single tensor as a stack of one, a copy of several."""
     return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
 
 
@@ -68,19 +44,7 @@ class _Alike(BaseOptimizer):
     def advance(
         self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
     ) -> None:
-        """Update tensors of equal shape and age in place, and their state.
-
-        Parameters
-        ----------
-        w, g : Tensor
-            Shape (n, *shape); `g` must not be written.
-        state : dict of str to Tensor
-            Stacks of what `new_state` made, without the counters.
-        step : int
-            Steps taken, this one included.
-        group : mapping
-            Hyper-parameters.
-        """
+        """Update tensors of equal shape and age in place, and their state."""
         raise NotImplementedError
 
     def single(
@@ -109,20 +73,7 @@ class _Alike(BaseOptimizer):
 def alone(
     param: Tensor, grad: Tensor, state: State, step: Any, advance: Advance
 ) -> None:
-    """One tensor through a rule for batches.
-
-    Parameters
-    ----------
-    param, grad : Tensor
-        Equal shapes; `param` is written in place.
-    state : dict of str to Tensor
-        Written in place, the counters excepted.
-    step : float or Tensor
-        Reading a tensor waits for its device.
-    advance : callable
-        Takes parameters and gradients (n, *shape), their state (n, …) and the step;
-        writes the first and the third.
-    """
+    """One tensor through a rule for batches."""
     own = tensors_of(state).items()
     kept = {name: x[None] for name, x in own if name not in COUNTERS}
     advance(param[None], grad[None], kept, int(step))
@@ -135,16 +86,7 @@ def together(
     steps: list[Any],
     advance: Advance,
 ) -> None:
-    """The same for a list; tensors of equal shape and step go as one batch.
-
-    Parameters
-    ----------
-    params, grads, states, steps : list
-        As for `alone`, one entry a tensor. Counters that are tensors are read all
-        at once.
-    advance : callable
-        As for `alone`.
-    """
+    """The same for a list; tensors of equal shape and step go as one batch."""
     if isinstance(steps[0], Tensor):
         steps = torch.stack(steps).tolist()
     groups: dict[Any, list[int]] = {}

@@ -14,22 +14,7 @@ from anthology.optim.core.state import Coefficient
 
 
 def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
-    """1 − βᵗ, the weight that an average started at zero has gathered.
-
-    Parameters
-    ----------
-    beta : float or Coefficient
-        β in [0, 1).
-    step : float or Tensor
-        t. For a tensor, expm1 keeps the digits that 1 − βᵗ would lose in float32.
-    dtype : torch.dtype
-        Dtype of the result for a tensor.
-
-    Returns
-    -------
-    float or Tensor
-        Like `step`.
-    """
+    """1 − βᵗ, the weight that an average started at zero has gathered."""
     if isinstance(beta, Coefficient):
         return beta.weight
     if not isinstance(step, Tensor):
@@ -39,20 +24,7 @@ def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
 
 
 def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
-    """x/√(1 − βᵗ).
-
-    Parameters
-    ----------
-    x : Tensor
-        Not written.
-    beta, step
-        As for `bias_correction`.
-
-    Returns
-    -------
-    Tensor
-        A new one.
-    """
+    """x/√(1 − βᵗ)."""
     if isinstance(beta, Coefficient):
         found: Tensor = x * beta.unroot
         return found
@@ -61,57 +33,21 @@ def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
 
 
 def corrected_rate(lr: Any, beta: Any, step: Any, dtype: torch.dtype) -> Any:
-    """η/(1 − βᵗ).
-
-    Parameters
-    ----------
-    lr : float or Tensor
-        η, that of the group.
-    beta, step, dtype
-        As for `bias_correction`.
-
-    Returns
-    -------
-    float or Tensor
-        A tensor if η or `step` is one.
-    """
+    """η/(1 − βᵗ)."""
     if isinstance(beta, Coefficient):
         return beta.size
     return lr / bias_correction(beta, step, dtype)
 
 
 def each(steps: list[Any], compute: Callable[[Any], Any]) -> list[Any]:
-    """A function of every step count: one operation where the counts are tensors.
-
-    Parameters
-    ----------
-    steps : list of float or Tensor
-        The counts, all floats or all 0-d tensors on one device.
-    compute : callable
-        Elementwise.
-
-    Returns
-    -------
-    list of float or Tensor
-        Its values.
-    """
+    """A function of every step count: one operation where the counts are tensors."""
     if isinstance(steps[0], Tensor):
         return list(compute(torch.stack(steps)).unbind())
     return [compute(step) for step in steps]
 
 
 def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> None:
-    """w ← w − η·move for a list, without a copy where η is a plain number.
-
-    Parameters
-    ----------
-    params : list of Tensor
-        Written in place.
-    moves : list of Tensor
-        Equal shapes and dtypes; not written.
-    lr : float or Tensor
-        η.
-    """
+    """w ← w − η·move for a list, without a copy where η is a plain number."""
     if isinstance(lr, Tensor):
         torch._foreach_sub_(params, multiplied(moves, lr))
     else:
@@ -119,40 +55,14 @@ def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> No
 
 
 def multiplied(xs: list[Tensor], factor: Any) -> list[Tensor]:
-    """factor·x for a list.
-
-    Parameters
-    ----------
-    xs : list of Tensor
-        Not written.
-    factor : float, Tensor or list of either
-        One for all, or one a tensor. The list operation cannot give one tensor the
-        slope that it has through several, so where autograd follows it each member
-        is multiplied alone.
-
-    Returns
-    -------
-    list of Tensor
-        Shapes of `xs`.
-    """
+    """factor·x for a list."""
     if isinstance(factor, Tensor) and factor.requires_grad:
         return [x * factor for x in xs]
     return list(torch._foreach_mul(xs, factor))
 
 
 def averaged(batch: Batch) -> list[Tensor]:
-    """The gradients, or their averages, of which steepest steps are taken.
-
-    Parameters
-    ----------
-    batch : Batch
-        Open. With a ``momentum`` its ``momentum_buffer`` are written.
-
-    Returns
-    -------
-    list of Tensor
-        One a tensor: g, m, or with ``nesterov`` βm + (1−β)g.
-    """
+    """The gradients, or their averages, of which steepest steps are taken."""
     beta = batch.group["momentum"]
     if not beta or not batch.params:
         return batch.grads

@@ -14,70 +14,22 @@ from anthology.optim.core.state import Coefficient
 
 
 def value(number: Any) -> Any:
-    """A hyper-parameter as a factor.
-
-    Parameters
-    ----------
-    number : float or Coefficient
-        The latter in compiled code.
-
-    Returns
-    -------
-    float or Tensor
-        Its value.
-    """
+    """A hyper-parameter as a factor."""
     return number.value if isinstance(number, Coefficient) else number
 
 
 def rest(beta: Any) -> Any:
-    """1 − β, exact where β is a number that compiled code reads.
-
-    Parameters
-    ----------
-    beta : float or Coefficient
-        β.
-
-    Returns
-    -------
-    float or Tensor
-        What is missing to one.
-    """
+    """1 − β, exact where β is a number that compiled code reads."""
     return beta.rest if isinstance(beta, Coefficient) else 1 - beta
 
 
 def kept(lr: Any, decay: Any) -> Any:
-    """1 − ηκ, what a decoupled decay leaves.
-
-    Parameters
-    ----------
-    lr : float or Tensor
-        η.
-    decay : float or Coefficient
-        κ.
-
-    Returns
-    -------
-    float or Tensor
-        The factor.
-    """
+    """1 − ηκ, what a decoupled decay leaves."""
     return decay.kept if isinstance(decay, Coefficient) else 1 - lr * decay
 
 
 def blend(m: Tensor, g: Tensor, beta: Any) -> Tensor:
-    """βm + (1−β)g.
-
-    Parameters
-    ----------
-    m, g : Tensor
-        Equal shapes; not written.
-    beta : float or Coefficient
-        β in [0, 1].
-
-    Returns
-    -------
-    Tensor
-        A new one.
-    """
+    """βm + (1−β)g."""
     if isinstance(beta, Coefficient):
         # m − (1−β)m rather than βm: in single precision β and 1 − β do not add to 1
         return m - m * beta.rest + g * beta.rest
@@ -85,59 +37,21 @@ def blend(m: Tensor, g: Tensor, beta: Any) -> Tensor:
 
 
 def blend_(m: Tensor, g: Tensor, beta: Any) -> Tensor:
-    """The same, written into m.
-
-    Parameters
-    ----------
-    m : Tensor
-        Written in place.
-    g : Tensor
-        Of its shape.
-    beta : float or Coefficient
-        β in [0, 1].
-
-    Returns
-    -------
-    Tensor
-        m.
-    """
+    """The same, written into m."""
     if isinstance(beta, Coefficient):
         return m.copy_(blend(m, g, beta))
     return m.lerp_(g, 1 - beta)
 
 
 def plus(x: Tensor, y: Tensor, rate: Any) -> Tensor:
-    """x + rate·y, in one operation where the rate is a plain number.
-
-    Parameters
-    ----------
-    x, y : Tensor
-        Equal shapes; not written.
-    rate : float or Coefficient
-        The factor.
-
-    Returns
-    -------
-    Tensor
-        A new one.
-    """
+    """x + rate·y, in one operation where the rate is a plain number."""
     if isinstance(rate, Coefficient):
         return x + y * rate.value
     return x.add(y, alpha=rate)
 
 
 def add_square(s: Tensor, g: Tensor, rate: Any) -> None:
-    """s ← s + rate·g², in one operation where the rate is a plain number.
-
-    Parameters
-    ----------
-    s : Tensor
-        Written in place.
-    g : Tensor
-        Of its shape.
-    rate : float or Tensor
-        The factor.
-    """
+    """s ← s + rate·g², in one operation where the rate is a plain number."""
     if isinstance(rate, Tensor):
         s.add_(g * g * rate)
     else:

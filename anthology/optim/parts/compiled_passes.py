@@ -22,34 +22,12 @@ ROWS = (68, 4101)
 
 
 def pass_kernels() -> int:
-    """How many passes have been compiled so far in this process.
-
-    Returns
-    -------
-    int
-        It grows with new dtypes, never with hyper-parameters, steps or shapes.
-    """
+    """How many passes have been compiled so far in this process."""
     return len(_kernels)
 
 
 def first_pass(m: bool, s: bool, checked: bool) -> Callable[[list[Tensor]], Tensor]:
-    """The first pass as a function of tensors.
-
-    Parameters
-    ----------
-    m, s : bool
-        Whether there is a first average, and whether there is a sum of gradients.
-    checked : bool
-        Whether the last tensor is a flag, 0-d, and nothing is written where it is
-        False.
-
-    Returns
-    -------
-    callable
-        Of parameter, gradient, w₀, the seven numbers β₁, (1−β₁)d, β₂, d, 1−β₂, β₃
-        and c, v, and where there are such m, s and the flag. Returns the sums of
-        g(w₀ − w) and of \\|s\\| along the last axis, stacked.
-    """
+    """The first pass as a function of tensors."""
 
     def observe(xs: list[Tensor]) -> Tensor:
         p, g, start, numbers, *rest = xs
@@ -73,19 +51,7 @@ def first_pass(m: bool, s: bool, checked: bool) -> Callable[[list[Tensor]], Tens
 
 
 def second_pass(checked: bool) -> Callable[[list[Tensor]], Tensor]:
-    """The second pass as a function of tensors.
-
-    Parameters
-    ----------
-    checked : bool
-        As for `first_pass`.
-
-    Returns
-    -------
-    callable
-        Of parameter, v, what takes the place of m, the numbers 1 − κη, η, its factor
-        and the least √v, and the flag. Returns the last of these numbers.
-    """
+    """The second pass as a function of tensors."""
 
     def move(xs: list[Tensor]) -> Tensor:
         p, v, m, numbers = xs[:4]
@@ -106,27 +72,7 @@ def pass_kernel(
     names: tuple[str, ...],
     checked: bool,
 ) -> Kernel:
-    """A compiled pass, made at the first call for such tensors.
-
-    Parameters
-    ----------
-    which : str
-        ``"first"`` or ``"second"``.
-    params, grads : Tensor
-        Real; one line of numbers, or, for several tensors, a row each. The second
-        pass takes what stands for m in the place of the gradient, and lines only.
-    kind : torch.dtype
-        Of the averages.
-    names : tuple of str
-        Of the averages of the first pass.
-    checked : bool
-        Whether a flag says if anything is written.
-
-    Returns
-    -------
-    callable
-        Of the tensors one by one; see `first_pass` and `second_pass`.
-    """
+    """A compiled pass, made at the first call for such tensors."""
     rows = which == "first" and params.ndim > 1
     kinds = params.dtype, grads.dtype, kind
     home, threads = params.device, torch.get_num_threads()

@@ -27,11 +27,7 @@ from anthology.optim.parts.passes import Rate
 
 
 class _DistanceEstimate(BaseOptimizer):
-    """Keeps w₀, r and s of each tensor, and d, the estimate so far.
-
-    A subclass has ``beta3``, ``d0``, ``d_coef``, ``growth_rate``, ``slice_p`` and
-    ``per_group`` among its hyper-parameters.
-    """
+    """Keeps w₀, r and s of each tensor, and d, the estimate so far."""
 
     partial = ("numerator",)
 
@@ -109,24 +105,12 @@ class _DistanceEstimate(BaseOptimizer):
 
     @property
     def d(self) -> float:
-        """The estimate of the distance; reading it waits for the device.
-
-        Returns
-        -------
-        float
-            d, or the largest of the groups' with ``per_group=True``.
-        """
+        """The estimate of the distance; reading it waits for the device."""
         return max(self.d_of_groups)
 
     @property
     def d_of_groups(self) -> list[float]:
-        """The estimate that each group steps with; reading it waits for the device.
-
-        Returns
-        -------
-        list of float
-            One a group; all equal unless ``per_group=True``.
-        """
+        """The estimate that each group steps with; reading it waits for the device."""
         found = []
         for group in self.param_groups:
             kept = [self.state.get(p, {}).get("d") for p in group["params"]]
@@ -145,11 +129,7 @@ class _DistanceEstimate(BaseOptimizer):
         return list(alike.values())
 
     def opened(self, parts: list[Any]) -> list[tuple[list[Any], Iterable[Any]]]:
-        """Every scope, and the same ready for its rule, without empty batches.
-
-        One after the other, so that the gradients that `Batch.open` has looked at are
-        still in the cache; but all at once where other processes wait for that.
-        """
+        """Every scope, and the same ready for its rule, without empty batches."""
         scopes = [(scope, self._opening(scope)) for scope in self.scopes(parts)]
         if self._shards is None:
             return [*scopes]
@@ -198,20 +178,7 @@ class _DistanceEstimate(BaseOptimizer):
     def jointly(
         self, products: list[list[Tensor]], lengths: list[list[Tensor]], order: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """r and ‖s‖_* of all tensors of a scope, wherever they lie.
-
-        Parameters
-        ----------
-        products, lengths : list of list of Tensor
-            0-d, of each tensor, by batch.
-        order : int
-            1 adds the lengths, 2 takes the root of the sum of their squares.
-
-        Returns
-        -------
-        tuple of Tensor
-            0-d.
-        """
+        """r and ‖s‖_* of all tensors of a scope, wherever they lie."""
         own = gathered(lengths)
         length = own.sum() if order == 1 else torch.linalg.vector_norm(own)
         every = self.over_all(torch.stack([gathered(products).sum(), length]))
@@ -220,20 +187,7 @@ class _DistanceEstimate(BaseOptimizer):
         return every[:, 0].sum(), torch.linalg.vector_norm(every[:, 1], order)
 
     def grow(self, scope: list[Batch], d: Tensor, top: Tensor, below: Tensor) -> Tensor:
-        """d after a step: never smaller, and never from a sum that is not finite.
-
-        Parameters
-        ----------
-        scope : list of Batch
-            Whose state receives it.
-        d, top, below : Tensor
-            d so far, r and ‖s‖_*; 0-d.
-
-        Returns
-        -------
-        Tensor
-            0-d.
-        """
+        """d after a step: never smaller, and never from a sum that is not finite."""
         rule = scope[0].group
         ratio = rule["d_coef"] * top / torch.where(below > 0, below, 1.0)
         seen = (below > 0) & ratio.isfinite()
@@ -271,20 +225,7 @@ class _DistanceEstimate(BaseOptimizer):
     def remember(
         self, batch: Batch, of_products: Rate, of_grads: Rate
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """r and s of each tensor with this gradient in them.
-
-        Parameters
-        ----------
-        batch : Batch
-            Open; its state is written.
-        of_products, of_grads : float, Tensor or list
-            The weights c of ⟨g, w₀ − w⟩ in r and of g in s.
-
-        Returns
-        -------
-        tuple of list of Tensor
-            r (0-d) and s, one a tensor.
-        """
+        """r and s of each tensor with this gradient in them."""
         beta, every = self.remembers(batch.group), batch.group["slice_p"]
         grads = [thinned(g, every) for g in batch.grads]
         params = [thinned(p, every) for p in batch.params]

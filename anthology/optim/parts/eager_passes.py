@@ -17,22 +17,7 @@ def first_eager(
     averages: dict[str, Tensor],
     numbers: list[float],
 ) -> Tensor:
-    """The first pass over a line of numbers, or over several tensors, a row each.
-
-    Parameters
-    ----------
-    p, g, start : Tensor
-        Parameter, gradient and w₀, of one dtype.
-    averages : dict of str to Tensor
-        ``exp_avg_sq`` and, where there are such, ``exp_avg`` and ``s``; written.
-    numbers : list of float
-        β₁, (1−β₁)d, β₂, d, 1−β₂, β₃ and the weight of g in s.
-
-    Returns
-    -------
-    Tensor
-        ⟨g, w₀ − w⟩ and ‖s‖₁: (2,), or (2, n) for n rows.
-    """
+    """The first pass over a line of numbers, or over several tensors, a row each."""
     beta1, share, beta2, d, rest2, beta3, weight = numbers
     trusted = 1e-15 < abs(d) < 1e15  # its square
     sums: list[list[Tensor]] = [[], []]
@@ -62,15 +47,7 @@ def first_eager(
 def second_eager(
     p: Tensor, v: Tensor, m: Tensor, keep: float, rate: float, least: float
 ) -> None:
-    """The second pass: w ← keep·w − rate·m/(√v + least).
-
-    Parameters
-    ----------
-    p, v, m : Tensor
-        Lines of numbers of one dtype; `p` is written.
-    keep, rate, least : float
-        As in the formula.
-    """
+    """The second pass: w ← keep·w − rate·m/(√v + least)."""
     pieces = _pieces([p.view(-1), v.view(-1), m.view(-1)])
     room = torch.empty_like(pieces[0][0])
     for x, y, z in pieces:

@@ -20,40 +20,14 @@ Structures = str | Sequence[str] | Mapping[int, str | Sequence[str]]
 
 
 def squeezed(shape: Sequence[int]) -> list[int]:
-    """A shape without its axes of size one, or [1].
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Of a parameter.
-
-    Returns
-    -------
-    list of int
-        The lengths of the axes that get a factor.
-    """
+    """A shape without its axes of size one, or [1]."""
     return [length for length in shape if length != 1] or [1]
 
 
 def kinds_for(
     dims: Sequence[int], given: Structures | None, max_dim: int = 2**63 - 1
 ) -> list[Structure]:
-    """The structures of the factors of a tensor.
-
-    Parameters
-    ----------
-    dims : sequence of int
-        As `squeezed` returns them.
-    given : str, sequence, mapping or None
-        See `SIRFShampoo`.
-    max_dim : int
-        Longer axes have a diagonal factor, whatever was given. Default: none is.
-
-    Returns
-    -------
-    list of Structure
-        One an axis.
-    """
+    """The structures of the factors of a tensor."""
     names: str | Sequence[str] = "diagonal" if len(dims) == 1 else "dense"
     if isinstance(given, str):
         names = given
@@ -68,18 +42,7 @@ def kinds_for(
 
 
 def check_structures(given: Any) -> None:
-    """Refuse unknown names, and lists of names that fit no number of axes.
-
-    Parameters
-    ----------
-    given : object
-        What was given as ``structures``.
-
-    Raises
-    ------
-    ValueError
-        Naming what would be right.
-    """
+    """Refuse unknown names, and lists of names that fit no number of axes."""
     entries: Mapping[Any, Any] = given if isinstance(given, Mapping) else {None: given}
     for axes, names in entries.items():
         if names is None and axes is None:
@@ -97,61 +60,18 @@ def check_structures(given: Any) -> None:
 
 
 def unfold(x: Tensor, axis: int) -> Tensor:
-    """The matrix whose rows are the slices along an axis.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (n, d₁, …, d_N).
-    axis : int
-        From 0 to N − 1.
-
-    Returns
-    -------
-    Tensor
-        Shape (n, d, rest) with d the length of the axis.
-    """
+    """The matrix whose rows are the slices along an axis."""
     return x.movedim(axis + 1, 1).reshape(len(x), x.shape[axis + 1], -1)
 
 
 def fold(rows: Tensor, like: Tensor, axis: int) -> Tensor:
-    """Undo `unfold`.
-
-    Parameters
-    ----------
-    rows : Tensor
-        Shape (n, d, rest).
-    like : Tensor
-        The shape that was unfolded, (n, d₁, …, d_N).
-    axis : int
-        From 0 to N − 1.
-
-    Returns
-    -------
-    Tensor
-        Shape of `like`.
-    """
+    """Undo `unfold`."""
     moved = like.movedim(axis + 1, 1)
     return rows.reshape(moved.shape).movedim(1, axis + 1)
 
 
 def transport(x: Tensor, kinds: list[Structure], factors: list[Tensor]) -> Tensor:
-    """A = G ×₁ K₁ᵀ … ×_N K_Nᵀ, for a matrix CᵀGK.
-
-    Parameters
-    ----------
-    x : Tensor
-        G, shape (n, d₁, …, d_N).
-    kinds : list of Structure
-        One an axis.
-    factors : list of Tensor
-        K, packed.
-
-    Returns
-    -------
-    Tensor
-        Shape of `x`, dtype of the factors.
-    """
+    """A = G ×₁ K₁ᵀ … ×_N K_Nᵀ, for a matrix CᵀGK."""
     # the first axis last: its product leaves the entries of a matrix in their order
     for axis in reversed(range(len(kinds))):
         rows = unfold(x, axis).to(factors[axis].dtype)
@@ -165,21 +85,7 @@ def precondition(
     factors: list[Tensor] | None,
     products: list[Tensor | None],
 ) -> Tensor:
-    """Ĝ = G ×₁ K₁K₁ᵀ … ×_N K_NK_Nᵀ, for a matrix CCᵀGKKᵀ.
-
-    Parameters
-    ----------
-    x, kinds, factors
-        As for `transport`; factors may be None if every product is kept.
-    products : list of Tensor or None
-        Packed K Kᵀ where it is kept; elsewhere it is formed if that needs fewer
-        operations than two products with K.
-
-    Returns
-    -------
-    Tensor
-        Shape and dtype of `x`.
-    """
+    """Ĝ = G ×₁ K₁K₁ᵀ … ×_N K_NK_Nᵀ, for a matrix CCᵀGKKᵀ."""
     moved = x
     for axis in reversed(range(len(kinds))):
         kind, kept = kinds[axis], products[axis]
@@ -203,32 +109,7 @@ def refreshed(
     momenta: list[Tensor],
     group: Mapping[str, Any],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Factors and their momenta after one update, all from the old factors.
-
-    With A = G ×ₙ Kₙᵀ, the average traces τ = tr(KᵀK)/d and :math:`d_{-n}` the
-    product of the other lengths, the step of axis n is
-
-    .. math::
-
-       \\tfrac12\\,\\hat\\Pi\\Big[\\tfrac{B}{d_{-n}} A_{(n)} A_{(n)}^\\top
-       + \\lambda \\textstyle\\prod_{m \\ne n} \\tau_m\\, K_n^\\top K_n - I\\Big].
-
-    Where a result would overflow, the factors of that tensor stay as they are.
-
-    Parameters
-    ----------
-    grads, kinds, factors
-        As for `transport`.
-    momenta : list of Tensor
-        Packed.
-    group : mapping
-        ``batch_size``, ``damping``, ``factor_lr`` and ``factor_momentum``.
-
-    Returns
-    -------
-    tuple of list of Tensor
-        New factors and new momenta; nothing is written.
-    """
+    """Factors and their momenta after one update, all from the old factors."""
     dims = [kind.dim for kind in kinds]
     scale = math.sqrt(group["batch_size"] / math.prod(dims))
     a = transport(grads * scale, kinds, factors)
@@ -266,11 +147,7 @@ def _representable(
     sizes: list[Tensor],
     dtype: torch.dtype,
 ) -> Tensor:
-    """Whether no momentum has overflowed and no gradient could be made to.
-
-    Without damping, factors grow without bound while gradients vanish. The product
-    of tr(KKᵀ) over the axes bounds what a gradient is multiplied by.
-    """
+    """Whether no momentum has overflowed and no gradient could be made to."""
     gain = torch.zeros_like(sizes[0])
     for kind, k, size in zip(kinds, factors, sizes, strict=True):
         gain = gain + 2 * kind.frobenius(k).log() + 0 * size

@@ -106,18 +106,7 @@ def length(x: Tensor) -> Tensor:
 
 
 def lengths(x: Tensor) -> Tensor:
-    """The Euclidean norm of each tensor of a stack, of any scale.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape (n, *shape).
-
-    Returns
-    -------
-    Tensor
-        Shape (n,).
-    """
+    """The Euclidean norm of each tensor of a stack, of any scale."""
     flat = x.reshape(len(x), -1)
     top = nonzero(flat.detach().abs().amax(1, keepdim=True))
     out: Tensor = torch.linalg.vector_norm(flat / top, dim=1) * top[:, 0]

@@ -83,15 +83,7 @@ def apart(saved: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 class Numbers:
-    """Numbers as tensors on a device, the same tensor for the same plain numbers.
-
-    Parameters
-    ----------
-    kind : torch.dtype
-        Of the tensors.
-    home : torch.device
-        Where they are to be.
-    """
+    """Numbers as tensors on a device, the same tensor for the same plain numbers."""
 
     def __init__(self, kind: torch.dtype, home: torch.device) -> None:
         self.kind, self.home = kind, home

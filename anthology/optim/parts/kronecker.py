@@ -16,21 +16,7 @@ Block = tuple[slice, ...]
 
 
 def cut(shape: tuple[int, ...], size: int) -> list[Block]:
-    """Blocks with at most `size` entries along each axis.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Of the tensor; () counts as (1,).
-    size : int
-        The largest axis of a block.
-
-    Returns
-    -------
-    list of tuple of slice
-        In lexicographic order; together they cover the tensor once. None for an
-        empty tensor.
-    """
+    """Blocks with at most `size` entries along each axis."""
     axes = [
         [slice(start, min(start + size, length)) for start in range(0, length, size)]
         for length in shape or (1,)
@@ -39,58 +25,19 @@ def cut(shape: tuple[int, ...], size: int) -> list[Block]:
 
 
 def unfold(x: Tensor, axis: int, order: int) -> Tensor:
-    """The matrix whose rows are the slices of a tensor along an axis.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape ``(*batch, *shape)`` with `order` axes in shape.
-    axis : int
-        From 0 to order − 1, an axis of shape.
-    order : int
-        k, at least 1.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(*batch, d, rest)`` with d the length of the axis.
-    """
+    """The matrix whose rows are the slices of a tensor along an axis."""
     x = x.movedim(axis - order, -order)
     return x.flatten(1 - order) if order > 1 else x.unsqueeze(-1)
 
 
 def gram(x: Tensor, axis: int, order: int) -> Tensor:
-    """XXᵀ of the matrix along an axis: GGᵀ for axis 0 of a matrix, GᵀG for axis 1.
-
-    Parameters
-    ----------
-    x, axis, order
-        As for `unfold`.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(*batch, d, d)``.
-    """
+    """XXᵀ of the matrix along an axis: GGᵀ for axis 0 of a matrix, GᵀG for axis 1."""
     flat = unfold(x, axis, order)
     return symmetric(flat, flat.mT)
 
 
 def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
-    """A matrix applied along an axis: MX for axis 0 of a matrix, XMᵀ for axis 1.
-
-    Parameters
-    ----------
-    x, axis, order
-        As for `unfold`.
-    matrix : Tensor
-        Shape ``(*batch, d, d)``.
-
-    Returns
-    -------
-    Tensor
-        Shape of `x`.
-    """
+    """A matrix applied along an axis: MX for axis 0 of a matrix, XMᵀ for axis 1."""
     if order > 1 and axis == order - 1:  # from the right, so that nothing is moved
         rows = x.flatten(1, -2) @ matrix.mT
         return rows.reshape(x.shape)
@@ -100,25 +47,7 @@ def multiply(x: Tensor, matrix: Tensor, axis: int, order: int) -> Tensor:
 
 
 def whitened(x: Tensor, axis: int, whiteners: Mapping[int, Tensor]) -> Tensor:
-    """A tensor divided by the factors of all axes but one: G S⁻½/√d for axis 0.
-
-    Its Gram matrix along that axis is what a factor of the KL-optimal pair gathers,
-    GS⁻¹Gᵀ/d.
-
-    Parameters
-    ----------
-    x : Tensor
-        Shape ``(n, *shape)``.
-    axis : int
-        The axis that is left as it is.
-    whiteners : mapping
-        For each axis that has one a matrix W with WᵀW = S⁻¹, (n, d, d).
-
-    Returns
-    -------
-    Tensor
-        Shape of `x`, entries cut so that a million squares have room.
-    """
+    """A tensor divided by the factors of all axes but one: G S⁻½/√d for axis 0."""
     order = x.ndim - 1
     for other, matrix in whiteners.items():
         if other != axis:
@@ -135,22 +64,7 @@ def nonzero(x: Tensor) -> Tensor:
 
 
 def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tensor:
-    """A bound from above on (L⁻¹ + GGᵀ)⁻¹ by products alone.
-
-    Parameters
-    ----------
-    factor : Tensor
-        L, symmetric positive semi-definite, shape (..., d, d).
-    gathered : Tensor
-        GGᵀ, the same shape.
-    bound : str
-        "frobenius" or "trace", the size of GGᵀL; see `KrADagrad`.
-
-    Returns
-    -------
-    Tensor
-        L − LGGᵀL/(1 + size), symmetric, the same shape.
-    """
+    """A bound from above on (L⁻¹ + GGᵀ)⁻¹ by products alone."""
     product = gathered @ factor
     if bound == "trace":
         size = product.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
@@ -162,20 +76,7 @@ def dominate(factor: Tensor, gathered: Tensor, bound: str = "frobenius") -> Tens
 
 
 def positive_root(factor: Tensor, power: int) -> Tensor:
-    """L^(1/p); eigenvalues that rounding made negative count as zero.
-
-    Parameters
-    ----------
-    factor : Tensor
-        L, symmetric, shape (..., d, d).
-    power : int
-        p, at least 1.
-
-    Returns
-    -------
-    Tensor
-        The same shape.
-    """
+    """L^(1/p); eigenvalues that rounding made negative count as zero."""
     top = nonzero(factor.abs().amax((-2, -1), keepdim=True))
     values, vectors = robust_eigh(factor / top)
     values = values.clamp_min(0) ** (1 / power)

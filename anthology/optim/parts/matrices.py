@@ -21,68 +21,22 @@ KERNELS = ("flatten", "positions", "stack")
 
 @dataclass(frozen=True)
 class View:
-    """One way to read a weight as matrices of shape (d_out, d_in).
-
-    Attributes
-    ----------
-    norm : Norm, optional
-        Says how the weight is stored: `Transpose`, in × out; `Split`, several weights
-        in one tensor. What is inside of these does not count.
-    kernel : str
-        What to do with more than two axes: "flatten" reads out × (in · space), one
-        matrix; "positions" one matrix for each kernel position; "stack" takes the
-        last two axes, those before them being a stack of matrices.
-    """
+    """One way to read a weight as matrices of shape (d_out, d_in)."""
 
     norm: Norm | None = None
     kernel: str = "flatten"
 
     def matrices(self, x: Tensor) -> list[Tensor]:
-        """The matrices; those of equal shape that were one `Split` as one tensor.
-
-        Parameters
-        ----------
-        x : Tensor
-            A weight with two axes or more.
-
-        Returns
-        -------
-        list of Tensor
-            Shapes (..., d_out, d_in).
-        """
+        """The matrices; those of equal shape that were one `Split` as one tensor."""
         axes = self._axes(x.shape)
         return [self._flat(block, axes) for block in self._blocks(x, self.norm)]
 
     def weight(self, matrices: Sequence[Tensor], like: Tensor) -> Tensor:
-        """The way back.
-
-        Parameters
-        ----------
-        matrices : sequence of Tensor
-            Shapes as `matrices` returned.
-        like : Tensor
-            The weight.
-
-        Returns
-        -------
-        Tensor
-            Shape of the weight.
-        """
+        """The way back."""
         return self._joined(iter(matrices), like.shape, self.norm)
 
     def share(self, like: Tensor) -> float:
-        """What one matrix may use of the whole step: 1/K for K kernel positions.
-
-        Parameters
-        ----------
-        like : Tensor
-            The weight.
-
-        Returns
-        -------
-        float
-            1 for every view but "positions".
-        """
+        """What one matrix may use of the whole step: 1/K for K kernel positions."""
         return 1 / math.prod(like.shape[2:]) if self.kernel == "positions" else 1.0
 
     def _axes(self, shape: Sequence[int]) -> int:
@@ -134,19 +88,7 @@ class View:
 
 
 def view_of(group: Mapping[str, Any]) -> View:
-    """The view that a group asks for.
-
-    Parameters
-    ----------
-    group : mapping
-        Its ``norm`` as text: `Split` and `Transpose` say how a weight is stored. Its
-        ``kernel``, which the role "stack" overrules.
-
-    Returns
-    -------
-    View
-        Plain matrices for a group without norm.
-    """
+    """The view that a group asks for."""
     norm = group.get("norm")
     stack = group.get("role") == "stack"
     return View(
@@ -155,20 +97,7 @@ def view_of(group: Mapping[str, Any]) -> View:
 
 
 def must_view(group: Mapping[str, Any]) -> None:
-    """Refuse a norm that cannot say how a parameter is stored.
-
-    Parameters
-    ----------
-    group : mapping
-        Its ``params``, or pairs of name and parameter; its ``norm`` as text; its
-        ``role``.
-
-    Raises
-    ------
-    ValueError
-        In the words of the norm; or if it splits or transposes other axes than
-        the first two, save for a stack of matrices.
-    """
+    """Refuse a norm that cannot say how a parameter is stored."""
     norm = group.get("norm")
     if norm is None:
         return
@@ -188,20 +117,7 @@ def must_view(group: Mapping[str, Any]) -> None:
 
 
 def check_scale(name: str, scale: Any) -> None:
-    """Refuse what is no convention.
-
-    Parameters
-    ----------
-    name : str
-        What it is called.
-    scale : str or float
-        See `convert_lr`.
-
-    Raises
-    ------
-    ValueError
-        If it is neither one of the names nor a positive, finite number.
-    """
+    """Refuse what is no convention."""
     if isinstance(scale, str):
         one_of(name, scale, SCALES)
     elif isinstance(scale, Tensor | bool) or not 0 < number(name, scale) < math.inf:
@@ -212,20 +128,7 @@ def check_scale(name: str, scale: Any) -> None:
 
 
 def scale_factor(scale: str | float, shape: Sequence[int]) -> float:
-    """What a convention multiplies the polar factor of a matrix by.
-
-    Parameters
-    ----------
-    scale : str or float
-        See `convert_lr`.
-    shape : sequence of int
-        (..., d_out, d_in) of the matrix; leading axes do not count.
-
-    Returns
-    -------
-    float
-        Times the learning rate, the spectral norm of a step along UVᵀ.
-    """
+    """What a convention multiplies the polar factor of a matrix by."""
     rows, columns = shape[-2:]
     if scale == "original":
         return math.sqrt(max(1.0, rows / columns))

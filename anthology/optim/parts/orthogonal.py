@@ -21,22 +21,7 @@ PRODUCTS = ("float16", "bfloat16", "float32", "float64")
 def orthogonal(
     point: Tensor, group: Mapping[str, Any], rows: Tensor | None = None
 ) -> Tensor:
-    """The step of one weight along its polar factor, for η = −1.
-
-    Parameters
-    ----------
-    point : Tensor
-        Real and finite; pairs along the last axis where the group says ``complex``.
-    group : mapping
-        Of Muon.
-    rows : Tensor, optional
-        Averages of squares of rows, written in place, where the group keeps them.
-
-    Returns
-    -------
-    Tensor
-        Shape as given.
-    """
+    """The step of one weight along its polar factor, for η = −1."""
     view, u = view_of(group), _numbers(point, group)
     found = _stages(view.matrices(u), group, rows)
     pairs = zip(found, factors(u, group), strict=True)
@@ -51,21 +36,7 @@ def descend_along(
     group: Mapping[str, Any],
     rows: list[Tensor] | None = None,
 ) -> None:
-    """w ← w − ηs·polar(u) for a list; matrices of equal shape go as one batch.
-
-    Parameters
-    ----------
-    params : list of Tensor
-        Written in place.
-    points : list of Tensor
-        u, or G where `others` are given. Real and finite, shapes as `params`.
-    others : list of Tensor, optional
-        M, so that u = βM + (1−β)G.
-    group : mapping
-        Of Muon, with ``lr`` = η.
-    rows : list of Tensor, optional
-        As for `orthogonal`, one a weight.
-    """
+    """w ← w − ηs·polar(u) for a list; matrices of equal shape go as one batch."""
     view = view_of(group)
     alike: dict[torch.Size, list[int]] = {}
     for index, u in enumerate(points):
@@ -105,21 +76,7 @@ def _numbers(point: Tensor, group: Mapping[str, Any]) -> Tensor:
 
 
 def factors(p: Tensor, group: Mapping[str, Any]) -> list[float]:
-    """What the polar factors of a weight are multiplied by, η apart.
-
-    Parameters
-    ----------
-    p : Tensor
-        The weight, of which only the shape counts.
-    group : mapping
-        Its group.
-
-    Returns
-    -------
-    list of float
-        For each of its matrices, or sets of equal ones, the factor s of the
-        convention, over K for K kernel positions, over the group's ``scale``.
-    """
+    """What the polar factors of a weight are multiplied by, η apart."""
     view, scale = view_of(group), group["adjust_lr_fn"] or "original"
     rest = view.share(p) / float(group.get("scale", 1.0))
     found = view.matrices(torch.empty_like(p, device="meta"))
@@ -127,20 +84,7 @@ def factors(p: Tensor, group: Mapping[str, Any]) -> list[float]:
 
 
 def rows_of(param: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What is kept of the rows of a weight, if anything.
-
-    Parameters
-    ----------
-    param : Tensor
-        As the rule sees it: pairs where the group says ``complex``.
-    group : mapping
-        Of Muon.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Zeros, one row of numbers for all its matrices, or nothing.
-    """
+    """What is kept of the rows of a weight, if anything."""
     if group["row_beta"] is None:
         return {}
     shape = param.shape[:-1] if group.get("complex") else param.shape
@@ -150,18 +94,7 @@ def rows_of(param: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def dtype_name(dtype: str | torch.dtype | None) -> str | None:
-    """A dtype as plain text, for checkpoints.
-
-    Parameters
-    ----------
-    dtype : str, torch.dtype or None
-        For example ``torch.bfloat16``.
-
-    Returns
-    -------
-    str or None
-        For example "bfloat16".
-    """
+    """A dtype as plain text, for checkpoints."""
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 

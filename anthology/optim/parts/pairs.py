@@ -86,23 +86,7 @@ def joined(model: nn.Module, *, kernels: bool = False) -> list[dict[str, Any]]:
 
 
 def must_pair(params: Iterable[Any]) -> list[Any]:
-    """Refuse what is not weight, bias, weight, bias …
-
-    Parameters
-    ----------
-    params : iterable
-        Parameters, or pairs of name and parameter.
-
-    Returns
-    -------
-    list
-        The same.
-
-    Raises
-    ------
-    ValueError
-        Naming the first shapes that do not fit.
-    """
+    """Refuse what is not weight, bias, weight, bias …"""
     items = list(params) if isinstance(params, Iterable) else [params]
     tensors = [item[-1] if isinstance(item, tuple) else item for item in items]
     if len(tensors) % 2:
@@ -127,50 +111,17 @@ def _fit(w: Tensor, b: Tensor) -> bool:
 
 
 def matrix_like(weight: Tensor) -> Tensor:
-    """An uninitialised matrix of the shape of a pair, by its weight.
-
-    Parameters
-    ----------
-    weight : Tensor
-        Shape (d_out, …).
-
-    Returns
-    -------
-    Tensor
-        Shape (d_out, rest + 1).
-    """
+    """An uninitialised matrix of the shape of a pair, by its weight."""
     return weight.new_empty(weight.shape[0], weight[:1].numel() + 1)
 
 
 def as_matrix(w: Tensor, b: Tensor) -> Tensor:
-    """(W b), a copy.
-
-    Parameters
-    ----------
-    w, b : Tensor
-        Shapes (d_out, …) and (d_out,).
-
-    Returns
-    -------
-    Tensor
-        Shape (d_out, rest + 1).
-    """
+    """(W b), a copy."""
     return torch.cat([w.flatten(1), b.unsqueeze(1)], 1)
 
 
 def pair_batches(optimizer: torch.optim.Optimizer) -> list[Batch]:
-    """The pairs of all groups with ``joined=True``, not yet opened.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        A pair of which one has no gradient is left out, and so stays.
-
-    Returns
-    -------
-    list of Batch
-        Of matrices; closing one writes weights and biases.
-    """
+    """The pairs of all groups with ``joined=True``, not yet opened."""
     batches: list[Batch] = []
     for group in optimizer.param_groups:
         if not group["joined"]:
@@ -195,15 +146,7 @@ def pair_batches(optimizer: torch.optim.Optimizer) -> list[Batch]:
 
 
 class PairBatch(Batch):
-    """Matrices (W b) on their way through a rule.
-
-    Parameters
-    ----------
-    group : dict
-        As for `Batch`.
-    pairs : dict
-        Each matrix, with its gradient, and the weight and the bias it came from.
-    """
+    """Matrices (W b) on their way through a rule."""
 
     def __init__(self, group: dict[str, Any], pairs: dict[Tensor, Pair]) -> None:
         super().__init__(group, list(pairs))

@@ -20,63 +20,27 @@ Rate = Any  # float, 0-d Tensor, or a list of either, one a tensor
 
 
 def on_cpu(batch: Batch) -> bool:
-    """Whether the passes of this file serve a batch.
-
-    Parameters
-    ----------
-    batch : Batch
-        Open, with at least one tensor.
-
-    Returns
-    -------
-    bool
-        Its numbers can be read for nothing and autograd does not follow the step.
-    """
+    """Whether the passes of this file serve a batch."""
     here = batching.reads_flags_for_free(batch.params[0].device)
     return here and not batch.group["differentiable"]
 
 
 class Room:
-    """Memory for one temporary at a time.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        Of one device and dtype; the largest says how much is taken.
-    """
+    """Memory for one temporary at a time."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self._flat = tensors[0].new_empty(max(x.numel() for x in tensors))
         self._views: dict[torch.Size, Tensor] = {}
 
     def like(self, x: Tensor) -> Tensor:
-        """The memory in the shape of a member; what it held is lost.
-
-        Parameters
-        ----------
-        x : Tensor
-            One of the tensors.
-
-        Returns
-        -------
-        Tensor
-            Not initialised.
-        """
+        """The memory in the shape of a member; what it held is lost."""
         if x.shape not in self._views:
             self._views[x.shape] = self._flat[: x.numel()].view(x.shape)
         return self._views[x.shape]
 
 
 def scale(xs: list[Tensor], factor: Rate) -> None:
-    """x ← factor·x for a list.
-
-    Parameters
-    ----------
-    xs : list of Tensor
-        Written in place.
-    factor : float, Tensor or list of either
-        One for all, or one a tensor.
-    """
+    """x ← factor·x for a list."""
     one = _joint(xs, factor)
     if isinstance(factor, Tensor) and factor.requires_grad:
         for x in xs:  # the list operation gives it no slope
@@ -88,15 +52,7 @@ def scale(xs: list[Tensor], factor: Rate) -> None:
 
 
 def divide(xs: list[Tensor], divisor: Rate) -> None:
-    """x ← x/divisor for a list.
-
-    Parameters
-    ----------
-    xs : list of Tensor
-        Written in place.
-    divisor : float, Tensor or list of either
-        One for all, or one a tensor.
-    """
+    """x ← x/divisor for a list."""
     one = _joint(xs, divisor)
     if one is None:
         torch._foreach_div_(xs, divisor)
@@ -105,15 +61,7 @@ def divide(xs: list[Tensor], divisor: Rate) -> None:
 
 
 def shift(xs: list[Tensor], number: float) -> None:
-    """x ← x + number for a list.
-
-    Parameters
-    ----------
-    xs : list of Tensor
-        Written in place.
-    number : float
-        One for all.
-    """
+    """x ← x + number for a list."""
     one = _joint(xs, number)
     if one is None:
         torch._foreach_add_(xs, number)
@@ -122,11 +70,7 @@ def shift(xs: list[Tensor], number: float) -> None:
 
 
 def _joint(xs: list[Tensor], rate: Rate) -> Tensor | None:
-    """On a CPU a plain number, or a list of equal ones, as a tensor of the same dtype.
-
-    A number would be made a tensor and converted for every member of the list, which
-    takes longer than a pass over a thousand numbers. None for other rates.
-    """
+    """On a CPU a plain number, or a list of equal ones."""
     if isinstance(rate, list) and isinstance(rate[0], float) and len(set(rate)) == 1:
         rate = rate[0]
     if isinstance(rate, float) and xs[0].is_cpu:
@@ -135,17 +79,7 @@ def _joint(xs: list[Tensor], rate: Rate) -> Tensor | None:
 
 
 def add_scaled(xs: list[Tensor], ys: list[Tensor], rate: Rate) -> None:
-    """x ← x + rate·y for lists, without a copy where the rate is a plain number.
-
-    Parameters
-    ----------
-    xs : list of Tensor
-        Written in place.
-    ys : list of Tensor
-        Equal shapes and dtypes.
-    rate : float, Tensor or list of either
-        One for all, or one a tensor.
-    """
+    """x ← x + rate·y for lists, without a copy where the rate is a plain number."""
     if isinstance(rate, Tensor | list):
         torch._foreach_add_(xs, torch._foreach_mul(ys, rate))
     else:
@@ -153,38 +87,14 @@ def add_scaled(xs: list[Tensor], ys: list[Tensor], rate: Rate) -> None:
 
 
 def mapped(rate: Rate, compute: Callable[[Any], Any]) -> Rate:
-    """A function of a rate, or of each in a list.
-
-    Parameters
-    ----------
-    rate : float, Tensor or list of either
-        One for all, or one a tensor.
-    compute : callable
-        The function.
-
-    Returns
-    -------
-    float, Tensor or list
-        As `rate`.
-    """
+    """A function of a rate, or of each in a list."""
     return [compute(r) for r in rate] if isinstance(rate, list) else compute(rate)
 
 
 def inner_of_differences(
     xs: list[Tensor], ys: list[Tensor], zs: list[Tensor]
 ) -> list[Tensor]:
-    """⟨x − y, z⟩ of each triple.
-
-    Parameters
-    ----------
-    xs, ys, zs : list of Tensor
-        Equal shapes, one device and dtype.
-
-    Returns
-    -------
-    list of Tensor
-        0-d.
-    """
+    """⟨x − y, z⟩ of each triple."""
     room, found = Room(xs), []
     for x, y, z in zip(xs, ys, zs, strict=True):
         gone = torch.sub(x, y, out=room.like(x))
@@ -193,18 +103,7 @@ def inner_of_differences(
 
 
 def one_norms(xs: list[Tensor]) -> list[Tensor]:
-    """‖x‖₁ of each; the sum of |x| is three times as fast as the norm.
-
-    Parameters
-    ----------
-    xs : list of Tensor
-        One device and dtype.
-
-    Returns
-    -------
-    list of Tensor
-        0-d.
-    """
+    """‖x‖₁ of each; the sum of |x| is three times as fast as the norm."""
     room = Room(xs)
     return [torch.abs(x, out=room.like(x)).sum() for x in xs]
 
@@ -212,19 +111,7 @@ def one_norms(xs: list[Tensor]) -> list[Tensor]:
 def divided_by_root(
     ws: list[Tensor], ms: list[Tensor], vs: list[Tensor], rate: Rate, eps: Any
 ) -> None:
-    """w ← w − rate·m/(√v + ε) for lists.
-
-    Parameters
-    ----------
-    ws : list of Tensor
-        Written in place.
-    ms, vs : list of Tensor
-        Equal shapes, one device and dtype.
-    rate : float or list of float
-        One for all, or one a tensor.
-    eps : float
-        ε.
-    """
+    """w ← w − rate·m/(√v + ε) for lists."""
     room = Room(vs)
     rates = rate if isinstance(rate, list) else [rate] * len(ws)
     for w, m, v, size in zip(ws, ms, vs, rates, strict=True):

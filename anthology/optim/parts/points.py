@@ -11,59 +11,19 @@ from anthology.norms import Norm, from_spec, norm_by_shape
 
 
 def dualize(x: Tensor, norm: Norm) -> Tensor:
-    """The steepest unit step of one tensor, as the optimizers see tensors.
-
-    Parameters
-    ----------
-    x : Tensor
-        Any shape; see the notes of `SteepestDescent`.
-    norm : Norm
-        The norm of its points.
-
-    Returns
-    -------
-    Tensor
-        Shape of `x`.
-    """
+    """The steepest unit step of one tensor, as the optimizers see tensors."""
     return norm.dualize(as_points(x, norm)).reshape(x.shape)
 
 
 def as_points(x: Tensor, norm: Norm) -> Tensor:
-    """A tensor with the axes its norm measures.
-
-    Parameters
-    ----------
-    x : Tensor
-        Any shape.
-    norm : Norm
-        Its norm.
-
-    Returns
-    -------
-    Tensor
-        Flattened for a vector norm; with axes of size one appended where `x` has
-        fewer than the norm measures; otherwise `x`.
-    """
+    """A tensor with the axes its norm measures."""
     if norm.ndim == 1:
         return x.reshape(-1)
     return x.reshape(*x.shape, *(1,) * (norm.ndim - x.ndim))
 
 
 def dualize_together(points: list[Tensor], norms: list[Norm]) -> list[Tensor]:
-    """The same for many tensors; those of equal shape and norm go as one batch.
-
-    Parameters
-    ----------
-    points : list of Tensor
-        Any shapes.
-    norms : list of Norm
-        One for each.
-
-    Returns
-    -------
-    list of Tensor
-        Shapes as given.
-    """
+    """The same for many tensors; those of equal shape and norm go as one batch."""
     alike: dict[Any, list[int]] = {}
     for index, (x, norm) in enumerate(zip(points, norms, strict=True)):
         alike.setdefault((x.shape, norm), []).append(index)
@@ -79,40 +39,14 @@ def dualize_together(points: list[Tensor], norms: list[Norm]) -> list[Tensor]:
 
 
 def norm_for(x: Tensor, given: Norm | str | None) -> Norm:
-    """The norm of one tensor.
-
-    Parameters
-    ----------
-    x : Tensor
-        The tensor, of which only the number of axes counts.
-    given : Norm, str or None
-        The norm of its group, or its ``repr``.
-
-    Returns
-    -------
-    Norm
-        The given norm, or what `norm_by_shape` says.
-    """
+    """The norm of one tensor."""
     if isinstance(given, Norm):
         return given
     return norm_by_shape(x.ndim) if given is None else _from_spec(given)
 
 
 def must_fit(params: Any, given: str | None) -> None:
-    """Refuse a norm that cannot measure a parameter; the numbers are not looked at.
-
-    Parameters
-    ----------
-    params : sequence of Tensor
-        Parameters, or pairs of name and parameter.
-    given : str or None
-        The norm of their group.
-
-    Raises
-    ------
-    ValueError
-        In the words of the norm.
-    """
+    """Refuse a norm that cannot measure a parameter; the numbers are not looked at."""
     for item in [params] if isinstance(params, Tensor) else params:
         p = item[-1] if isinstance(item, tuple) else item
         # torch.optim takes integer parameters, which never get a gradient
@@ -130,25 +64,7 @@ def _from_spec(text: str) -> Norm:
 
 
 def spec(norm: Norm | str | None) -> str | None:
-    """A norm as plain text.
-
-    Parameters
-    ----------
-    norm : Norm, str or None
-        A norm of single tensors, or its ``repr``.
-
-    Returns
-    -------
-    str or None
-        Its ``repr``; None for None.
-
-    Raises
-    ------
-    TypeError
-        If it is not a norm of single tensors.
-    ValueError
-        If the text names no norm.
-    """
+    """A norm as plain text."""
     if norm is None:
         return None
     if isinstance(norm, str):

@@ -24,18 +24,7 @@ from .joint import counted, factor, gathered
 
 
 def check_polyak(group: Mapping[str, Any], first: Mapping[str, Any]) -> None:
-    """Refuse what Polyak's step cannot use.
-
-    Parameters
-    ----------
-    group, first : mapping
-        A group with ``step_rule="polyak"``, and the first of all groups.
-
-    Raises
-    ------
-    ValueError
-        If there is a momentum, f* is not finite, or groups disagree on it.
-    """
+    """Refuse what Polyak's step cannot use."""
     if group["momentum"]:
         raise ValueError(
             f"momentum={group['momentum']} with step='polyak', which divides the loss "
@@ -52,30 +41,7 @@ def check_polyak(group: Mapping[str, Any], first: Mapping[str, Any]) -> None:
 
 
 def excess(loss: Any, group: Mapping[str, Any], home: torch.device | None) -> Tensor:
-    """f − f* (f* − f with ``maximize``), which is to come to zero.
-
-    Parameters
-    ----------
-    loss : float or Tensor
-        What the closure has returned.
-    group : mapping
-        One of the groups.
-    home : torch.device or None
-        Where the parameters are, if all are plain tensors: the mean over all processes
-        is then taken there. None for DTensors, of which `shorten` takes it.
-
-    Returns
-    -------
-    Tensor
-        0-d, at least float32; with a graph only for ``differentiable``.
-
-    Raises
-    ------
-    RuntimeError
-        If there is no loss.
-    TypeError
-        If it is not one real number.
-    """
+    """f − f* (f* − f with ``maximize``), which is to come to zero."""
     if loss is None:
         raise RuntimeError(
             "step='polyak' needs the loss: optimizer.step(closure), where the closure "
@@ -90,24 +56,7 @@ def excess(loss: Any, group: Mapping[str, Any], home: torch.device | None) -> Te
 def shorten(
     optimizer: Any, gap: Tensor, batches: list[Batch], duals: list[list[Tensor]]
 ) -> list[list[Tensor]]:
-    """Let no step be longer than δ/N†: the ``lr`` of each batch becomes its length.
-
-    Parameters
-    ----------
-    optimizer : SteepestDescent
-        Knows the other processes.
-    gap : Tensor
-        From `excess`.
-    batches : list of Batch
-        Open; those at rate zero stay out of N†.
-    duals : list of list of Tensor
-        The dual norms over their scales, one a tensor.
-
-    Returns
-    -------
-    list of list of Tensor
-        With ``across="l2"`` the share of each tensor, its dual norm over N†.
-    """
+    """Let no step be longer than δ/N†: the ``lr`` of each batch becomes its length."""
     if not any(duals):
         return duals
     order = 2 if batches[0].group["across"] == "l2" else 1

@@ -23,21 +23,7 @@ SIDES = ("all", "one")
 
 
 def sides(shape: tuple[int, ...], group: Mapping[str, Any]) -> list[int]:
-    """The axes of a tensor, or of a block, that have a factor.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        At least one axis.
-    group : mapping
-        ``sides``: "one" is the shorter of a matrix, the first of more axes.
-
-    Returns
-    -------
-    list of int
-        In the order in which the factors are updated: for ``factors="kl"`` the
-        longest first, so that a first gradient gives a step of mean square one.
-    """
+    """The axes of a tensor, or of a block, that have a factor."""
     if group["sides"] == "one":
         return [int(len(shape) == 2 and shape[1] < shape[0])]
     axes = list(range(len(shape)))
@@ -65,24 +51,7 @@ def preconditioned(
     group: Mapping[str, Any],
     joint: bool = True,
 ) -> list[Tensor]:
-    """The averages of whole tensors, block by block, through `precondition`.
-
-    Parameters
-    ----------
-    grads, averages : list of Tensor
-        What the factors gather, and what is preconditioned.
-    states, steps : list
-        With factors and roots by number of block and axis; the counts.
-    group : mapping
-        As for `precondition`, and ``max_dim``.
-    joint : bool
-        Whether blocks of equal shape go through as one batch. Default True.
-
-    Returns
-    -------
-    list of Tensor
-        Shapes of `averages`.
-    """
+    """The averages of whole tensors, block by block, through `precondition`."""
     shapes = [tuple(g.shape) or (1,) for g in grads]
     raw = [g.reshape(s) for g, s in zip(grads, shapes, strict=True)]
     whole = [m.reshape(s) for m, s in zip(averages, shapes, strict=True)]
@@ -130,26 +99,7 @@ def precondition(
     steps: list[Any],
     group: Mapping[str, Any],
 ) -> Tensor:
-    """Add gradients to their factors, refresh the roots, and apply these.
-
-    Parameters
-    ----------
-    grads, moments : Tensor
-        Shape ``(n, *shape)``: what the factors gather, and what is preconditioned.
-    factors, roots : mapping of int to Tensor
-        By axis of shape, (n, d, d), or (n, d) for diagonal ones; written in place.
-        Roots that are not kept are None.
-    steps : list of float or Tensor
-        n counts.
-    group : mapping
-        ``betas``, ``eps``, ``power``, ``factors``, ``sides``, ``refresh``, ``root``,
-        ``capturable`` and ``differentiable``.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(n, *shape)``.
-    """
+    """Add gradients to their factors, refresh the roots, and apply these."""
     order = grads.ndim - 1
     power = root_of(order, group)
     due = _due(steps, group)
@@ -226,24 +176,7 @@ def _refresh(
 def kept_root(
     factor: Tensor, count: float, order: int, group: Mapping[str, Any]
 ) -> Tensor:
-    """The root that a tensor would have kept after so many steps with refresh = 1.
-
-    Parameters
-    ----------
-    factor : Tensor
-        (d, d) or (d,).
-    count : float
-        Steps taken; 0 gives zeros.
-    order : int
-        k, how many axes the tensor has.
-    group : mapping
-        As for `precondition`.
-
-    Returns
-    -------
-    Tensor
-        Shape of `factor`.
-    """
+    """The root that a tensor would have kept after so many steps with refresh = 1."""
     if not count:
         return torch.zeros_like(factor)
     weight = _weights(group["betas"][1], [count], factor)
@@ -290,17 +223,7 @@ def _weights(beta: float, steps: list[Any], like: Tensor) -> Tensor:
 def follow_roots(
     state: State, fresh: State, order: int, group: Mapping[str, Any]
 ) -> None:
-    """Let roots begin or end to be kept, as the group asks since the last step.
-
-    Parameters
-    ----------
-    state, fresh : dict of str to Tensor
-        A tensor's state, written in place, and a new one.
-    order : int
-        k, how many axes the tensor has.
-    group : mapping
-        As for `precondition`.
-    """
+    """Let roots begin or end to be kept, as the group asks since the last step."""
     step = float(state["step"])
     for name in [name for name in state if name.startswith("root_")]:
         del state[name]

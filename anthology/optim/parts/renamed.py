@@ -10,19 +10,7 @@ from typing import Any
 
 
 def renamed(group: dict[str, Any]) -> dict[str, Any]:
-    """A group with its step rule under the name that it has there.
-
-    Parameters
-    ----------
-    group : dict
-        From a user, who writes ``step="steepest"`` as for the class, or from an older
-        checkpoint. It is not written.
-
-    Returns
-    -------
-    dict
-        A text under ``step`` stands under ``step_rule``; otherwise `group` itself.
-    """
+    """A group with its step rule under the name that it has there."""
     if not isinstance(group.get("step"), str):
         return group
     others = {name: value for name, value in group.items() if name != "step"}
@@ -30,18 +18,7 @@ def renamed(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_names_of_today(state: dict[str, Any]) -> dict[str, Any]:
-    """What ``__setstate__`` gets, from a checkpoint or a copy, with such groups.
-
-    Parameters
-    ----------
-    state : dict
-        ``param_groups`` and, from a copy, ``defaults`` among others.
-
-    Returns
-    -------
-    dict
-        The same with its groups renamed.
-    """
+    """What ``__setstate__`` gets, from a checkpoint or a copy, with such groups."""
     found = {**state, "param_groups": [renamed(g) for g in state["param_groups"]]}
     if "defaults" in found:
         found["defaults"] = renamed(found["defaults"])

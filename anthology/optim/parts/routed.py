@@ -38,18 +38,7 @@ class _Routed(BaseOptimizer):
             )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group.
-
-        Parameters
-        ----------
-        param_group : dict
-            As for `torch.optim`, with ``rule``, ``norm``, ``scale`` if they differ.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As the class does; nothing is added then.
-        """
+        """Add a group."""
         if isinstance(param_group, dict):
             param_group = renamed(param_group)
             self.check({**self.defaults, **param_group})
@@ -93,14 +82,7 @@ class _Routed(BaseOptimizer):
 
     @property
     def rates(self) -> list[dict[str, float | Tensor]]:
-        """The learning rates as they are now.
-
-        Returns
-        -------
-        list of dict
-            For each group the rate of every rule that its tensors follow, "muon" or
-            "adamw".
-        """
+        """The learning rates as they are now."""
         groups = [divided(group) for group in self.param_groups]
         return [{part["rule"]: part["lr"] for part in parts} for parts in groups]
 

@@ -15,25 +15,7 @@ ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
 
 def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
-    """The rule of one parameter.
-
-    Parameters
-    ----------
-    p : Tensor
-        The parameter.
-    group : mapping
-        Its group; ``rule`` decides, then ``role``, then the number of axes.
-
-    Returns
-    -------
-    str
-        "muon" or "adamw".
-
-    Raises
-    ------
-    ValueError
-        If the group demands "muon" for a tensor with less than two axes.
-    """
+    """The rule of one parameter."""
     asked = group.get("rule")
     if asked == MUON and p.ndim < 2:
         raise ValueError(
@@ -46,24 +28,7 @@ def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
 
 
 def rates_settled(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group in which the rule is written, if it is one, and the rate of AdamW.
-
-    Parameters
-    ----------
-    group : mapping
-        A parameter group as a user writes it.
-
-    Returns
-    -------
-    dict
-        A new group: with ``rule`` if that of all tensors is the same, and with
-        ``adamw_at`` if it has an ``lr`` of its own.
-
-    Raises
-    ------
-    ValueError
-        See `rule_for`; or if it has tensors of both rules and one rate.
-    """
+    """A group in which the rule is written, if it is one, and the rate of AdamW."""
     given = group["params"]
     if isinstance(given, set):
         return dict(group)  # torch refuses it
@@ -87,37 +52,14 @@ def rates_settled(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reference(lr: Any) -> Any:
-    """The lr at which the rate of AdamW is ``adamw_lr``.
-
-    Parameters
-    ----------
-    lr : float or Tensor
-        The one that was given with it.
-
-    Returns
-    -------
-    float or Tensor
-        The same, apart from what a schedule writes into a tensor; for 0, of which
-        nothing can be a share, the default 1e-3.
-    """
+    """The lr at which the rate of AdamW is ``adamw_lr``."""
     if isinstance(lr, Tensor) and lr.numel() == 1:
         lr = lr if lr.requires_grad and lr else float(lr)
     return RATE if isinstance(lr, int | float) and lr == 0 else lr
 
 
 def divided(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each rule sees of a group.
-
-    Parameters
-    ----------
-    group : dict
-        Of the optimizer; not written.
-
-    Returns
-    -------
-    list of dict
-        One for each rule of its tensors, as `seen_by`, in the order of the first.
-    """
+    """What each rule sees of a group."""
     chosen: dict[str, list[Tensor]] = {}
     if group.get("rule") and group["params"]:  # the rule of all of them
         chosen[str(group["rule"])] = group["params"]
@@ -128,20 +70,7 @@ def divided(group: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def seen_by(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group with its ``rule``, and with the rate of that rule as its ``lr``.
-
-    Parameters
-    ----------
-    rule : str
-        "muon" or "adamw".
-    group : mapping
-        Of the optimizer, or what this made of one, which changes no more.
-
-    Returns
-    -------
-    dict
-        Without ``adamw_at`` and ``param_names``.
-    """
+    """A group with its ``rule``, and with the rate of that rule as its ``lr``."""
     seen = {k: v for k, v in group.items() if k not in ("adamw_at", "param_names")}
     if rule == ADAMW and "adamw_at" in group:
         lr, at, peak = map(_scalar, (group["lr"], group["adamw_at"], group["adamw_lr"]))
@@ -159,20 +88,7 @@ def in_words(
     groups: Sequence[Mapping[str, Any]],
     factors: Callable[[Tensor, Any], Sequence[float]],
 ) -> str:
-    """Name, shape, rule and rate of every parameter, one line each.
-
-    Parameters
-    ----------
-    groups : sequence of mapping
-        Of the optimizer.
-    factors : callable
-        What the polar factors of a parameter are multiplied by, from it and its group.
-
-    Returns
-    -------
-    str
-        A table.
-    """
+    """Name, shape, rule and rate of every parameter, one line each."""
     lines = []
     for number, group in enumerate(groups):
         names = group.get("param_names")

@@ -22,19 +22,7 @@ ROW = 2**18
 
 
 class Row:
-    """One tensor, or several small ones of one shape, on their way through a step.
-
-    Parameters
-    ----------
-    tensors : list of Tensor
-        The parameters.
-    states : list of dict
-        Their states.
-    step : float or Tensor
-        How many steps they have taken, this one included.
-    flag : Tensor, optional
-        0-d; where it is False nothing is written.
-    """
+    """One tensor, or several small ones of one shape, on their way through a step."""
 
     def __init__(
         self,
@@ -130,38 +118,14 @@ class Room:
 
 
 class Shelf:
-    """The rows of one group of tensors, from step to step.
-
-    It knows the parameters by weak references only: one that is removed from the
-    optimizer, with its state, is not kept alive.
-
-    Parameters
-    ----------
-    optimizer : BaseOptimizer
-        Whose state it is.
-    names : list of str
-        What is laid end to end of it.
-    """
+    """The rows of one group of tensors, from step to step."""
 
     def __init__(self, optimizer: Any, names: list[str]) -> None:
         self.optimizer, self.names = optimizer, names
         self.rows: list[Row] = []
 
     def rows_of(self, tensors: list[Tensor], states: list[State]) -> list[Row]:
-        """All tensors in rows: small ones of one shape together.
-
-        Parameters
-        ----------
-        tensors : list of Tensor
-            Of one device and dtype.
-        states : list of dict
-            Their states.
-
-        Returns
-        -------
-        list of Row
-            A tensor of which the others of its row are missing is alone in this step.
-        """
+        """All tensors in rows: small ones of one shape together."""
         here = {id(state): i for i, state in enumerate(states)}
         found, kept = [], []
         for row in self.rows:

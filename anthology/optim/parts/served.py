@@ -17,25 +17,7 @@ from anthology.optim.parts.two_passes import TwoPasses
 
 
 def two_passes(optimizer: Any, batches: list[Batch]) -> list[Any]:
-    """What of the batches goes in two passes, and the rest as it is.
-
-    Parameters
-    ----------
-    optimizer : Prodigy
-        Whose step it is.
-    batches : list of Batch
-        Not opened.
-
-    Returns
-    -------
-    list of TwoPasses or Batch
-        Every tensor in one of them.
-
-    Raises
-    ------
-    RuntimeError
-        As for `dispatch.way_of`.
-    """
+    """What of the batches goes in two passes, and the rest as it is."""
     parts: list[Any] = []
     found: dict[Any, TwoPasses] = {}
     for batch in batches:

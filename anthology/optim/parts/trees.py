@@ -12,18 +12,7 @@ Gradients = Mapping[str, Tensor | None] | Sequence[Tensor | None]
 
 
 def listed(tree: Any) -> Any:
-    """Parameters or gradients in plain dicts and lists.
-
-    Parameters
-    ----------
-    tree : mapping or sequence
-        By name, listed, or in groups.
-
-    Returns
-    -------
-    dict or list
-        The same things.
-    """
+    """Parameters or gradients in plain dicts and lists."""
     if isinstance(tree, Mapping):
         return dict(tree)
     return [dict(x) if isinstance(x, Mapping) else x for x in tree]
@@ -32,25 +21,7 @@ def listed(tree: Any) -> Any:
 def gradients(
     params: Tree, grads: Gradients, tensors: list[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients in the order of the parameters.
-
-    Parameters
-    ----------
-    params, grads : mapping or sequence
-        As for ``PureOptimizer.update``.
-    tensors : list of Tensor
-        The parameters in their order.
-
-    Returns
-    -------
-    list of Tensor or None
-        One a parameter.
-
-    Raises
-    ------
-    ValueError
-        If they do not fit together.
-    """
+    """The gradients in the order of the parameters."""
     if isinstance(params, Mapping) != isinstance(grads, Mapping):
         raise ValueError(
             "params and grads must both be mappings, by name, or both be sequences"
@@ -70,20 +41,7 @@ def gradients(
 
 
 def rebuilt(params: Tree, tensors: list[Tensor]) -> Any:
-    """The tensors in the form in which the parameters came.
-
-    Parameters
-    ----------
-    params : mapping or sequence
-        The parameters.
-    tensors : list of Tensor
-        What takes their place, in their order.
-
-    Returns
-    -------
-    dict or list
-        Built like `params`.
-    """
+    """The tensors in the form in which the parameters came."""
     if isinstance(params, Mapping):
         return dict(zip(params, tensors, strict=True))
     if all(isinstance(p, Tensor) for p in params):

@@ -18,60 +18,19 @@ ROTATED = "exp_avg_rotated"
 
 
 def rotated(x: Tensor, group: Mapping[str, Any]) -> list[int]:
-    """The axes of one tensor that have a basis.
-
-    Parameters
-    ----------
-    x : Tensor
-        Real, of the parameter's shape.
-    group : mapping
-        ``vectors`` and ``max_dim``.
-
-    Returns
-    -------
-    list of int
-        In rising order.
-    """
+    """The axes of one tensor that have a basis."""
     if x.ndim == 1 and group["vectors"] == "diagonal":
         return []
     return [axis for axis, d in enumerate(x.shape) if d <= group["max_dim"]]
 
 
 def average_of(axes: list[int], group: Mapping[str, Any]) -> str:
-    """What the average of the gradient is called, by how it is kept.
-
-    Parameters
-    ----------
-    axes : list of int
-        What `rotated` returned.
-    group : mapping
-        ``refresh``.
-
-    Returns
-    -------
-    str
-        An entry of the state.
-    """
+    """What the average of the gradient is called, by how it is kept."""
     return ROTATED if axes and group["refresh"] > 2 else "exp_avg"
 
 
 def turned(x: Tensor, state: State, *, back: bool = False) -> Tensor:
-    """Turn a tensor along each axis that has a basis.
-
-    Parameters
-    ----------
-    x : Tensor
-        Of the parameter's shape.
-    state : dict of str to Tensor
-        With ``basis_0`` and so on, orthogonal (d, d), for some of the axes.
-    back : bool
-        From the basis, rather than into it. Default False.
-
-    Returns
-    -------
-    Tensor
-        Shape and dtype of `x`, contiguous.
-    """
+    """Turn a tensor along each axis that has a basis."""
     y = real(x)[None]
     for name, basis in state.items():
         if name.startswith("basis_"):

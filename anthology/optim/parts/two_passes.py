@@ -26,21 +26,7 @@ from anthology.optim.parts.rows import Room, Row, Shelf, make_lines
 
 
 class TwoPasses:
-    """Tensors of one group, device and dtype that take their step in two passes.
-
-    Parameters
-    ----------
-    optimizer : Prodigy
-        Whose step it is.
-    group : dict
-        The hyper-parameters, with ``lr`` resolved.
-    first : Tensor
-        One of them, or what is alike.
-    way : str
-        ``"foreach"``, ``"compile"`` or ``"triton"``.
-    counts : bool
-        As for `Batch`.
-    """
+    """Tensors of one group, device and dtype that take their step in two passes."""
 
     def __init__(
         self,
@@ -72,18 +58,7 @@ class TwoPasses:
         self.shelf = shelves.setdefault(self.key, Shelf(optimizer, names))
 
     def takes(self, p: Tensor) -> bool:
-        """Take a tensor in if it is a line of at least two numbers.
-
-        Parameters
-        ----------
-        p : Tensor
-            With a gradient.
-
-        Returns
-        -------
-        bool
-            False if it must go another way.
-        """
+        """Take a tensor in if it is a line of at least two numbers."""
         if p.numel() < 2 or not p.is_contiguous() or not p.grad.is_contiguous():  # type: ignore[union-attr]
             return False
         if self.way == "foreach" and p.grad.dtype != self.kind:  # type: ignore[union-attr]
@@ -96,20 +71,7 @@ class TwoPasses:
         return True
 
     def observe(self, d: Any, top: Any) -> tuple[list[Tensor], list[Tensor]]:
-        """The first pass over all of them.
-
-        Parameters
-        ----------
-        d : Tensor
-            The estimate so far, 0-d.
-        top : float or Tensor
-            The largest learning rate of those that share it.
-
-        Returns
-        -------
-        tuple of list of Tensor
-            r and ‖s‖₁ of all that have taken part, 0-d; empty if none have.
-        """
+        """The first pass over all of them."""
         lr = self.group["lr"]
         d, top = self._number(d), self._number(top)
         unit = (lr > 0) * d / self.group["d0"]
@@ -134,13 +96,7 @@ class TwoPasses:
         return [r], [length]
 
     def move(self, d: Any, new: Any) -> None:
-        """The second pass: decay, and the step.
-
-        Parameters
-        ----------
-        d, new : Tensor
-            The estimate before and after this step, 0-d.
-        """
+        """The second pass: decay, and the step."""
         d, new = self._number(d), self._number(new)
         group, tiny = self.group, torch.finfo(self.kind).tiny
         least = group["eps"] * new
@@ -151,15 +107,7 @@ class TwoPasses:
             self._second(row, d, size, least)
 
     def keep(self, name: str, value: Tensor) -> None:
-        """Write d or ``d_max`` into the state of each tensor that has moved.
-
-        Parameters
-        ----------
-        name : str
-            Of the entry; where there is none, nothing is written.
-        value : Tensor
-            0-d.
-        """
+        """Write d or ``d_max`` into the state of each tensor that has moved."""
         states = [state for row in self.rows for state in row.states if name in state]
         same = value.to(self.home, self.kind)
         if self.flags is None:  # one tensor for all, which is never written again

@@ -49,11 +49,7 @@ def corrected_decay(subject: Subject) -> None:
 def _runs(
     subject: Subject, kinds: Sequence[str]
 ) -> list[tuple[Tensor, Tensor, list[Tensor], float]]:
-    """Steps side by side, each from where the first stands.
-
-    For each the weights before it, those after it without decay, what each kind has
-    taken from them, and the rate as a share of the largest so far.
-    """
+    """Steps side by side, each from where the first stands."""
     if not _has_kinds(subject):
         return []
     twins = [weight() for _ in (None, *kinds)]

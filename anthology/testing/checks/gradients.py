@@ -120,11 +120,7 @@ def infinite_gradient(subject: Subject) -> None:
 
 
 def _recovers(subject: Subject, bad: Tensor, what: str, at_once: bool) -> None:
-    """After one bad gradient the parameter can be put back and trains on.
-
-    It is put back at zero, where weight decay does not move it: only a step of the
-    optimizer can.
-    """
+    """After one bad gradient the parameter can be put back and trains on."""
     p = weight()
     optimizer = subject.on([p])
     feed(optimizer, (p, draw(p)))
