@@ -18,9 +18,9 @@ from torch import Tensor
 from anthology.norms import Norm, Scaled, Split, Transpose
 from anthology.norms.kernels import FlatSpectral
 from anthology.norms.spectral import Conv, Nuclear, Schatten, Spectral
-from anthology.optim.parts.inverted import damps, keeps_roots
-from anthology.optim.parts.matrices import view_of
-from anthology.optim.parts.points import norm_for
+from anthology.optim.parts.kronecker.schedule import damps, keeps_roots
+from anthology.optim.parts.matrix.view import view_of
+from anthology.optim.parts.param_norm import norm_for
 
 from . import flops
 from .work import Subject, Work

@@ -10,8 +10,8 @@ from .escape import FreeSteepestDescent
 from .kradagrad import KrADagrad
 from .lion import Lion, Signum
 from .muon import Muon
-from .parts.matrices import convert_lr
-from .parts.pairs import joined
+from .parts.kronecker.joined import joined
+from .parts.matrix.view import convert_lr
 from .prodigy import Prodigy
 from .root_free import RootFreeAdamW, RootFreeRMSProp
 from .scion import Scion, scion_norm

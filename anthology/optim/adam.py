@@ -16,7 +16,7 @@ from .core.limits import at_least_zero, check_betas
 from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, each, over_root
 from .parts.coefficients import add_square, blend_, kept, plus, rest, value
-from .parts.passes import divide, scale, shift
+from .parts.list_ops import divide, scale, shift
 
 
 class Adam(BaseOptimizer):

@@ -19,8 +19,8 @@ from anthology.norms import Norm
 
 from .core.spread import whole, whole_state
 from .core.state import state_dtype
-from .parts.points import as_points, must_fit, norm_for, spec
-from .parts.turned import ROTATED, turned
+from .parts.kronecker.rotation import ROTATED, turned
+from .parts.param_norm import as_points, must_fit, norm_for, spec
 
 Norms = Norm | str | Mapping[str, Norm | str] | None
 

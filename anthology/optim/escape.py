@@ -14,9 +14,9 @@ from anthology.norms import Norm
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .parts.distance import _DistanceEstimate
-from .parts.joint import counted, factor, top_rate
-from .parts.points import spec
+from .parts.param_norm import spec
+from .parts.prodigy.distance import _DistanceEstimate
+from .parts.prodigy.totals import counted, factor, top_rate
 from .steepest import SteepestDescent
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .adam import Adam, AdamW
 from .core.base import BaseOptimizer
-from .core.ensemble import member_by_member
+from .core.vmap import member_by_member
 from .escape import FreeSteepestDescent
 from .kradagrad import KrADagrad
 from .lion import Lion, Signum

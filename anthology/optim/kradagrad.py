@@ -15,16 +15,23 @@ from .core import limits
 from .core.base import Params, hyperparameters
 from .core.card import Card
 from .core.state import State, fresh_state, real
-from .parts.alike import _Alike
-from .parts.grafting import lengths
-from .parts.inverted import axes_of, blocks_of, damps, keeps_roots, power_of, turn_of
-from .parts.kronecker import (
+from .parts.kronecker.blocks import (
     dominate,
     gram,
     multiply,
     nonzero,
     positive_root,
 )
+from .parts.kronecker.grafting import lengths
+from .parts.kronecker.schedule import (
+    axes_of,
+    blocks_of,
+    damps,
+    keeps_roots,
+    power_of,
+    turn_of,
+)
+from .parts.kronecker.stacked import _Alike
 
 BOUNDS = ("frobenius", "trace")
 VARIANTS = ("star", "mm")

@@ -15,7 +15,7 @@ from .core.limits import below_one, check_betas, check_nesterov
 from .core.state import State, fresh_state
 from .parts.averages import descend
 from .parts.coefficients import blend, blend_, kept
-from .parts.passes import scale
+from .parts.list_ops import scale
 
 
 class Signum(BaseOptimizer):

@@ -18,9 +18,7 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.state import State, fresh_state
-from .parts.even_rows import ENTRY, SIDES
-from .parts.matrices import KERNELS, check_scale
-from .parts.orthogonal import (
+from .parts.matrix.polar import (
     PRODUCTS,
     descend_along,
     dtype_name,
@@ -28,8 +26,10 @@ from .parts.orthogonal import (
     orthogonal,
     rows_of,
 )
-from .parts.routed import _Routed
-from .parts.routing import ADAMW, MUON, RATE, in_words, reference
+from .parts.matrix.routing import ADAMW, MUON, RATE, in_words, reference
+from .parts.matrix.row_scaling import ENTRY, SIDES
+from .parts.matrix.two_rules import _Routed
+from .parts.matrix.view import KERNELS, check_scale
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19

@@ -14,11 +14,11 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.state import State
-from .parts.adaptive import corrected, move
-from .parts.distance import _DistanceEstimate
-from .parts.joint import counted, factor, top_rate
-from .parts.passes import add_scaled, mapped, on_cpu, one_norms, scale
-from .parts.served import two_passes
+from .parts.list_ops import add_scaled, mapped, on_cpu, one_norms, scale
+from .parts.prodigy.distance import _DistanceEstimate
+from .parts.prodigy.plan import two_passes
+from .parts.prodigy.totals import counted, factor, top_rate
+from .parts.prodigy.update import corrected, move
 
 
 class Prodigy(_DistanceEstimate):

@@ -19,7 +19,7 @@ from .core.state import State
 from .parts.averages import bias_correction, corrected_rate, descend, each
 from .parts.coefficients import add_square, blend_, kept, plus, rest, value
 from .parts.curvature import _RootFree
-from .parts.passes import scale
+from .parts.list_ops import scale
 
 
 class RootFreeRMSProp(_RootFree):

@@ -26,8 +26,8 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import number, one_of
 from .parts.averages import descend
-from .parts.passes import scale
-from .parts.points import spec
+from .parts.list_ops import scale
+from .parts.param_norm import spec
 from .steepest import SteepestDescent
 
 

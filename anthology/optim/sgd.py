@@ -16,7 +16,7 @@ from .core.limits import at_least_zero, number
 from .core.state import State, fresh_state
 from .parts.averages import descend
 from .parts.coefficients import plus, value
-from .parts.passes import scale
+from .parts.list_ops import scale
 
 
 class SGD(BaseOptimizer):

@@ -20,15 +20,15 @@ from .core.limits import (
     positive_integer,
 )
 from .core.state import State, fresh_state
-from .parts.grafting import (
+from .parts.kronecker.blocks import cut
+from .parts.kronecker.grafting import (
     GRAFTING,
     averages_of,
     check_sum_betas,
     finish,
     first_moments,
 )
-from .parts.kronecker import cut
-from .parts.preconditioned import (
+from .parts.kronecker.roots import (
     FACTORS,
     SIDES,
     follow_roots,

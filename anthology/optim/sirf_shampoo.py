@@ -20,9 +20,8 @@ from .core.limits import (
     positive_integer,
 )
 from .core.state import State
-from .parts.alike import batched, stacked
 from .parts.averages import descend
-from .parts.factors import (
+from .parts.kronecker.inverse_free import (
     Structures,
     check_structures,
     kinds_for,
@@ -30,7 +29,8 @@ from .parts.factors import (
     refreshed,
     squeezed,
 )
-from .parts.pairs import matrix_like, must_pair, pair_batches
+from .parts.kronecker.joined import matrix_like, must_pair, pair_batches
+from .parts.kronecker.stacked import batched, stacked
 
 FACTOR_DTYPES = ("bfloat16", "float32", "float64")
 # what a group has beside the hyper-parameters

@@ -21,11 +21,11 @@ from .core.limits import (
     positive_integer,
 )
 from .core.state import State, real
-from .parts.alike import _Alike
-from .parts.bases import first_basis, next_basis, reordered, whitener
-from .parts.kronecker import multiply, nonzero, unfold, whitened
-from .parts.preconditioned import FACTORS
-from .parts.turned import ROTATED, average_of, rotated, turned
+from .parts.kronecker.blocks import multiply, nonzero, unfold, whitened
+from .parts.kronecker.eigenbasis import first_basis, next_basis, reordered, whitener
+from .parts.kronecker.roots import FACTORS
+from .parts.kronecker.rotation import ROTATED, average_of, rotated, turned
+from .parts.kronecker.stacked import _Alike
 
 
 class SOAP(_Alike):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anthology.optim import SGD, AdamW, Lion, Prodigy, RootFreeAdamW, Signum
-from anthology.optim.core.compiling import missing_compiler
+from anthology.optim.core.fused.compile import missing_compiler
 from tests.device_cases import CHOOSING, MATRICES_ONLY, OURS, SHAPES
 
 ALL = {**OURS, **CHOOSING}

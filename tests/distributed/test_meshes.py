@@ -23,8 +23,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 from anthology import optim
-from anthology.optim.core.assign import assign, matrix_cost, traffic
-from anthology.optim.core.place import Place
+from anthology.optim.core.sharding.assign import assign, matrix_cost, traffic
+from anthology.optim.core.sharding.mesh import Place
 from tests.distributed.processes import Processes
 from tests.distributed.test_training import MAKERS, model, same, train
 
@@ -147,7 +147,7 @@ def check_messages() -> None:
     optimizer = optim.Muon(params)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Place, "exchange", counted)
-        patch.setattr("anthology.optim.core.journey.ROUND", 100)
+        patch.setattr("anthology.optim.core.sharding.transfer.ROUND", 100)
         optimizer.step()
     owners = assign([matrix_cost(shape) for shape in shapes], size)
     assert [optimizer.spread(optimizer.param_groups).owner(p) for p in params] == owners

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from anthology.norms import MaxOver, from_spec
 from anthology.optim import FreeSteepestDescent, Prodigy, SteepestDescent
-from anthology.optim.parts.points import as_points
+from anthology.optim.parts.param_norm import as_points
 
 NORMS = ["L2()", "LInf()", "L1()", "Lp(3.0)", "RMS()", "Spectral()", "RMSToRMS()"]
 NORMS += ["Frobenius()", "Nuclear()", "MaxAbs()", "OneToRMS()", "RMSToInf()"]

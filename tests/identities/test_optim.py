@@ -6,7 +6,7 @@ from torch import Tensor
 
 from anthology.norms import MaxOver, from_spec
 from anthology.optim import Adam, RootFreeRMSProp, SteepestDescent
-from anthology.optim.parts.points import as_points
+from anthology.optim.parts.param_norm import as_points
 
 TERMS = [("RMSToRMS()", 2.0), ("LInf()", 0.5), ("Conv(2)", 1.0), ("L2()", 3.0)]
 SHAPES = [(4, 3), (5,), (3, 2, 2, 2), (6,)]

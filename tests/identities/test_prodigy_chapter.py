@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anthology.norms import from_spec
 from anthology.optim import FreeSteepestDescent, Prodigy, SteepestDescent
-from anthology.optim.parts.points import as_points
+from anthology.optim.parts.param_norm import as_points
 
 NORMS = ["L1()", "L2()", "LInf()", "Lp(3.0)", "Spectral()", "Nuclear()", "RMSToRMS()"]
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from anthology.norms import LInf, Norm, RMSToRMS, from_spec, metrize
 from anthology.optim import Scion, SteepestDescent, scion_norm
-from anthology.optim.parts.points import as_points
+from anthology.optim.parts.param_norm import as_points
 
 MATRIX = [
     repr(scion_norm(name, (5, 4)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anthology.optim import SGD, AdamW, Lion, RootFreeAdamW, RootFreeRMSProp, Signum
-from anthology.optim.core import launching
+from anthology.optim.core.fused import triton as launching
 
 RULES: list[tuple[Any, dict[str, Any]]] = [
     (AdamW, {"lr": 1e-2}),

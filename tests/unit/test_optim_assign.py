@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anthology.optim.core.assign import assign, matrix_cost, traffic
+from anthology.optim.core.sharding.assign import assign, matrix_cost, traffic
 from experiments.ranks import MODELS, RESULTS, matrices, table
 
 

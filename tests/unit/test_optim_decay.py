@@ -11,8 +11,8 @@ from torch import Tensor
 from anthology import optim
 from anthology.optim import functional
 from anthology.optim.core import batch as batching
-from anthology.optim.core.compiled import compiled_kernels
 from anthology.optim.core.decay import KINDS
+from anthology.optim.core.fused.passes import compiled_kernels
 
 KAPPA = 0.7
 COUPLED = {"SGD", "Adam", "RootFreeRMSProp", "SIRFShampoo", "KrADagrad"}

@@ -19,8 +19,8 @@ from anthology.optim import (
 )
 from anthology.optim.core import dispatch
 from anthology.optim.core.batch import Batch
-from anthology.optim.core.compiled import compiled_kernels
-from anthology.optim.core.compiling import missing_compiler
+from anthology.optim.core.fused.compile import missing_compiler
+from anthology.optim.core.fused.passes import compiled_kernels
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(

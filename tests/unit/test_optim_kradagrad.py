@@ -8,8 +8,8 @@ from torch import Tensor
 
 from anthology.optim import KrADagrad
 from anthology.optim.core.state import real
-from anthology.optim.parts.inverted import damps, power_of
-from anthology.optim.parts.kronecker import positive_root
+from anthology.optim.parts.kronecker.blocks import positive_root
+from anthology.optim.parts.kronecker.schedule import damps, power_of
 
 SHAPES = [(5, 5), (4, 3), (3,), (), (2, 3, 4), (2, 3, 3, 2), (1, 6)]
 OPTIONS = [

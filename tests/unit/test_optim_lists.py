@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from anthology.optim import SGD, AdamW, Lion
-from anthology.optim.core import compiled, lists
-from anthology.optim.core.compiling import EXAMPLE, HEAD, missing_compiler, plain_step
-from anthology.optim.core.lists import LARGE, Lists, compile_lists, largest_bits
+from anthology.optim.core.fused import lists
+from anthology.optim.core.fused import passes as compiled
+from anthology.optim.core.fused.compile import (
+    EXAMPLE,
+    HEAD,
+    missing_compiler,
+    plain_step,
+)
+from anthology.optim.core.fused.lists import LARGE, Lists, compile_lists, largest_bits
 
 pytestmark = pytest.mark.skipif(
     bool(missing_compiler(torch.device("cpu"))), reason="no compiler here"

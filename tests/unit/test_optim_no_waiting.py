@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anthology import optim
-from anthology.optim.core import compiled, launching
-from anthology.optim.parts import two_passes
+from anthology.optim.core.fused import passes as compiled
+from anthology.optim.core.fused import triton as launching
+from anthology.optim.parts.prodigy import passes as two_passes
 from tests.device_cases import CHOOSING, MATRICES_ONLY, OURS, SHAPES
 
 LOOKING = ("eigh", "svd", "lstsq", "nonzero", "local_scalar", "is_nonzero", "unique")

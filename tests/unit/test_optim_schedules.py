@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from anthology import optim
-from anthology.optim.core.compiled import compiled_kernels
-from anthology.optim.core.compiling import missing_compiler
-from anthology.optim.parts.compiled_passes import pass_kernels
+from anthology.optim.core.fused.compile import missing_compiler
+from anthology.optim.core.fused.passes import compiled_kernels
+from anthology.optim.parts.prodigy.compiled import pass_kernels
 
 pytestmark = pytest.mark.skipif(
     bool(missing_compiler(torch.device("cpu"))), reason="no compiler here"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anthology.norms import Conv, LInf, RMSToRMS, Scaled, Spectral, from_spec, metrize
 from anthology.optim import Scion, scion_norm
-from anthology.optim.parts.points import as_points
+from anthology.optim.parts.param_norm import as_points
 
 NAMES = ("Spectral", "SpectralInput", "ColNorm", "Embedding", "RowNorm", "Sign")
 

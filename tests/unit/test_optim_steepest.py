@@ -17,7 +17,7 @@ from anthology.norms import (
     metrize,
 )
 from anthology.optim import SteepestDescent
-from anthology.optim.parts.points import as_points, dualize, norm_for
+from anthology.optim.parts.param_norm import as_points, dualize, norm_for
 
 EVERY = [
     "L1()",

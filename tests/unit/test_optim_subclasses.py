@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from anthology import optim
-from anthology.optim.core import compiled, launching
-from anthology.optim.core.compiling import missing_compiler
+from anthology.optim.core.fused import passes as compiled
+from anthology.optim.core.fused import triton as launching
+from anthology.optim.core.fused.compile import missing_compiler
 
 ENTRYWISE = {
     "AdamW": {},

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from anthology.optim import Prodigy
 from anthology.optim.core import batch
-from anthology.optim.core.compiling import missing_compiler
-from anthology.optim.parts import compiled_passes, eager_passes, rows
+from anthology.optim.core.fused.compile import missing_compiler
+from anthology.optim.parts.prodigy import compiled as compiled_passes
+from anthology.optim.parts.prodigy import eager as eager_passes
+from anthology.optim.parts.prodigy import rows
 
 pytestmark = pytest.mark.skipif(
     bool(missing_compiler(torch.device("cpu"))), reason="needs a C++ compiler"

@@ -13,7 +13,7 @@ from torch import nn
 from anthology import norms as N
 from anthology.norms import metrize
 from anthology.optim import Muon, Scion, SteepestDescent
-from anthology.optim.parts.routing import ELEMENTWISE
+from anthology.optim.parts.matrix.routing import ELEMENTWISE
 from tests.role_models import ROLES, lora, loss, transformers
 
 each = pytest.mark.parametrize("build", ROLES, ids=lambda f: f.__name__)

@@ -16,7 +16,7 @@ from anthology.motion._fixed_batch import FixedBatch, Values, twice_differentiab
 from anthology.motion.probe.step_rules import ends, metric, own_norm, penalty
 from anthology.motion.radius import sharpness
 from anthology.optim.core.state import state_dtype
-from anthology.optim.parts.points import as_points
+from anthology.optim.parts.param_norm import as_points
 
 Figures = Mapping[str, Tensor | float]
 Reading = tuple[Figures, Mapping[str, Figures]]

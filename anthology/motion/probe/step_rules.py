@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anthology import optim
 from anthology.norms import L2, LInf, Norm, Spectral
-from anthology.optim.parts.points import norm_for
+from anthology.optim.parts.param_norm import norm_for
 
 Group = Mapping[str, Any]
 

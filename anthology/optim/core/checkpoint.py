@@ -1,161 +1,213 @@
-"""Checkpoints of optimizers whose parameters are DTensors.
+"""Whether a checkpoint fits an optimizer, found out before anything changes.
 
-State lives where a rule runs: as plain shards, or whole on the owner. What goes into
-a checkpoint is a DTensor for each entry, so that `torch.distributed.checkpoint` can
-save it from any number of processes and load it on any other. Saving and loading are
-therefore collective: every process must take part.
+The class that saved is kept beside ``state`` and ``param_groups``, under `SAVED_BY`.
+There `torch.optim`, files and those who hold a state dict in one piece leave it alone;
+`torch.distributed.checkpoint` drops it. As a key of the groups it would travel further,
+but then older checkpoints would lack a key that strict loading asks for, and PyTorch's
+own optimizers would take it into their groups and save it as theirs. So entries decide
+as well, and alone where no class is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from .place import Place
+from .spread import is_sharded
 from .state import State, fresh_state, restored_state
 
-
-def numbered(groups: Any) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-    """Every parameter with its number in a checkpoint and its group."""
-    number = 0
-    for group in groups:
-        for p in group["params"]:
-            yield number, p, group
-            number += 1
+SAVED_BY = "saved_by"
+LINES = 8  # of an error
 
 
-def packed(shards: Any, saved: dict[str, Any]) -> dict[str, Any]:
-    """A state dict with DTensors in it."""
-    optimizer = shards.optimizer
-    state: dict[Any, Any] = dict(saved["state"])
-    for number, p, group in numbered(optimizer.param_groups):
-        if not isinstance(p, DTensor) or not p.numel():
-            continue
-        place = shards.place(p)
-        if place is None:
-            state.pop(number, None)
-        elif optimizer.needs_whole(optimizer.group_of(p, group)):
-            state[number] = told(shards, p, group, state.get(number, {}))
-        elif number in state:
-            entries = told(shards, p, group, state[number])
-            for name in set(optimizer.partial).intersection(entries):
-                x = entries[name]
-                own = x if place.counts(p.placements, place.rank) else x * 0
-                entries[name] = place.everyone(own).sum(0)
-            state[number] = entries
-        if not state.get(number, True):
-            del state[number]
-    return {**saved, "state": state}
+def lineage(kind: type) -> list[str]:
+    """The name of a class, and of the public optimizers it derives from."""
+    others = [
+        base.__name__
+        for base in kind.__mro__[1:]
+        if issubclass(base, torch.optim.Optimizer)
+        and base is not torch.optim.Optimizer
+        and not base.__name__.startswith("_")
+        and not base.__module__.startswith(f"{__package__}.")
+    ]
+    return [kind.__name__, *others]
 
 
-def told(
-    shards: Any, p: Any, group: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    """Entries of the state of a DTensor parameter, as DTensors."""
-    optimizer = shards.optimizer
-    if not optimizer.needs_whole(optimizer.group_of(p, group)):
-        return {name: _wrapped(p, x) for name, x in state.items()}
-    return _given(shards.place(p), shards.owner(p), state, p.to_local().device)
+class Fit:
+    """A checkpoint held against an optimizer."""
+
+    def __init__(self, optimizer: Any, saved: Mapping[str, Any]) -> None:
+        if not is_state_dict(saved):
+            raise ValueError(
+                "this is no state dict of an optimizer, which has a dict `state` and a "
+                "list `param_groups` of dicts with `params`: give what "
+                "optimizer.state_dict() returned"
+            )
+        self.optimizer = optimizer
+        self.saved, self.own = saved, lineage(type(optimizer))
+        named = saved.get(SAVED_BY)
+        named = [named] if isinstance(named, str) else named
+        self.by = [*map(str, named)] if isinstance(named, list | tuple) else []
+        self.faults: list[str] = []
+        self.ready: dict[Tensor, State] = {}
+        self.sharded: list[tuple[Tensor, dict[str, Any], dict[str, Any]]] = []
+        if self.by and self.by[0] not in self.own and self.own[0] not in self.by:
+            self.faults.append(f"the state of {self.by[0]} means something else here")
+        self.groups: list[dict[str, Any]] = []
+        if not self._as_many():
+            return
+        self.groups = self._rehearsed()
+        for number, group in enumerate(self.groups):
+            self._look(number, group)
+
+    def refuse(self) -> None:
+        """Raise if something does not fit."""
+        if not self.faults:
+            return
+        mine = self.own[0]
+        of = f"of {self.by[0]}" if self.by else "that does not say of which class it is"
+        more = len(self.faults) - LINES
+        lines = self.faults[:LINES] + [f"and {more} more"] * (more > 0)
+        raise ValueError(
+            f"{mine} cannot load this checkpoint {of}; nothing has changed:\n  "
+            + "\n  ".join(lines)
+            + f"\nIt takes what {mine} saved: for a parameter all of its state or none."
+        )
+
+    def _as_many(self) -> bool:
+        """Whether there are as many groups and parameters."""
+        here, there = self.optimizer.param_groups, self.saved["param_groups"]
+        ours, theirs = ([len(g["params"]) for g in x] for x in (here, there))
+        words = (
+            "loaded state dict has a different number of parameter groups"
+            if len(ours) != len(theirs)
+            else "loaded state dict contains a parameter group that doesn't match the "
+            "size of optimizer's group"
+        )
+        if ours != theirs:
+            self.faults.append(f"{words}: parameters {theirs}, not {ours}, by group")
+        return ours == theirs
+
+    def _rehearsed(self) -> list[dict[str, Any]]:
+        """The groups as they will stand, after all that is asked of new groups."""
+        optimizer = self.optimizer
+        trial = object.__new__(type(optimizer))
+        trial.__dict__.update(optimizer.__dict__, param_groups=[], state={})
+        pairs = zip(optimizer.param_groups, self.saved["param_groups"], strict=True)
+        for number, (own, given) in enumerate(pairs):
+            states = [self.saved["state"].get(key) or {} for key in given["params"]]
+            names = {"param_names": own["param_names"]} if "param_names" in own else {}
+            group = {**names, **given, "params": own["params"]}
+            if not self.by:
+                self._named(number, group)
+            try:
+                trial.add_param_group(optimizer.adopted(group, own, states))
+                if len(trial.param_groups) != number + 1:
+                    raise ValueError("it would become two groups")
+            except (ValueError, TypeError, LookupError, RuntimeError) as error:
+                self.faults.append(f"group {number}: {error}")
+                return [{**group} for group in optimizer.param_groups]
+        return [
+            {**group, "params": own["params"]}
+            for group, own in zip(
+                trial.param_groups, optimizer.param_groups, strict=True
+            )
+        ]
+
+    def _named(self, number: int, group: Mapping[str, Any]) -> None:
+        """Of a checkpoint without a class, what has no default must be there."""
+        known = inspect.signature(type(self.optimizer)).parameters.items()
+        needed = [name for name, x in known if x.default is x.empty]
+        for name in needed:
+            if name in self.optimizer.defaults and name not in group:
+                self.faults.append(f"group {number}: {name} is missing")
+
+    def _look(self, number: int, group: dict[str, Any]) -> None:
+        keys = self.saved["param_groups"][number]["params"]
+        absent: dict[tuple[str, Any], list[str]] = {}
+        there: set[tuple[str, Any]] = set()
+        for index, (p, key) in enumerate(zip(group["params"], keys, strict=True)):
+            found = self.saved["state"].get(key)
+            if not found:
+                continue
+            names = group.get("param_names")
+            label = names[index] if names else key
+            label = label if isinstance(label, str) else f"{number}.{index}"
+            if not isinstance(found, Mapping):
+                self.faults.append(
+                    f"{label}: {_words(found)} where its state should be"
+                )
+                continue
+            entries = {name: x for name, x in found.items() if x is not None}
+            seen = self.optimizer.group_of(p, group)
+            optional, rule = self.optimizer.late(seen), seen.get("rule")
+            fresh = self.optimizer.awaited(self._fresh(p, seen), entries)
+            for name in fresh:
+                if name in entries:
+                    there.add((name, rule))
+                elif name in optional:
+                    absent.setdefault((name, rule), []).append(label)
+                else:
+                    self.faults.append(f"{label}: {name} is missing")
+            faults = [*self._strange(entries, fresh, optional)]
+            self.faults += [f"{label}: {fault}" for fault in faults]
+            if is_sharded(p):
+                self.sharded.append((p, group, entries))
+            elif not faults:
+                self.ready[p] = restored_state(entries, fresh)
+        for key in there.intersection(absent):  # switched on later is so for all
+            self.faults += [f"{label}: {key[0]} is missing" for label in absent[key]]
+
+    def _fresh(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """What there should be; of a DTensor's state the shapes of the whole."""
+        if is_sharded(p):
+            p = torch.empty(p.shape, dtype=p.dtype, device="meta")
+        fresh: State = fresh_state(p, group, self.optimizer.new_state)
+        return fresh
+
+    def _strange(
+        self, entries: Mapping[str, Any], fresh: State, optional: Iterable[str]
+    ) -> Iterable[str]:
+        """What is unknown, or of another shape or kind."""
+        own = self.by[:1] == self.own[:1]  # then what we do not know is the user's
+        for name, x in entries.items():
+            if name in fresh:
+                fault = _misfit(x, fresh[name])
+                if fault:
+                    yield f"{name} {fault}"
+            elif not own and isinstance(x, Tensor) and name not in optional:
+                yield f"{name} is unknown to {self.own[0]}"
 
 
-def _wrapped(p: Any, x: Tensor) -> Tensor:
-    """A shard of the state as a DTensor placed as its parameter."""
-    if not isinstance(x, Tensor) or not x.ndim or x.shape != p.to_local().shape:
-        return x
-    return _placed(x, p.device_mesh, p.placements, p)
-
-
-def _placed(part: Tensor, mesh: Any, placements: Any, like: Any) -> Tensor:
-    """A DTensor of which this is the part of this process."""
-    made: Tensor = DTensor.from_local(
-        part,
-        mesh,
-        placements,
-        run_check=False,
-        shape=like.shape,
-        stride=like.stride(),
+def is_state_dict(saved: Any) -> bool:
+    """Whether something has the form of what ``state_dict`` returns."""
+    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
+    return (
+        isinstance(saved.get("state"), Mapping)
+        and isinstance(groups, list | tuple)
+        and all(isinstance(g, Mapping) and "params" in g for g in groups)
     )
-    return made
 
 
-def _given(
-    place: Place, owner: int, state: Mapping[str, Tensor], home: torch.device
-) -> dict[str, Any]:
-    """What the owner keeps, told to all; of tensors each process gets its part."""
-    mine, source = place.rank == owner, place.ranks[owner]
-    heads = {
-        name: (x.shape, x.dtype, x.device.type) if isinstance(x, Tensor) else x
-        for name, x in state.items()
-    }
-    told: list[Any] = [heads]
-    dist.broadcast_object_list(told, source, group=place.group)
-    entries: dict[str, Any] = {}
-    rows = [Replicate()] * (place.mesh.ndim - 1) + [Shard(0)]
-    for name, head in told[0].items():
-        if not isinstance(head, tuple) or not isinstance(head[0], torch.Size):
-            entries[name] = head  # something of the user's
-            continue
-        shape, dtype, kind = head
-        device = torch.device("cpu") if kind == "cpu" else home
-        x = state[name].detach().clone() if mine else None
-        x = torch.empty(shape, dtype=dtype, device=device) if x is None else x
-        x = x.contiguous()
-        dist.broadcast(x, source, group=place.group)
-        if x.ndim:
-            part = x[place.box(shape, rows, place.rank)].clone()
-            x = _placed(part, place.mesh, rows, x)
-        entries[name] = x
-    return entries
+def _misfit(x: Any, like: Tensor) -> str:
+    """Why an entry cannot be what is needed; nothing if it can."""
+    single = isinstance(x, Tensor) and x.numel() == 1 and not x.is_meta
+    if not like.ndim and (single or isinstance(x, int | float)):
+        return ""
+    if not isinstance(x, Tensor):
+        return f"is {_words(x)}, not a tensor of shape {tuple(like.shape)}"
+    if x.shape != like.shape:
+        return f"has shape {tuple(x.shape)}, not {tuple(like.shape)}"
+    if x.layout is not torch.strided or x.is_meta:
+        return f"is {'without data' if x.is_meta else x.layout}, not dense"
+    if x.is_complex() and not like.is_complex():
+        return f"is {x.dtype}, not {like.dtype}"
+    return ""
 
 
-def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
-    """The local state of a DTensor parameter, from a checkpoint."""
-    optimizer, place = shards.optimizer, shards.place(p)
-    if place is None:
-        return {}
-    local, group = p.detach().to_local(), optimizer.group_of(p, group)
-    if optimizer.needs_whole(group):
-        every = {name: _whole(saved[name]) for name in sorted(saved)}
-        if shards.owner(p) == place.rank:
-            model = local.new_empty(tuple(p.shape))
-            fresh = fresh_state(model, group, optimizer.new_state)
-            return restored_state(every, optimizer.awaited(fresh, every))
-        quiet = fresh_state(local.new_empty(0), group, optimizer.quiet_state)
-        own = (*quiet, *(n for n, x in every.items() if not isinstance(x, Tensor)))
-        known = {name: x for name, x in every.items() if name in own}
-        return restored_state(known, quiet)
-    parts = {name: _shard(saved[name], p, place) for name in sorted(saved)}
-    for name in set(optimizer.partial).intersection(parts):
-        parts[name] = parts[name] * (place.rank == 0)  # a sum is one process's
-    fresh = fresh_state(local, group, optimizer.new_state)
-    return restored_state(parts, optimizer.awaited(fresh, parts))
-
-
-def agreed(shards: Any, found: list[str]) -> list[str]:
-    """What was found here or by another process, so that all go on or none does."""
-    params = [p for _, p, _ in numbered(shards.optimizer.param_groups)]
-    places = [shards.place(p) for p in params if isinstance(p, DTensor) and p.numel()]
-    for place in dict.fromkeys(x for x in places if x is not None):
-        told: list[list[str]] = [[]] * place.size
-        dist.all_gather_object(told, found, group=place.group)
-        found = found or next(filter(None, told), [])
-    return found
-
-
-def _whole(x: Any) -> Any:
-    return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def _shard(x: Any, p: Any, place: Place) -> Any:
-    if isinstance(x, DTensor):
-        if x.placements != p.placements:
-            x = x.redistribute(p.device_mesh, p.placements)
-        return x.to_local()
-    if isinstance(x, Tensor) and x.ndim and x.shape == p.shape:
-        return x[place.box(p.shape, p.placements, place.rank)]
-    return x
+def _words(x: Any) -> str:
+    return f"of type {type(x).__name__}"

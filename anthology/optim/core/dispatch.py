@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import compiled, launching
 from .batch import Batch
-from .compiling import missing_compiler
 from .decay import apart
+from .fused import passes as compiled
+from .fused import triton as launching
+from .fused.compile import missing_compiler
 from .rounding import rounding_of
 from .stated import depth, states_rule
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import batch
-from .fit import SAVED_BY, Fit, lineage
+from .checkpoint import SAVED_BY, Fit, lineage
 from .names import named
 from .rounding import RESIDUAL
 from .spread import _Spread, is_sharded
@@ -166,7 +166,7 @@ class _Resumed(_Spread, torch.optim.Optimizer):
         """What was found here or by another process."""
         if self._shards is None:
             return found
-        from .checkpoint import agreed
+        from .sharding.checkpoint import agreed
 
         return agreed(self._shards, found)
 

@@ -79,7 +79,7 @@ class _Spread:
         if scanned != self._scanned:  # looked through once, not in every step
             self._scanned = scanned
             if any(is_sharded(p) for params in lists for p in params):
-                from .sharded import Shards
+                from .sharding.shards import Shards
 
                 self._shards = self._shards or Shards(self)
         return self._shards

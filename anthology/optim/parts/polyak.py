@@ -20,7 +20,7 @@ from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import number
 from anthology.optim.core.spread import is_sharded
 
-from .joint import counted, factor, gathered
+from .prodigy.totals import counted, factor, gathered
 
 
 def check_polyak(group: Mapping[str, Any], first: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anthology.optim.core.fit import is_state_dict
+from anthology.optim.core.checkpoint import is_state_dict
 
 from .routing import ADAMW, MUON, divided, reference
 

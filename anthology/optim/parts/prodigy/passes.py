@@ -18,11 +18,11 @@ from torch import Tensor
 from anthology.kernels.prodigy import move, observe
 from anthology.optim.core import batch as batching
 from anthology.optim.core.state import State, real, state_dtype
-from anthology.optim.parts.adaptive import correction
-from anthology.optim.parts.compiled_passes import pass_kernel
-from anthology.optim.parts.eager_passes import first_eager, second_eager
-from anthology.optim.parts.joint import Numbers
-from anthology.optim.parts.rows import Room, Row, Shelf, make_lines
+from anthology.optim.parts.prodigy.compiled import pass_kernel
+from anthology.optim.parts.prodigy.eager import first_eager, second_eager
+from anthology.optim.parts.prodigy.rows import Room, Row, Shelf, make_lines
+from anthology.optim.parts.prodigy.totals import Numbers
+from anthology.optim.parts.prodigy.update import correction
 
 
 class TwoPasses:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from .place import Place, flat, volume
-from .state import real
+from ..state import real
+from .mesh import Place, flat, volume
 
 # Numbers that travel to one process together. While it computes one round the next is
 # on its way.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anthology.optim.core.state import State, real
 
-from .kronecker import multiply
+from .blocks import multiply
 
 # The average of the gradient in the basis. To turn it there and back when that changes
 # costs less than to turn it at every step, if it changes rarely.

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .batch import Batch, reads_flags_for_free
-from .compiling import EXAMPLE, flat_step, plain_step
+from ..batch import Batch, reads_flags_for_free
+from ..state import State, advance, real, state_dtype, states_of
+from .compile import EXAMPLE, flat_step, plain_step
 from .direct import Kernel, compile_direct
 from .lists import Lists, compile_lists
-from .readings import Numbers
-from .state import State, advance, real, state_dtype, states_of
+from .numbers import Numbers
 
 _kernels: dict[Any, Kernel | Lists | None] = {}
 

@@ -13,7 +13,7 @@ from anthology.optim.core import dispatch
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.decay import apart
 from anthology.optim.core.rounding import rounding_of
-from anthology.optim.parts.two_passes import TwoPasses
+from anthology.optim.parts.prodigy.passes import TwoPasses
 
 
 def two_passes(optimizer: Any, batches: list[Batch]) -> list[Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anthology.linalg.decompositions import robust_eigh, robust_qr
 
-from .kronecker import nonzero
+from .blocks import nonzero
 
 
 def first_basis(gram: Tensor, rho: float) -> Tensor:

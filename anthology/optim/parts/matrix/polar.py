@@ -11,9 +11,9 @@ from torch import Tensor
 
 from anthology.linalg.polar import raw_polar
 
-from .averages import descend
-from .even_rows import ENTRY, apart, even_rows, joined, kept_shapes
-from .matrices import scale_factor, view_of
+from ..averages import descend
+from .row_scaling import ENTRY, apart, even_rows, joined, kept_shapes
+from .view import scale_factor, view_of
 
 PRODUCTS = ("float16", "bfloat16", "float32", "float64")
 

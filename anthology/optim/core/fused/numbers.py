@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import reads_flags_for_free
-from .compiling import at_most
-from .state import State, real, state_dtype
-from .stated import states_rule
+from ..batch import reads_flags_for_free
+from ..state import State, real, state_dtype
+from ..stated import states_rule
+from .compile import at_most
 
 # What changes from step to step, or does not change what is computed.
 VARYING = ("lr", "foreach", "fused", "capturable", "rounding", "decay", "max_lr")

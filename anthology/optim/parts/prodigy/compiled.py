@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.optim.core.compiling import EXAMPLE
-from anthology.optim.core.direct import Kernel, compile_direct
+from anthology.optim.core.fused.compile import EXAMPLE
+from anthology.optim.core.fused.direct import Kernel, compile_direct
 
 _kernels: dict[Any, Kernel] = {}
 # Of the example of several tensors: how many, and how many numbers each.

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .batch import _device_flags, _readable_flags, reads_flags_for_free
-from .evidence import nonzero_flags
-from .journey import Seen
-from .place import Place
-from .state import real, state_dtype
+from ..batch import _device_flags, _readable_flags, reads_flags_for_free
+from ..evidence import nonzero_flags
+from ..state import real, state_dtype
+from .mesh import Place
+from .transfer import Seen
 
 
 def agree(place: Place, items: list[Seen], optimizer: Any) -> set[Seen]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anthology.optim.core.batch import Batch
 from anthology.optim.parts.averages import bias_correction, each, multiplied
-from anthology.optim.parts.passes import (
+from anthology.optim.parts.list_ops import (
     Rate,
     divided_by_root,
     mapped,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import Replicate, Shard
 
-from .state import real
+from ..state import real
 
 Box = tuple[slice, ...]
 

@@ -23,7 +23,7 @@ def matrix_cost(shape: Sequence[int]) -> float:
 
     Examples
     --------
-    >>> from anthology.optim.core.assign import matrix_cost
+    >>> from anthology.optim.core.sharding.assign import matrix_cost
     >>> matrix_cost((10, 20))
     50000.0
     """
@@ -68,7 +68,7 @@ def assign(
 
     Examples
     --------
-    >>> from anthology.optim.core.assign import assign
+    >>> from anthology.optim.core.sharding.assign import assign
     >>> assign([5.0, 4.0, 3.0, 3.0, 3.0], 2)
     [0, 1, 1, 0, 1]
     """
@@ -110,7 +110,7 @@ def traffic(
 
     Examples
     --------
-    >>> from anthology.optim.core.assign import traffic
+    >>> from anthology.optim.core.sharding.assign import traffic
     >>> traffic([(4, 3)], [0], 2)  # 6 + 6 numbers to process 0, 6 back
     [(6, 12), (12, 6)]
     """

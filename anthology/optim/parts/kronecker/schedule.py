@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kronecker import Block, cut
+from .blocks import Block, cut
 
 
 def blocks_of(x: Tensor, group: Mapping[str, Any]) -> list[tuple[str, Block]]:

@@ -10,11 +10,11 @@ from torch import Tensor
 from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.limits import at_least_zero, number, one_of
 
-from .adopted import adopt, for_torch, rejoined
-from .matrices import must_view
-from .points import spec
-from .renamed import renamed
+from ..param_norm import spec
+from ..renamed import renamed
+from .checkpoint import adopt, for_torch, rejoined
 from .routing import ADAMW, MUON, divided, rates_settled, rule_for, seen_by
+from .view import must_view
 
 
 class _Routed(BaseOptimizer):

@@ -13,7 +13,7 @@ from torch import Tensor
 from anthology.norms import Norm, Split, Transpose, from_spec
 from anthology.optim.core.limits import at_least_zero, number, one_of
 
-from .points import must_fit
+from ..param_norm import must_fit
 
 SCALES = ("original", "match_rms_adamw", "rms_to_rms", "none")
 KERNELS = ("flatten", "positions", "stack")

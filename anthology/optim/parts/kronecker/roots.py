@@ -12,9 +12,9 @@ from anthology.linalg import inverse_root
 from anthology.linalg.products import add_gram_
 from anthology.optim.core.state import State, real
 
-from .alike import batched, stacked
-from .averages import bias_correction
-from .kronecker import Block, cut, multiply, nonzero, unfold, whitened
+from ..averages import bias_correction
+from .blocks import Block, cut, multiply, nonzero, unfold, whitened
+from .stacked import batched, stacked
 
 FACTORS = ("sum", "kl")
 """What a factor gathers: GGᵀ, or GS⁻¹Gᵀ/d with S the factor of the other side."""

@@ -22,14 +22,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from .agree import agree
+from ..batch import Batch
+from ..gather import gather, resolve_lr
+from ..state import State, fresh_state, state_dtype
+from .agreement import agree
 from .assign import assign, matrix_cost
-from .batch import Batch
 from .checkpoint import packed, told, unpacked
-from .gather import gather, resolve_lr
-from .journey import Round, Seen, rounds_of, seen
-from .place import Place
-from .state import State, fresh_state, state_dtype
+from .mesh import Place
+from .transfer import Round, Seen, rounds_of, seen
 
 
 class Shards:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import Coefficient
+from ..state import Coefficient
 
 # The length compiled for: long enough that the code is made for many threads.
 EXAMPLE = 2**18

@@ -11,8 +11,8 @@ from torch import Tensor
 from anthology.optim.core.limits import check_betas
 from anthology.optim.core.state import State
 
-from .averages import bias_correction, descend, each
-from .kronecker import nonzero
+from ..averages import bias_correction, descend, each
+from .blocks import nonzero
 
 GRAFTING = ("none", "sgd", "rms")
 """Whose length a step can have."""

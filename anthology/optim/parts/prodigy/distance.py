@@ -20,10 +20,16 @@ from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
 from anthology.optim.core.state import State, fresh_state, real, state_dtype
-from anthology.optim.parts import passes
-from anthology.optim.parts.adaptive import corrected
-from anthology.optim.parts.joint import apart, factor, gathered, one_by_one, thinned
-from anthology.optim.parts.passes import Rate
+from anthology.optim.parts import list_ops as passes
+from anthology.optim.parts.list_ops import Rate
+from anthology.optim.parts.prodigy.totals import (
+    apart,
+    factor,
+    gathered,
+    one_by_one,
+    thinned,
+)
+from anthology.optim.parts.prodigy.update import corrected
 
 
 class _DistanceEstimate(BaseOptimizer):

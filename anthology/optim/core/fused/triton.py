@@ -17,10 +17,10 @@ from anthology.kernels.entrywise import step
 from anthology.kernels.launch import missing
 from anthology.kernels.many import step_many
 
-from .batch import Batch
-from .decay import apart
-from .rounding import RESIDUAL, rounding_of
-from .state import State
+from ..batch import Batch
+from ..decay import apart
+from ..rounding import RESIDUAL, rounding_of
+from ..state import State
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
 # Tensors of fewer numbers go together in one launch.

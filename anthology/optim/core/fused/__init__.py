@@ -1,0 +1,1 @@
+"""One pass over the memory: compiled code and Triton kernels."""

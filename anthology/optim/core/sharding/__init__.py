@@ -1,0 +1,1 @@
+"""How parameters that lie on many processes (DTensors) go through a rule."""

@@ -1,0 +1,1 @@
+"""Kronecker factors: of blocks, with roots, in a basis, without inverses."""

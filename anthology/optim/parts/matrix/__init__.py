@@ -1,0 +1,1 @@
+"""What matrix optimizers share: views of a weight, polar factors, two rules."""

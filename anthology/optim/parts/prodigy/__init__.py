@@ -1,0 +1,1 @@
+"""How far away the minimum is, and the step that uses it."""
