@@ -104,7 +104,6 @@ class Adam(BaseOptimizer):
         state="2 (3 with amsgrad)",
         source="Kingma & Ba 2015, Alg. 1; Bernstein & Newhouse 2024, eqs. 3-8",
     )
-    elementwise = True
     decoupled = False
     entrywise = True
     has_torch_kernel = True

@@ -80,7 +80,6 @@ class Signum(BaseOptimizer):
     tensor([-0.5000,  0.0000,  0.5000])
     """
 
-    elementwise = True
     switched = ("step", "momentum_buffer")
     card = Card(
         answer="keeps only the signs of an average: all weights move equally far.",
@@ -235,7 +234,6 @@ class Lion(BaseOptimizer):
     tensor([-1.,  0.])
     """
 
-    elementwise = True
     switched = ("step",)
     card = replace(
         Signum.card,

@@ -92,8 +92,6 @@ class SGD(BaseOptimizer):
     tensor([-0.3000,  0.4000])
     """
 
-    elementwise = True
-
     switched = ("step", "momentum_buffer", "started")
 
     card = Card(

@@ -17,7 +17,6 @@ from anthology.optim.core.state import State
 class _RootFree(BaseOptimizer):
     """What both share: S starts at one and gathers B·g²."""
 
-    elementwise = True
     _buffer: ClassVar[str]
     zero_is_none = True
 
