@@ -118,6 +118,8 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     True
     """
 
+    switched = (*SteepestDescent.switched, *_DistanceEstimate.switched)
+
     card = Card(
         answer="takes the steepest step under any norm and finds its own length, an "
         "estimate of how far the minimum is.",

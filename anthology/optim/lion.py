@@ -12,7 +12,7 @@ from torch import Tensor
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
-from .core.state import State, fresh_state
+from .core.state import State
 from .parts.averages import descend
 from .parts.coefficients import blend, blend_, kept
 from .parts.list_ops import scale
@@ -124,13 +124,6 @@ class Signum(BaseOptimizer):
     def entries(self, group: Mapping[str, Any]) -> set[str]:
         """The counter and the momentum where there is one."""
         return {"step", "momentum_buffer"} if group["momentum"] else {"step"}
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; a momentum that was switched on later starts at zero."""
-        state = super().state_of(p, group)
-        if group["momentum"] and "momentum_buffer" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
-        return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Half of the largest number, so that g − m is finite."""

@@ -17,7 +17,7 @@ from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
-from .core.state import State, fresh_state
+from .core.state import State
 from .parts.matrix.polar import (
     PRODUCTS,
     descend_along,
@@ -267,19 +267,9 @@ class Muon(_Routed):
         state = {"momentum_buffer": torch.zeros_like(param)}
         return {**state, **rows_of(param, group)}
 
-    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
+    def entries(self, group: Mapping[str, Any]) -> set[str]:
         """As in the base; an average of rows may be switched on later."""
-        if type(self).state_of is not Muon.state_of:
-            return None
         return {"step", *_kept(group)}
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; an average of rows that was switched on later is zero."""
-        state = super().state_of(p, group)
-        seen = self.group_of(p, group)
-        if not _kept(seen) <= state.keys():
-            state.update({**fresh_state(p, seen, self.new_state), **state})
-        return state
 
     def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
         """Room for a difference of gradients, for ‖U‖_*, or for AdamW's squares."""

@@ -13,7 +13,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, number
-from .core.state import State, fresh_state
+from .core.state import State
 from .parts.averages import descend
 from .parts.coefficients import plus, value
 from .parts.list_ops import scale
@@ -161,12 +161,10 @@ class SGD(BaseOptimizer):
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; what was switched on later starts as it would have."""
+        kept = set(self.state[p])
         state = super().state_of(p, group)
-        if any(name not in state for name in self.entries(group)):
-            running = "momentum_buffer" in state
-            state.update({**fresh_state(p, group, self.new_state), **state})
-            if running:
-                state["started"].fill_(1.0)
+        if "momentum_buffer" in kept and "started" in state.keys() - kept:
+            state["started"].fill_(1.0)
         return state
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:

@@ -186,13 +186,6 @@ class SIRFShampoo(BaseOptimizer):
             param_group = {**param_group, "params": pairs}
         super().add_param_group(param_group)
 
-    def units(self, group: Mapping[str, Any]) -> list[list[Tensor]]:
-        """Weight and bias together where they are one matrix."""
-        params = group["params"]
-        if not group["joined"]:
-            return super().units(group)
-        return [list(pair) for pair in zip(params[::2], params[1::2], strict=True)]
-
     def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
         """Zeros for momenta, packed identities for factors and kept products.
 

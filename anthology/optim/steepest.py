@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import below_one, check_nesterov, number, one_of
-from .core.state import State, fresh_state
+from .core.state import State
 from .parts.averages import averaged, descend
 from .parts.list_ops import scale
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
@@ -123,7 +123,7 @@ class SteepestDescent(BaseOptimizer):
     tensor([-3.,  3.])
     """
 
-    switched = ("step", "momentum_buffer")
+    switched: ClassVar[tuple[str, ...]] = ("step", "momentum_buffer")
     _gap: Tensor | None = None  # how far the loss is above f*, during a step
 
     card = Card(
@@ -229,12 +229,9 @@ class SteepestDescent(BaseOptimizer):
         room = grad.numel() if _needs_duals(group) else 1
         return torch.finfo(grad.dtype).max / room
 
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; a momentum that was switched on later starts at zero."""
-        state = super().state_of(p, group)
-        if group["momentum"] and "momentum_buffer" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
-        return state
+    def entries(self, group: Mapping[str, Any]) -> set[str]:
+        """The counter and the momentum where there is one."""
+        return {"step", "momentum_buffer"} if group["momentum"] else {"step"}
 
     def heard(self, loss: Any) -> None:
         """Keep how far the loss is from f*, which Polyak's step asks for."""

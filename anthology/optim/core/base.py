@@ -84,10 +84,12 @@ class BaseOptimizer(torch.optim.Optimizer):
     # Whether a gradient that is exactly zero is treated as if there were none.
     zero_is_none: ClassVar[bool] = False
 
-    # Of the state: entries that are sums over a tensor, and so over its shards;
-    # those that a checkpoint may lack; how names begin of what a step computes where
-    # there is none. And what a group had before its class knew such a setting.
+    # Of the state: entries that are sums over a tensor, and so over its shards; those
+    # that are one number for all tensors, and known to every process; those that a
+    # checkpoint may lack; how names begin of what a step computes where there is none.
+    # And what a group had before its class knew such a setting.
     partial: ClassVar[tuple[str, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ()
     switched: ClassVar[tuple[str, ...]] = ()
     derived: ClassVar[str | None] = None
     before: ClassVar[tuple[tuple[str, Any], ...]] = ()
@@ -320,16 +322,15 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """The state of a parameter, made at the first call."""
-        found: State = self.state[p]
-        if "step" not in found:  # there may be something of the user's
-            seen = self.group_of(p, group)
+        found, seen = self.state[p], self.group_of(p, group)
+        if not self.entries(seen) <= found.keys():  # it may hold a user's own
             found.update({**fresh_state(p, seen, self.new_state), **found})
-        return found
+        made: State = found
+        return made
 
-    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
-        """What every state holds, so that `state_of` is asked only for others."""
-        own = type(self).state_of is not BaseOptimizer.state_of
-        return None if own else {"step"}
+    def entries(self, group: Mapping[str, Any]) -> set[str]:
+        """What a state must hold: `state_of` makes it, and is not asked once it is."""
+        return {"step"}
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -396,14 +397,6 @@ class BaseOptimizer(torch.optim.Optimizer):
     def couples(self) -> bool:
         """Whether the step of one tensor depends on other tensors."""
         return False
-
-    def units(self, group: Mapping[str, Any]) -> list[list[Tensor]]:
-        """The parameters of a group, those together that one process must compute."""
-        return [[p] for p in group["params"]]
-
-    def quiet_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """What every process keeps of a tensor that another one computes."""
-        return {}
 
     def over_all(self, x: Tensor) -> Tensor:
         """A small tensor of every process that takes part in this step."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from ..state import State, fresh_state, restored_state
+from ..state import NewState, State, fresh_state, restored_state
 from .mesh import Place
 
 
@@ -125,7 +125,7 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
             model = local.new_empty(tuple(p.shape))
             fresh = fresh_state(model, group, optimizer.new_state)
             return restored_state(every, optimizer.awaited(fresh, every))
-        quiet = fresh_state(local.new_empty(0), group, optimizer.quiet_state)
+        quiet = fresh_state(local.new_empty(0), group, quietly(optimizer))
         own = (*quiet, *(n for n, x in every.items() if not isinstance(x, Tensor)))
         known = {name: x for name, x in every.items() if name in own}
         return restored_state(known, quiet)
@@ -134,6 +134,16 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
         parts[name] = parts[name] * (place.rank == 0)  # a sum is one process's
     fresh = fresh_state(local, group, optimizer.new_state)
     return restored_state(parts, optimizer.awaited(fresh, parts))
+
+
+def quietly(optimizer: Any) -> NewState:
+    """How to make what every process keeps of a tensor that another one computes."""
+
+    def new_state(param: Tensor, group: Mapping[str, Any]) -> State:
+        made = optimizer.new_state(param, group) if optimizer.shared else {}
+        return {name: x for name, x in made.items() if name in optimizer.shared}
+
+    return new_state
 
 
 def agreed(shards: Any, found: list[str]) -> list[str]:

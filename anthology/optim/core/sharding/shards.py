@@ -27,7 +27,7 @@ from ..gather import gather, resolve_lr
 from ..state import State, fresh_state, state_dtype
 from .agreement import agree
 from .assign import assign, matrix_cost
-from .checkpoint import agreed, packed, told, unpacked
+from .checkpoint import agreed, packed, quietly, told, unpacked
 from .mesh import Place
 from .transfer import Round, Seen, rounds_of, seen
 
@@ -161,7 +161,7 @@ class Shards:
         """Give an owner to every tensor that needs one and has none yet."""
         new: dict[Place, list[list[Tensor]]] = {}
         for group in self.optimizer.rule_groups:
-            for unit in self.optimizer.units(group):
+            for unit in _units(group):
                 first = unit[0]
                 meshes = {getattr(p, "device_mesh", None) for p in unit}
                 if len(meshes) > 1:
@@ -195,7 +195,7 @@ class Shards:
             there |= agree(place, some, self.optimizer)
         absent = {item.p for item in items if item not in there}
         for group in self.optimizer.param_groups:
-            for unit in self.optimizer.units(group):
+            for unit in _units(group):
                 if absent.intersection(unit):
                     absent.update(unit)
         return [item for item in items if item.p not in absent]
@@ -280,7 +280,7 @@ class Shards:
         state: State = self.optimizer.state[item.p]
         if "step" not in state:
             empty = item.local.new_empty(0, dtype=state_dtype(item.local.dtype))
-            state.update(fresh_state(empty, item.group, self.optimizer.quiet_state))
+            state.update(fresh_state(empty, item.group, quietly(self.optimizer)))
         return state
 
     def _count(self, item: Seen) -> None:
@@ -294,3 +294,11 @@ class Shards:
             self.optimizer.state.pop(stand, None)
         self._seen, self._stands, self._rounds = {}, {}, []
         self.silent, self._sent = [], 0
+
+
+def _units(group: Mapping[str, Any]) -> list[list[Tensor]]:
+    """The parameters of a group, those together that are one matrix."""
+    every = group["params"]
+    if not group.get("joined"):
+        return [[p] for p in every]
+    return [list(pair) for pair in zip(every[::2], every[1::2], strict=True)]

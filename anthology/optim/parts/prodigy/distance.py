@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
-from anthology.optim.core.state import State, fresh_state, real, state_dtype
+from anthology.optim.core.state import State, real, state_dtype
 from anthology.optim.parts import list_ops as passes
 from anthology.optim.parts.list_ops import Rate
 from anthology.optim.parts.prodigy.totals import (
@@ -36,6 +36,8 @@ class _DistanceEstimate(BaseOptimizer):
     """Keeps w₀, r and s of each tensor, and d, the estimate so far."""
 
     partial = ("numerator",)
+    shared = ("d", "d_max")
+    switched: ClassVar[tuple[str, ...]] = ("d_max",)
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse an estimate that could not start or grow."""
@@ -78,8 +80,9 @@ class _DistanceEstimate(BaseOptimizer):
         return {**super().new_state(param, group), **state}
 
     def entries(self, group: Mapping[str, Any]) -> set[str]:
-        """What every state holds once w₀ is known."""
-        return {"p0", "s"} if self.remembers(group) else {"p0"}
+        """As in the base, w₀ and the memory."""
+        memory = {"s"} if self.remembers(group) else set()
+        return super().entries(group) | {"p0"} | memory
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; w₀ is where the parameter stands when it is made."""
@@ -88,8 +91,6 @@ class _DistanceEstimate(BaseOptimizer):
         if new:
             with torch.no_grad():
                 real(state["p0"]).copy_(thinned(real(p), group["slice_p"]))
-        elif self.remembers(group) and "s" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
         return state
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
@@ -100,10 +101,6 @@ class _DistanceEstimate(BaseOptimizer):
         if "d_max" in fresh and isinstance(d, Tensor) and not d.ndim:
             fresh["d_max"] = d.to(fresh["d"])
         return fresh
-
-    def late(self, group: Mapping[str, Any]) -> set[str]:
-        """As in the base, and the largest estimate, which starts at d."""
-        return super().late(group) | {"d_max"}
 
     def state_dict(self) -> dict[str, Any]:
         """As in the base; each tensor has a d of its own, as some files demand."""
@@ -175,11 +172,6 @@ class _DistanceEstimate(BaseOptimizer):
     def couples(self) -> bool:
         """Always: d is one number."""
         return True
-
-    def quiet_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """d, which every process knows."""
-        names = ["d", *["d_max"] * (group["growth_rate"] < math.inf)]
-        return {name: param.new_full((), group["d0"]) for name in names}
 
     def jointly(
         self, products: list[list[Tensor]], lengths: list[list[Tensor]], order: int = 1
