@@ -48,7 +48,8 @@ def whole_state(
         return state
     names = ("momentum_buffer", "exp_avg")
     kept = {name: x for name, x in state.items() if name in names}
-    shards = getattr(optimizer, "_shards", None)
-    if shards is not None:
-        kept = shards.told(p, group, kept)
+    if (shards := getattr(optimizer, "_shards", None)) is not None:
+        from .checkpoint import told
+
+        kept = told(shards, p, group, kept)
     return {name: whole(x) for name, x in kept.items()}
