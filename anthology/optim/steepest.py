@@ -14,7 +14,8 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import below_one, check_nesterov, number, one_of
-from .core.state import State, fresh_state
+from .core.rule import Group, Rule, coupled
+from .core.state import State
 from .parts.averages import averaged, descend
 from .parts.list_ops import scale
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
@@ -22,6 +23,22 @@ from .parts.polyak import check_polyak, excess, shorten
 from .parts.renamed import renamed, with_names_of_today
 
 Plan = tuple[list[Tensor], list[Tensor]]
+
+
+def momentum_of(param: Tensor, group: Group) -> State:
+    """Zeros for ``momentum_buffer`` where there is a momentum."""
+    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+
+
+def kept(group: Group) -> tuple[str, ...]:
+    """The momentum, where there is one."""
+    return ("momentum_buffer",) if group["momentum"] else ()
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for the dual norm, a sum over the entries, where it is needed."""
+    room = grad.numel() if _needs_duals(group) else 1
+    return torch.finfo(grad.dtype).max / room
 
 
 class SteepestDescent(BaseOptimizer):
@@ -124,6 +141,7 @@ class SteepestDescent(BaseOptimizer):
     """
 
     switched = ("step", "momentum_buffer")
+    rule = Rule(coupled, None, momentum_of, _room, kept)
     _gap: Tensor | None = None  # how far the loss is above f*, during a step
 
     card = Card(
@@ -219,22 +237,6 @@ class SteepestDescent(BaseOptimizer):
         for group in self.param_groups:
             group["norm"] = spec(group["norm"])
         return super().state_dict()
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``momentum_buffer`` where there is a momentum."""
-        return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the dual norm, a sum over the entries, where it is needed."""
-        room = grad.numel() if _needs_duals(group) else 1
-        return torch.finfo(grad.dtype).max / room
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; a momentum that was switched on later starts at zero."""
-        state = super().state_of(p, group)
-        if group["momentum"] and "momentum_buffer" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
-        return state
 
     def heard(self, loss: Any) -> None:
         """Keep how far the loss is from f*, which Polyak's step asks for."""

@@ -1,9 +1,7 @@
 """The contract that every optimizer of the package keeps, written once.
 
-A new optimizer states the limits of its hyper-parameters (`check`), its state
-(`new_state`) and one update rule, for one tensor (`single`, the definition) and, if
-it wants the speed, for lists (`multi`). Everything else is here: closures, hooks,
-groups, `maximize`, Tensor learning rates, gradients that are None, sparse, complex,
+A new optimizer states the limits of its hyper-parameters (`check`) and holds a `Rule`:
+its state, and one update of a tensor. Everything else is here: closures, hooks, groups, `maximize`, Tensor learning rates, gradients that are None, sparse, complex,
 narrow, huge or NaN, and state that survives a checkpoint in its own dtype.
 """
 
@@ -24,7 +22,7 @@ from .limits import FLAGS, at_least_zero
 from .names import follow, has_names, with_names
 from .resume import _Resumed
 from .rounding import check_rounding
-from .state import State
+from .rule import Rule
 from .watch import Watch
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -37,7 +35,7 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class BaseOptimizer(_Resumed):
-    """A `torch.optim.Optimizer` that needs only an update rule.
+    """A `torch.optim.Optimizer` that needs only an update rule, its `rule`.
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
     nor its state changes, weight decay included, and `skipped` counts it. Where that
@@ -74,15 +72,17 @@ class BaseOptimizer(_Resumed):
     """
 
     card: ClassVar[Card]
-    # Whether the rule treats every entry alike and alone, so that tensors may be laid
-    # flat and the step be fused; whether `multi` knows PyTorch's fused kernel; and
-    # which hyper-parameters compiled code of `single` reads as a `Coefficient`, so
-    # that a schedule may change them.
-    entrywise: ClassVar[bool] = False
-    has_torch_kernel: ClassVar[bool] = False
-    numbers: ClassVar[tuple[str, ...]] = ()
-    # Whether a gradient that is exactly zero is treated as if there were none.
-    zero_is_none: ClassVar[bool] = False
+    rule: ClassVar[Rule]
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a rule written as methods, which nobody would call."""
+        super().__init_subclass__(**more)
+        for name in ("single", "multi", "new_state", "gradient_limit"):
+            if name in vars(cls):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a method, but an optimizer holds its rule: "
+                    f"write rule = Rule({name}=...), with a function without self"
+                )
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}
@@ -116,41 +116,6 @@ class BaseOptimizer(_Resumed):
         check_rounding(group)
         check_decay(group)
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """The initial state of one parameter.
-
-        Parameters
-        ----------
-        param : Tensor
-            A real tensor, at least float32, with the shape the rule will see.
-        group : mapping
-            The parameter's group.
-
-        Returns
-        -------
-        dict of str to Tensor
-            Empty for an optimizer without averages.
-        """
-        return {}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """The largest entry of a gradient that the state can hold.
-
-        Parameters
-        ----------
-        grad : Tensor
-            The gradient, real, at least float32.
-        group : mapping
-            Its group.
-
-        Returns
-        -------
-        float
-            A gradient beyond it counts as not finite. An optimizer that keeps
-            squares returns the square root of the largest number.
-        """
-        return torch.finfo(grad.dtype).max
-
     def together(self, group: Mapping[str, Any]) -> int:
         """How many numbers of a group should go through `multi` together on a CPU.
 
@@ -168,50 +133,23 @@ class BaseOptimizer(_Resumed):
         fused = group.get("fused")
         if not fused:
             return CPU_BATCH
-        return FUSED_BATCH if fused is True and self.has_torch_kernel else DEVICE_BATCH
+        kernel = self.rule_of(group).torch_kernel
+        return FUSED_BATCH if fused is True and kernel else DEVICE_BATCH
 
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """Update one tensor and its state in place: the definition of the method.
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """The rule of the tensors of a group.
 
         Parameters
         ----------
-        param, grad : Tensor
-            Real, finite, equal shape and dtype. `grad` must not be written.
-        state : dict of str to Tensor
-            As `new_state` made it.
-        step : float or 0-d Tensor
-            Number of steps of this parameter, this one included.
         group : mapping
-            Hyper-parameters; ``lr`` is a float or a 0-d tensor.
-        """
-        raise NotImplementedError
+            One of `rule_groups`.
 
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """The same for tensors of one device and dtype; by default a loop.
-
-        Parameters
-        ----------
-        params, grads, states, steps : list
-            As for `single`, one entry a tensor and at least one.
-        group : mapping
-            Hyper-parameters of all of them.
+        Returns
+        -------
+        Rule
+            The one that the class holds, but where an optimizer has several.
         """
-        for args in zip(params, grads, states, steps, strict=True):
-            self.single(*args, group)
+        return self.rule
 
     @property
     def warmup_steps(self) -> int:

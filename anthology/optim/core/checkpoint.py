@@ -166,7 +166,7 @@ class Fit:
         """What there should be; of a DTensor's state the shapes of the whole."""
         if is_sharded(p):
             p = torch.empty(p.shape, dtype=p.dtype, device="meta")
-        fresh: State = fresh_state(p, group, self.optimizer.new_state)
+        fresh: State = fresh_state(p, group, self.optimizer.rule_of(group).new_state)
         return fresh
 
     def _strange(

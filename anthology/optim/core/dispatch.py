@@ -8,7 +8,7 @@ this package on CUDA. All are equal up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from .fused import passes as compiled
 from .fused import triton as launching
 from .fused.compile import missing_compiler
 from .rounding import rounding_of
-from .stated import depth, states_rule
 
 PLAIN = {Tensor, torch.nn.Parameter}
 WAYS = (None, False, True, "compile", "triton")
@@ -36,7 +35,7 @@ def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
         )
     if not way:
         return
-    if not rule.entrywise and not getattr(rule, "has_passes", False):
+    if not rule.rule.entrywise and not getattr(rule, "has_passes", False):
         raise ValueError(
             f"{rule.__name__} does not work entry by entry, so it has no fused form; "
             "leave fused=None"
@@ -57,14 +56,10 @@ def way_of(optimizer: Any, batch: Batch) -> str:
         return "triton"
     if rounding_of(batch.tensors[0], batch.group) != "nearest" or apart(batch.group):
         return "foreach"  # other passes round to the nearest, and decay plainly
-    rule = type(optimizer)
-    if not states_rule(rule, "entrywise"):
+    rule = optimizer.rule_of(batch.group)
+    if not rule.entrywise:
         return "foreach"
-    if (
-        fused is True
-        and rule.has_torch_kernel
-        and states_rule(rule, "has_torch_kernel")
-    ):
+    if fused is True and rule.torch_kernel:
         return "torch"
     lacking = missing_compiler(batch.tensors[0].device)
     if lacking:
@@ -88,29 +83,11 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
         batch.open(optimizer)
         if batch.params:
             lists = (batch.params, batch.grads, batch.states, batch.steps)
-            _list_rule(type(optimizer), way)(optimizer, *lists, batch.group)
+            rule = optimizer.rule_of(batch.group)
+            rule.run(*lists, batch.group, lists=way != "loop")
         batch.close(optimizer)
-
-
-def _list_rule(rule: Any, way: str) -> Callable[..., None]:
-    """The rule for lists; a loop where a subclass changed only that for one tensor."""
-    changed = depth(rule, "single") < depth(rule, "multi")
-    chosen: Callable[..., None] = _loop if way == "loop" or changed else rule.multi
-    return chosen
 
 
 def _joint(batch: Batch) -> bool:
     """Whether other processes have a say in which of its tensors are skipped."""
     return getattr(batch, "agreed", None) is not None
-
-
-def _loop(
-    optimizer: Any,
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[Any],
-    steps: list[Any],
-    group: Mapping[str, Any],
-) -> None:
-    for args in zip(params, grads, states, steps, strict=True):
-        optimizer.single(*args, group)

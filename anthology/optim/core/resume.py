@@ -30,22 +30,24 @@ class _Resumed(_Spread, torch.optim.Optimizer):
 
     _watch: Any = None
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """The initial state of one parameter; `BaseOptimizer` says more."""
-        return {}
+    def rule_of(self, group: Mapping[str, Any]) -> Any:
+        """The rule of the tensors of a group; `BaseOptimizer` says more."""
+        raise NotImplementedError
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """The state of a parameter, made at the first call."""
         found: State = self.state[p]
-        if "step" not in found:  # there may be something of the user's
-            seen = self.group_of(p, group)
-            found.update({**fresh_state(p, seen, self.new_state), **found})
+        seen = self.group_of(p, group)
+        rule = self.rule_of(seen)
+        # there may be something of the user's, and what is switched on later is new
+        if not {"step", *rule.entries(seen)} <= found.keys():
+            found.update({**fresh_state(p, seen, rule.new_state), **found})
         return found
 
     def entries(self, group: Mapping[str, Any]) -> set[str] | None:
         """What every state holds, so that `state_of` is asked only for others."""
         own = type(self).state_of is not _Resumed.state_of
-        return None if own else {"step"}
+        return None if own else {"step", *self.rule_of(group).entries(group)}
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -15,9 +15,6 @@ from .state import State
 class _Spread:
     """One process by default; `core.sharded` asks this of a rule for DTensors."""
 
-    elementwise: ClassVar[bool] = False
-    """Whether the rule works entry by entry, so that shards do as well as wholes."""
-
     partial: ClassVar[tuple[str, ...]] = ()
     """Entries of the state that are sums over a tensor, and so over its shards."""
 
@@ -25,6 +22,10 @@ class _Spread:
     param_groups: list[dict[str, Any]]
     _shards: Any = None
     _scanned: Any = None
+
+    def rule_of(self, group: Mapping[str, Any]) -> Any:
+        """The rule of the tensors of a group; `BaseOptimizer` says more."""
+        raise NotImplementedError
 
     def group_of(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, Any]:
         """A group as the rule of one of its tensors sees it; asking twice is once."""
@@ -41,7 +42,7 @@ class _Spread:
 
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
         """Whether the rule must see the tensors of a group whole."""
-        return not self.elementwise
+        return not self.rule_of(group).entrywise
 
     @property
     def couples(self) -> bool:

@@ -58,12 +58,9 @@ class StateKeeper(Protocol):
 
     state: Any
 
-    @property
-    def zero_is_none(self) -> bool: ...
-
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
 
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float: ...
+    def rule_of(self, group: Mapping[str, Any]) -> Any: ...
 
 
 def states_of(

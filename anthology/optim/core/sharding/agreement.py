@@ -32,14 +32,15 @@ def agree(place: Place, items: list[Seen], optimizer: Any) -> set[Seen]:
         bad = torch.stack(_device_flags(grads, limits)).logical_not()
         where = torch.tensor([position[item] for item in with_grad])
         message[1].index_copy_(0, where.to(device, non_blocking=True), bad.int())
-    if with_grad and optimizer.zero_is_none:
+    resting = any(optimizer.rule_of(item.group).zero_is_none for item in with_grad)
+    if resting:
         moved = torch.stack(nonzero_flags(grads)).int()
         where = torch.tensor([position[item] for item in with_grad])
         message[2].index_copy_(0, where.to(device, non_blocking=True), moved)
     dist.all_reduce(message, dist.ReduceOp.MAX, group=place.group)
     for item, bad, moved in zip(items, *message[1:], strict=True):
         item.finite = bad == 0
-        item.moved = moved != 0 if optimizer.zero_is_none else None
+        item.moved = moved != 0 if optimizer.rule_of(item.group).zero_is_none else None
     if all(item.grad is not None for item in items):
         return set(items)  # nothing to read back
     there = message[0].tolist()
@@ -50,4 +51,4 @@ def _limit(item: Seen, optimizer: Any) -> float:
     """The largest entry the state can hold, for the tensor as a whole."""
     shape, dtype = tuple(item.p.shape), state_dtype(item.local.dtype)
     whole = torch.empty(shape, dtype=dtype, device="meta")
-    return float(optimizer.gradient_limit(real(whole), item.group))
+    return float(optimizer.rule_of(item.group).gradient_limit(real(whole), item.group))

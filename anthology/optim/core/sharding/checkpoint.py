@@ -123,7 +123,7 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
         every = {name: _whole(saved[name]) for name in sorted(saved)}
         if shards.owner(p) == place.rank:
             model = local.new_empty(tuple(p.shape))
-            fresh = fresh_state(model, group, optimizer.new_state)
+            fresh = fresh_state(model, group, optimizer.rule_of(group).new_state)
             return restored_state(every, optimizer.awaited(fresh, every))
         quiet = fresh_state(local.new_empty(0), group, optimizer.quiet_state)
         own = (*quiet, *(n for n, x in every.items() if not isinstance(x, Tensor)))
@@ -132,7 +132,7 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
     parts = {name: _shard(saved[name], p, place) for name in sorted(saved)}
     for name in set(optimizer.partial).intersection(parts):
         parts[name] = parts[name] * (place.rank == 0)  # a sum is one process's
-    fresh = fresh_state(local, group, optimizer.new_state)
+    fresh = fresh_state(local, group, optimizer.rule_of(group).new_state)
     return restored_state(parts, optimizer.awaited(fresh, parts))
 
 

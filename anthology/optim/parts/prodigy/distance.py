@@ -19,6 +19,7 @@ from torch import Tensor
 from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
+from anthology.optim.core.rule import Group
 from anthology.optim.core.state import State, fresh_state, real, state_dtype
 from anthology.optim.parts import list_ops as passes
 from anthology.optim.parts.list_ops import Rate
@@ -30,6 +31,24 @@ from anthology.optim.parts.prodigy.totals import (
     thinned,
 )
 from anthology.optim.parts.prodigy.update import corrected
+
+
+def memory(group: Group) -> float:
+    """β₃, the memory of r and s, √β₂ unless it is given; at 0 they need no state."""
+    beta3, betas = group["beta3"], group.get("betas")
+    return float(math.sqrt(betas[1]) if beta3 is None and betas else beta3 or 0.0)
+
+
+def estimate_state(param: Tensor, group: Group) -> State:
+    """``p0`` (w₀), d and, with memory, ``s`` and r (``numerator``)."""
+    part = torch.zeros_like(thinned(param, group["slice_p"]))
+    d = torch.full((), group["d0"], dtype=param.dtype, device=param.device)
+    state = {"p0": part, "d": d}
+    if memory(group):
+        state |= {"s": part.clone(), "numerator": torch.zeros_like(d)}
+    if group["growth_rate"] < math.inf:
+        state["d_max"] = d.clone()
+    return state
 
 
 class _DistanceEstimate(BaseOptimizer):
@@ -62,24 +81,9 @@ class _DistanceEstimate(BaseOptimizer):
                     "with one d for all groups it is one choice (or per_group=True)"
                 )
 
-    def remembers(self, group: Mapping[str, Any]) -> float:
-        """β₃, the memory of r and s; at 0 they need no state."""
-        return float(group["beta3"] or 0.0)
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """``p0`` (w₀), d and, with memory, ``s`` and r (``numerator``)."""
-        part = torch.zeros_like(thinned(param, group["slice_p"]))
-        d = torch.full((), group["d0"], dtype=param.dtype, device=param.device)
-        state = {"p0": part, "d": d}
-        if self.remembers(group):
-            state |= {"s": part.clone(), "numerator": torch.zeros_like(d)}
-        if group["growth_rate"] < math.inf:
-            state["d_max"] = d.clone()
-        return {**super().new_state(param, group), **state}
-
     def entries(self, group: Mapping[str, Any]) -> set[str]:
         """What every state holds once w₀ is known."""
-        return {"p0", "s"} if self.remembers(group) else {"p0"}
+        return {"p0", "s"} if memory(group) else {"p0"}
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; w₀ is where the parameter stands when it is made."""
@@ -88,8 +92,10 @@ class _DistanceEstimate(BaseOptimizer):
         if new:
             with torch.no_grad():
                 real(state["p0"]).copy_(thinned(real(p), group["slice_p"]))
-        elif self.remembers(group) and "s" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
+        elif memory(group) and "s" not in state:
+            state.update(
+                {**fresh_state(p, group, self.rule_of(group).new_state), **state}
+            )
         return state
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
@@ -232,7 +238,7 @@ class _DistanceEstimate(BaseOptimizer):
         self, batch: Batch, of_products: Rate, of_grads: Rate
     ) -> tuple[list[Tensor], list[Tensor]]:
         """r and s of each tensor with this gradient in them."""
-        beta, every = self.remembers(batch.group), batch.group["slice_p"]
+        beta, every = memory(batch.group), batch.group["slice_p"]
         grads = [thinned(g, every) for g in batch.grads]
         params = [thinned(p, every) for p in batch.params]
         if batch.group["differentiable"]:  # list operations save what is overwritten
