@@ -22,7 +22,7 @@ from .limits import FLAGS, at_least_zero
 from .names import follow, has_names, with_names
 from .resume import _Resumed
 from .rounding import check_rounding
-from .rule import Rule
+from .rule import Rule, coupled
 from .watch import Watch
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -72,7 +72,7 @@ class BaseOptimizer(_Resumed):
     """
 
     card: ClassVar[Card]
-    rule: ClassVar[Rule]
+    rule: ClassVar[Rule] = Rule(coupled)
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Refuse a rule written as methods, which nobody would call."""
