@@ -160,21 +160,9 @@ class Adam(BaseOptimizer):
         κ; g + κw takes the place of g. Default 0.
     amsgrad : bool
         Divide by the largest v so far. Default False.
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize : bool
-        Ascend instead. Default False.
-    capturable : bool
-        Keep step counters in tensors on every device (on CUDA they always are).
-    differentiable : bool
-        Let autograd follow the step. Default False.
-    fused : bool or str, optional
-        One pass over the memory: True takes the fused kernel of PyTorch, "compile"
-        compiles the step once, "triton" takes the kernels of this package (`AdamW`
-        on CUDA). Default None: do not.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`. "triton" is for `AdamW`; a kind of decay that is not
+        "plain" is decoupled.
 
     Raises
     ------
@@ -286,17 +274,4 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | str | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            decay=decay,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        BaseOptimizer.__init__(self, params, hyperparameters(locals()))

@@ -96,16 +96,8 @@ class Signum(BaseOptimizer):
         Look ahead: the sign of βm + (1−β)g instead of that of m. Default False.
     weight_decay : float
         κ, decoupled. Default 0.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. The sign has no slope: autograd sees lr and the decay only.
-    fused : bool or str, optional
-        One pass over the memory: True or "compile" compiles the step, once; "triton"
-        takes the kernels of this package on CUDA. Default None: do not.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`. The sign has no slope: autograd sees lr and decay only.
 
     Raises
     ------
@@ -243,14 +235,7 @@ class Lion(BaseOptimizer):
     weight_decay : float
         κ, decoupled. Default 0. The authors take lr 3 to 10 times smaller than for
         `AdamW`, and κ as many times larger.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Signum`.
-    fused : bool or str, optional
+    decay, foreach, maximize, capturable, differentiable, fused
         As for `Signum`.
 
     Raises

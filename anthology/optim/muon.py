@@ -164,13 +164,8 @@ class Muon(_Routed):
         β₁, β₂ of that rule. Default (0.9, 0.95).
     adamw_eps : float
         ε of that rule, in the units of the gradient. Default 1e-10.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Orthogonalise matrices of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
 
     Raises
     ------

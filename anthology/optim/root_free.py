@@ -103,16 +103,13 @@ class RootFreeRMSProp(BaseOptimizer):
         ε, damping added to S, in the units of B·g². Default 1e-4.
     weight_decay : float
         κ, added after S and inside the momentum. Default 0.
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
     momentum : float
         μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required: a wrong value
         would rescale S silently. `count_batch_size` keeps it right where it varies.
-    foreach, maximize, capturable, differentiable, fused
-        As for `Signum`.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`.
 
     Raises
     ------
@@ -254,16 +251,13 @@ class RootFreeAdamW(BaseOptimizer):
         ε, damping added to S, in the units of B·g². Default 1e-4.
     weight_decay : float
         κ, decoupled. Default 0.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
     bias_correction : bool
         Divide m and S by 1 − βᵗ. Default False: S starts at one, not at zero.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
-    foreach, maximize, capturable, differentiable, fused
-        As for `Signum`.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`.
 
     Raises
     ------

@@ -69,10 +69,8 @@ class Scion(SteepestDescent):
         Norm of the tensors, or its ``repr``; `scion_norm` has those of the paper.
         None goes by shape: RMS for up to one axis, RMSToRMS for matrices, Conv for
         kernels, all with exact duality maps.
-    foreach : bool, optional
-        Dualize tensors of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
 
     Raises
     ------

@@ -154,15 +154,8 @@ class SGD(BaseOptimizer):
         ask for it are measured together, by one Euclidean norm, so that the
         direction in the space of all weights is kept; groups may differ in lr, and
         then each has the share of its own η. A zero m gives no step.
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
-    fused : bool or str, optional
-        As for `Signum`.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`; a kind of decay that is not "plain" is decoupled.
 
     Raises
     ------

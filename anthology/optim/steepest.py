@@ -86,16 +86,11 @@ class SteepestDescent(BaseOptimizer):
     across : str
         How tensors are measured together: "max" (default) or "l2". One choice for
         all groups.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
     f_star : float
         f*, the least value of the loss (the largest with ``maximize``), or a bound of
         it. Only for ``step="polyak"``. Default 0.
-    foreach : bool, optional
-        Dualize tensors of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
 
     Raises
     ------

@@ -42,20 +42,30 @@ class BaseOptimizer(_Resumed):
     happens at every step, one warning names the tensors after 25 to 50 steps; for it
     the host does not wait for a CUDA device.
 
-    A group with bfloat16 parameters may say how they are rounded after each step:
-    ``{"params": ..., "rounding": "stochastic"}`` at random, unbiased, or
-    ``"compensated"``, with what was rounded off kept in a second bfloat16; other
-    dtypes are not affected, and ``"nearest"`` is the default. Of the fused forms only
-    ``"triton"`` rounds in its pass; with the others such a group goes by foreach.
+    The flags of every class, each of which a group may override:
 
-    Where there is a ``weight_decay`` κ, ``decay`` says of which kind: ``"plain"`` is
-    that of the class. The others act beside the rule, which runs without decay, also
-    where the class couples it to the gradient: ``"cautious"`` takes ηκw of the old
-    weights w only where the step does not enlarge them, entry by entry;
-    ``"corrected"`` multiplies κ by η/η_max; ``"cautious+corrected"`` does both. η_max
-    is ``max_lr`` of the group (``OneCycleLR`` writes it), and without it the largest
-    of ``lr`` so far and the ``initial_lr`` that schedules leave. Such groups go by
-    foreach where a fused pass would decay in its own way.
+    - ``foreach``: work on lists of tensors; None chooses lists where all are plain
+      tensors, False is the loop, which is the definition.
+    - ``maximize``: ascend instead. Default False.
+    - ``capturable``: keep step counters in tensors on every device (on CUDA they
+      always are). Default False.
+    - ``differentiable``: let autograd follow the step. Default False.
+    - ``fused``, for rules that work entry by entry: one pass over the memory. True takes
+      PyTorch's fused kernel where there is one (Adam, AdamW) and compiles the step where
+      there is none, "compile" compiles it once, "triton" takes the kernels of this
+      package on CUDA. Default None: do not. Not together with the two above.
+    - ``rounding``, in a group: how bfloat16 parameters are rounded after a step,
+      ``"nearest"``, ``"stochastic"`` (at random, unbiased) or ``"compensated"`` (what
+      was rounded off is kept in a second bfloat16). Of the fused forms only
+      ``"triton"`` rounds in its pass; with the others such a group goes by foreach.
+    - ``decay``, where there is a ``weight_decay`` κ: ``"plain"`` is that of the class.
+      The others act beside the rule, which runs without decay, also where the class
+      couples it to the gradient: ``"cautious"`` takes ηκw of the old weights w only
+      where the step does not enlarge them, entry by entry; ``"corrected"`` multiplies
+      κ by η/η_max; ``"cautious+corrected"`` does both. η_max is ``max_lr`` of the group
+      (``OneCycleLR`` writes it), and without it the largest of ``lr`` so far and the
+      ``initial_lr`` that schedules leave. Such groups go by foreach where a fused pass
+      would decay in its own way.
 
     Parameters
     ----------
