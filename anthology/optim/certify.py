@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from anthology.norms import Norm
 
-from .core.spread import whole, whole_state
+from .core.sharding.layer import whole, whole_state
 from .core.state import state_dtype
 from .parts.kronecker.rotation import ROTATED, turned
 from .parts.param_norm import as_points, must_fit, norm_for, spec

@@ -1,8 +1,9 @@
 """The contract that every optimizer of the package keeps, written once.
 
 A new optimizer states the limits of its hyper-parameters (`check`) and holds a `Rule`:
-its state, and one update of a tensor. Everything else is here: closures, hooks, groups, `maximize`, Tensor learning rates, gradients that are None, sparse, complex,
-narrow, huge or NaN, and state that survives a checkpoint in its own dtype.
+its state, and one update of a tensor. Everything else is here: closures, hooks, groups,
+`maximize`, Tensor learning rates, gradients that are None, sparse, complex, narrow, huge
+or NaN, and state that survives a checkpoint in its own dtype.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import dispatch
+from . import checkpoint, dispatch
 from .batch import Batch
 from .card import Card
 from .decay import check_decay, note_peaks
 from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
-from .names import follow, has_names, with_names
-from .resume import _Resumed
-from .rounding import check_rounding
+from .names import follow, has_names, named, with_names
+from .rounding import RESIDUAL, check_rounding
 from .rule import Rule, coupled
+from .sharding.layer import shards_of
+from .state import State, fresh_state
 from .watch import Watch
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -34,7 +36,7 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in others}
 
 
-class BaseOptimizer(_Resumed):
+class BaseOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` that needs only an update rule, its `rule`.
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
@@ -93,6 +95,20 @@ class BaseOptimizer(_Resumed):
                     f"{cls.__name__}.{name} is a method, but an optimizer holds its rule: "
                     f"write rule = Rule({name}=...), with a function without self"
                 )
+
+    # Of the state: entries that are sums over a tensor, and so over its shards;
+    # those that a checkpoint may lack; how names begin of what a step computes where
+    # there is none. And what a group had before its class knew such a setting.
+    partial: ClassVar[tuple[str, ...]] = ()
+    switched: ClassVar[tuple[str, ...]] = ()
+    derived: ClassVar[str | None] = None
+    before: ClassVar[tuple[tuple[str, Any], ...]] = ()
+
+    state: Any
+    param_groups: list[dict[str, Any]]
+    _shards: Any = None
+    _scanned: Any = None
+    _watch: Watch | None = None
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}
@@ -191,8 +207,9 @@ class BaseOptimizer(_Resumed):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        shards = self.spread(self.param_groups)
-        if not self.state and self._made_room():
+        shards = shards_of(self)
+        if not self.state and checkpoint.only_makes_state(self):
+            checkpoint.create_state(self, without_gradient=False)
             return loss
         self.heard(loss)
         note_peaks(self.param_groups)
@@ -248,3 +265,108 @@ class BaseOptimizer(_Resumed):
         group = self.param_groups.pop()
         must_hold_numbers(group["params"], group)
         self.param_groups.append(group)
+
+    # State, and how it survives a checkpoint
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """The state of a parameter, made at the first call."""
+        found: State = self.state[p]
+        seen = self.group_of(p, group)
+        rule = self.rule_of(seen)
+        # there may be something of the user's, and what is switched on later is new
+        if not {"step", *rule.entries(seen)} <= found.keys():
+            found.update({**fresh_state(p, seen, rule.new_state), **found})
+        return found
+
+    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
+        """What every state holds, so that `state_of` is asked only for others."""
+        own = type(self).state_of is not BaseOptimizer.state_of
+        return None if own else {"step", *self.rule_of(group).entries(group)}
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often each tensor was skipped because its gradient was not finite."""
+        kept = [(x, self.state.get(p, {})) for x, p in named(self.param_groups)]
+        counts = {name: int(state.get("skipped", 0)) for name, state in kept}
+        return {name: count for name, count in counts.items() if count}
+
+    def create_state(self) -> None:
+        """Make the state of every parameter now rather than at its first gradient."""
+        checkpoint.create_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._watch = None  # what was counted before is another run
+        for group in self.param_groups:
+            for name, default in {**self.defaults, **dict(self.before)}.items():
+                group.setdefault(name, default)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in `torch.optim`, with the names of the class under ``saved_by``."""
+        return checkpoint.saved(self, super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint that fits; the state keeps its own dtype."""
+        checkpoint.load(self, state_dict, super().load_state_dict)
+
+    def late(self, group: Mapping[str, Any]) -> set[str]:
+        """Entries that a checkpoint may lack: they start as in a new state."""
+        return {"skipped", RESIDUAL, *self.switched}
+
+    def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
+        """What a checkpoint should hold, and what stands for entries it may lack."""
+        start = self.derived
+        if start is None or any(name.startswith(start) for name in saved):
+            return fresh
+        return {name: x for name, x in fresh.items() if not name.startswith(start)}
+
+    def adopted(
+        self,
+        group: dict[str, Any],
+        own: Mapping[str, Any],
+        states: list[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """A group of a checkpoint in the terms of this class."""
+        return {**dict(self.before), **group}
+
+    # What `core.sharding` asks of a rule whose parameters lie on many processes
+
+    def group_of(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A group as the rule of one of its tensors sees it; asking twice is once."""
+        return group
+
+    @property
+    def rule_groups(self) -> list[dict[str, Any]]:
+        """The groups as the rules see them: the tensors of each have one rule."""
+        return self.param_groups
+
+    def needs_whole(self, group: Mapping[str, Any]) -> bool:
+        """Whether the rule must see the tensors of a group whole."""
+        return not self.rule_of(group).entrywise
+
+    @property
+    def couples(self) -> bool:
+        """Whether the step of one tensor depends on other tensors."""
+        return False
+
+    def units(self, group: Mapping[str, Any]) -> list[list[Tensor]]:
+        """The parameters of a group, those together that one process must compute."""
+        return [[p] for p in group["params"]]
+
+    def quiet_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
+        """What every process keeps of a tensor that another one computes."""
+        return {}
+
+    def over_all(self, x: Tensor) -> Tensor:
+        """A small tensor of every process that takes part in this step."""
+        every: Tensor = x[None] if self._shards is None else self._shards.everyone(x)
+        return every
+
+    def norm_over_all(self, x: Tensor, order: float) -> Tensor:
+        """The norm of all processes' lengths; `x` itself where there is one process."""
+        every = self.over_all(x)
+        return x if len(every) == 1 else torch.linalg.vector_norm(every, order)
+
+    def quiet_states(self, group: Mapping[str, Any]) -> list[State]:
+        """What is kept here of tensors that another process computes in this step."""
+        return [] if self._shards is None else self._shards.quiet_states(group)

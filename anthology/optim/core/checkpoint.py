@@ -11,13 +11,14 @@ as well, and alone where no class is named.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .spread import is_sharded
+from . import batch
+from .sharding.layer import is_sharded, shards_of
 from .state import State, fresh_state, restored_state
 
 SAVED_BY = "saved_by"
@@ -35,6 +36,81 @@ def lineage(kind: type) -> list[str]:
         and not base.__module__.startswith(f"{__package__}.")
     ]
     return [kind.__name__, *others]
+
+
+def saved(optimizer: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """A state dict of `torch.optim` with DTensors made whole and its class named."""
+    shards = shards_of(optimizer)
+    packed = plain if shards is None else shards.packed(plain)
+    return {**packed, SAVED_BY: lineage(type(optimizer))}
+
+
+def load(optimizer: Any, state_dict: Any, plainly: Callable[[Any], None]) -> None:
+    """Load a checkpoint that fits, by `plainly` of `torch.optim`; else change nothing."""
+    found: list[Fit] = []
+    shards = shards_of(optimizer)
+
+    def look(_: Any, loaded: dict[str, Any]) -> dict[str, Any]:
+        fit = Fit(optimizer, loaded)
+        fit.faults = _agreed(shards, fit.faults)
+        fit.refuse()
+        found.append(fit)
+        keys = [group["params"] for group in loaded["param_groups"]]
+        known = {key for some in keys for key in some}
+        pairs = zip(fit.groups, keys, strict=True)
+        groups = [{**group, "params": some} for group, some in pairs]
+        others = {k: x for k, x in loaded["state"].items() if k not in known}
+        return {**loaded, "param_groups": groups, "state": others}
+
+    def put(_: Any) -> None:
+        for fit in found:
+            optimizer.state.update(fit.ready)
+            for p, group, entries in fit.sharded:
+                optimizer.state[p] = shards.unpacked(p, group, entries)
+
+    before = optimizer.state, optimizer.param_groups
+    hooks = (
+        optimizer.register_load_state_dict_pre_hook(look),
+        optimizer.register_load_state_dict_post_hook(put, prepend=True),
+    )
+    try:
+        plainly(state_dict)
+    except BaseException:
+        optimizer.state, optimizer.param_groups = before
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def create_state(optimizer: Any, without_gradient: bool = True) -> None:
+    """Make the state of every parameter, or of those that have a gradient."""
+    if (shards := shards_of(optimizer)) is not None:
+        shards.create_state()
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if (without_gradient or p.grad is not None) and not is_sharded(p):
+                optimizer.state_of(p, group)
+
+
+def only_makes_state(optimizer: Any) -> bool:
+    """Whether a first step has only zeros; no rate on a device is read."""
+    for group in optimizer.param_groups:
+        lr = group["lr"]
+        waits = isinstance(lr, Tensor) and not batch.reads_flags_for_free(lr.device)
+        if group["differentiable"] or waits or lr != 0:
+            return False
+    grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
+    given = [g.to_local() if is_sharded(g) else g for g in grads if g is not None]
+    sparse = any(g.layout is not torch.strided for g in given)
+    trains = not given or sparse or any(bool(g.any()) for g in given)
+    return not _agreed(shards_of(optimizer), ["trains"] * trains)
+
+
+def _agreed(shards: Any, found: list[str]) -> list[str]:
+    """What was found here or by another process."""
+    every: list[str] = found if shards is None else shards.agreed(found)
+    return every
 
 
 class Fit:

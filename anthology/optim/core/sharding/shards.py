@@ -27,7 +27,7 @@ from ..gather import gather, resolve_lr
 from ..state import State, fresh_state, state_dtype
 from .agreement import agree
 from .assign import assign, matrix_cost
-from .checkpoint import packed, told, unpacked
+from .checkpoint import agreed, packed, told, unpacked
 from .mesh import Place
 from .transfer import Round, Seen, rounds_of, seen
 
@@ -90,6 +90,10 @@ class Shards:
     def told(self, p: Any, group: Mapping[str, Any], kept: State) -> State:
         """Entries of a state as DTensors; see `checkpoint.told`."""
         return told(self, p, group, kept)
+
+    def agreed(self, found: list[str]) -> list[str]:
+        """What was found by any process; see `checkpoint.agreed`."""
+        return agreed(self, found)
 
     # The step
 
