@@ -16,9 +16,21 @@ from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import bias_correction, corrected_rate, each, over_root
-from .parts.coefficients import add_square, blend_, kept, plus, rest, value
-from .parts.list_ops import divide, scale, shift
+from .parts.arithmetic import (
+    add_square,
+    bias_correction,
+    blend_,
+    corrected_rate,
+    divide,
+    each,
+    kept,
+    over_root,
+    plus,
+    rest,
+    scale,
+    shift,
+    value,
+)
 
 
 def _averages(param: Tensor, group: Group) -> State:

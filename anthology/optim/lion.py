@@ -14,9 +14,7 @@ from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import descend
-from .parts.coefficients import blend, blend_, kept
-from .parts.list_ops import scale
+from .parts.arithmetic import blend, blend_, descend, kept, scale
 
 
 def _momentum(param: Tensor, group: Group) -> State:

@@ -15,7 +15,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule, coupled
 from .core.state import State
-from .parts.list_ops import add_scaled, mapped, on_cpu, one_norms, scale
+from .parts.arithmetic import add_scaled, mapped, on_cpu, one_norms, scale
 from .parts.prodigy.distance import _DistanceEstimate, estimate_state
 from .parts.prodigy.plan import two_passes
 from .parts.prodigy.totals import counted, factor, top_rate

@@ -18,9 +18,19 @@ from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import bias_correction, corrected_rate, descend, each
-from .parts.coefficients import add_square, blend_, kept, plus, rest, value
-from .parts.list_ops import scale
+from .parts.arithmetic import (
+    add_square,
+    bias_correction,
+    blend_,
+    corrected_rate,
+    descend,
+    each,
+    kept,
+    plus,
+    rest,
+    scale,
+    value,
+)
 
 
 def _check_curvature(group: Group) -> None:

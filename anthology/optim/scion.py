@@ -25,8 +25,7 @@ from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import number, one_of
-from .parts.averages import descend
-from .parts.list_ops import scale
+from .parts.arithmetic import descend, scale
 from .parts.param_norm import spec
 from .steepest import SteepestDescent
 

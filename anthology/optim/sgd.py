@@ -15,9 +15,7 @@ from .core.card import Card
 from .core.limits import at_least_zero, number
 from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import descend
-from .parts.coefficients import plus, value
-from .parts.list_ops import scale
+from .parts.arithmetic import descend, plus, scale, value
 
 
 def _direction(param: Tensor, grad: Tensor, state: State, group: Group) -> Tensor:

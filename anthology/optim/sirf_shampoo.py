@@ -21,7 +21,7 @@ from .core.limits import (
 )
 from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import descend
+from .parts.arithmetic import descend
 from .parts.kronecker.inverse_free import (
     Structures,
     check_structures,

@@ -16,8 +16,7 @@ from .core.card import Card
 from .core.limits import below_one, check_nesterov, number, one_of
 from .core.rule import Group, Rule, coupled
 from .core.state import State
-from .parts.averages import averaged, descend
-from .parts.list_ops import scale
+from .parts.arithmetic import averaged, descend, scale
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
 from .parts.polyak import check_polyak, excess, shorten
 from .parts.renamed import renamed, with_names_of_today

@@ -11,7 +11,7 @@ from anthology.linalg import decompositions
 from anthology.norms import metrize
 from anthology.optim import AdamW, BaseOptimizer, Lion, Rule, SteepestDescent
 from anthology.optim.core import batch, gather
-from anthology.optim.parts import list_ops as passes
+from anthology.optim.parts import arithmetic as passes
 from anthology.testing import contract
 
 

@@ -21,8 +21,8 @@ from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
 from anthology.optim.core.rule import Group
 from anthology.optim.core.state import State, fresh_state, real, state_dtype
-from anthology.optim.parts import list_ops as passes
-from anthology.optim.parts.list_ops import Rate
+from anthology.optim.parts import arithmetic as passes
+from anthology.optim.parts.arithmetic import Rate
 from anthology.optim.parts.prodigy.totals import (
     apart,
     factor,
