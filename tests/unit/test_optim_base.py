@@ -10,7 +10,8 @@ from torch import Tensor
 from anthology.linalg import decompositions
 from anthology.norms import metrize
 from anthology.optim import AdamW, BaseOptimizer, Lion, Rule, SteepestDescent
-from anthology.optim.core import batch, gather
+from anthology.optim.core import batch
+from anthology.optim.core import dispatch as gather
 from anthology.optim.parts import arithmetic as passes
 from anthology.testing import contract
 

@@ -18,7 +18,7 @@ from . import checkpoint, dispatch
 from .batch import Batch
 from .card import Card
 from .decay import check_decay, note_peaks
-from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
+from .dispatch import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
 from .names import follow, has_names, named, with_names
 from .rounding import RESIDUAL, check_rounding
@@ -109,6 +109,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     _shards: Any = None
     _scanned: Any = None
     _watch: Watch | None = None
+    _unwatched = 0  # steps that nobody need look at
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}
@@ -201,20 +202,27 @@ class BaseOptimizer(torch.optim.Optimizer):
         RuntimeError
             If a gradient is sparse; nothing has changed then.
         """
-        self._watch = self._watch or Watch()
-        self._watch.look(self)
+        self._unwatched -= 1
+        if self._unwatched < 0:
+            self._watch = self._watch or Watch()
+            self._unwatched = self._watch.look(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        shards = shards_of(self)
+        lists = [group["params"] for group in self.param_groups]
+        scanned = [(id(params), len(params)) for params in lists]
+        if scanned != self._scanned:  # looked through once, not in every step
+            self._scanned = scanned
+            shards_of(self)
         if not self.state and checkpoint.only_makes_state(self):
             checkpoint.create_state(self, without_gradient=False)
             return loss
         self.heard(loss)
-        note_peaks(self.param_groups)
-        if shards is not None:
-            shards.step()
+        if any(g["decay"] != "plain" for g in self.param_groups if "decay" in g):
+            note_peaks(self.param_groups)
+        if self._shards is not None:
+            self._shards.step()
             return loss
         differentiable = any(g["differentiable"] for g in self.param_groups)
         with torch.set_grad_enabled(differentiable):
@@ -273,15 +281,17 @@ class BaseOptimizer(torch.optim.Optimizer):
         found: State = self.state[p]
         seen = self.group_of(p, group)
         rule = self.rule_of(seen)
+        more = rule.entries(seen) if rule.entries is not None else ()
         # there may be something of the user's, and what is switched on later is new
-        if not {"step", *rule.entries(seen)} <= found.keys():
+        if not {"step", *more} <= found.keys():
             found.update({**fresh_state(p, seen, rule.new_state), **found})
         return found
 
     def entries(self, group: Mapping[str, Any]) -> set[str] | None:
         """What every state holds, so that `state_of` is asked only for others."""
         own = type(self).state_of is not BaseOptimizer.state_of
-        return None if own else {"step", *self.rule_of(group).entries(group)}
+        more = self.rule_of(group).entries
+        return None if own else {"step", *(more(group) if more is not None else ())}
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -296,7 +306,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._watch = None  # what was counted before is another run
+        self._watch, self._unwatched = None, 0  # what was counted is another run
         for group in self.param_groups:
             for name, default in {**self.defaults, **dict(self.before)}.items():
                 group.setdefault(name, default)

@@ -149,11 +149,12 @@ class Batch:
             self.states = [
                 {k: real(v) for k, v in tensors_of(s).items()} for s in self._kept
             ]
-        self._how = rounding_of(self.tensors[0], group) if self.tensors else "nearest"
+        if self.tensors and group.get("rounding", "nearest") != "nearest":
+            self._how = rounding_of(self.tensors[0], group)
         if self._how == "compensated":  # the rule need not know
             self.states = [_without(s, RESIDUAL) for s in self._kept]
         self.params = self._opened(wide)
-        if self.params and apart(group):
+        if self.params and group.get("decay", "plain") != "plain" and apart(group):
             self._decay = Decay(self.params, group)
             self.group = {**group, "weight_decay": 0.0}
         if self.finite is not None:

@@ -26,11 +26,6 @@ def any_finite(grad: Tensor, group: Group) -> float:
     return torch.finfo(grad.dtype).max
 
 
-def nothing_more(group: Group) -> Collection[str]:
-    """No entry that only some groups have."""
-    return ()
-
-
 def coupled(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
     """Stands where a step has no rule for one tensor alone."""
     raise NotImplementedError("all tensors take this step together; see `apply`")
@@ -62,7 +57,7 @@ class Rule:
         ``gradient_limit(grad, group)``: the largest entry of a gradient that the state
         can hold; one beyond it counts as not finite. A rule that keeps squares returns
         the square root of the largest number. Default: the largest number.
-    entries : callable
+    entries : callable, optional
         ``entries(group)``: names of the state that a group may switch on later.
     entrywise : bool
         Whether it treats every entry alike and alone, so that tensors may be laid flat,
@@ -82,36 +77,9 @@ class Rule:
     multi: Multi | None = None
     new_state: Callable[[Tensor, Group], State] = no_state
     gradient_limit: Callable[[Tensor, Group], float] = any_finite
-    entries: Callable[[Group], Collection[str]] = nothing_more
+    entries: Callable[[Group], Collection[str]] | None = None
     entrywise: bool = False
     numbers: tuple[str, ...] = ()
     torch_kernel: bool = False
     triton: str | None = None
     zero_is_none: bool = False
-
-    def run(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Group,
-        *,
-        lists: bool = True,
-    ) -> None:
-        """One step of every tensor, with list operations if wanted and known.
-
-        Parameters
-        ----------
-        params, grads, states, steps : list
-            As for `multi`.
-        group : mapping
-            Hyper-parameters of all of them.
-        lists : bool
-            False asks for the loop over `single`. Default True.
-        """
-        if lists and self.multi is not None:
-            self.multi(params, grads, states, steps, group)
-            return
-        for args in zip(params, grads, states, steps, strict=True):
-            self.single(*args, group)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..batch import Batch
-from ..gather import gather, resolve_lr
+from ..dispatch import gather, resolve_lr
 from ..state import State, fresh_state, state_dtype
 from .agreement import agree
 from .assign import assign, matrix_cost

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anthology.optim.core.batch import Batch, StateKeeper
-from anthology.optim.core.gather import resolve_lr, shown, split
+from anthology.optim.core.dispatch import resolve_lr, shown, split
 from anthology.optim.core.state import State
 
 Pair = tuple[Tensor, Tensor]
