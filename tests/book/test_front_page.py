@@ -7,9 +7,9 @@ import pytest
 
 from anthology.lab.palette import STYLES
 from tests.book.sitefiles import ROOT, SITE, soup
-from tools import contents, front_page, look
+from tools import cards, contents, front_page, look
 
-CARDS = front_page.carded()
+CARDS = cards.carded()
 CHAPTERS = contents.chapters()
 
 
