@@ -89,7 +89,7 @@ def ours(
     """A class of this package, once for each path that its signature has."""
     title = title or cls.__name__
     taken = set(inspect.signature(cls).parameters)
-    if not cls.has_torch_kernel:  # without one fused=True compiles
+    if not cls.rule.torch_kernel:  # without one fused=True compiles
         only = tuple(path for path in only or PATHS if path != "fused")
     return [
         Contestant(f"{title} {path}", "anthology", partial(cls, **kwargs, **how), True)

@@ -12,8 +12,9 @@ from torch import Tensor
 from anthology.linalg.products import symmetric
 
 from .core import limits
-from .core.base import Params, hyperparameters
+from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
+from .core.rule import Group
 from .core.state import State, fresh_state, real
 from .parts.kronecker.blocks import (
     dominate,
@@ -31,13 +32,54 @@ from .parts.kronecker.schedule import (
     power_of,
     turn_of,
 )
-from .parts.kronecker.stacked import _Alike
+from .parts.kronecker.stacked import stacked_rule
 
 BOUNDS = ("frobenius", "trace")
 VARIANTS = ("star", "mm")
 
 
-class KrADagrad(_Alike):
+def _inverted(param: Tensor, group: Group) -> State:
+    """Zeros for the momentum; factors (with their roots) as multiples of I."""
+    state = {"momentum_buffer": torch.zeros_like(param)}
+    for tag, block in blocks_of(param, group):
+        x = param[block]
+        for axis in axes_of(x, group):
+            eye = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
+            state[f"factor_{tag}{axis}"] = eye * group["initial"]
+            if keeps_roots(group):
+                root = group["initial"] ** (1 / power_of(x, group))
+                state[f"root_{tag}{axis}"] = eye * root
+    return state
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for the product of a factor and a Gram matrix."""
+    largest = group["initial"]
+    if group["beta2"] < 1:
+        largest = max(largest, 1 / group["eps"])
+    # "mm" multiplies G by the roots of the other axes first
+    times = max(grad.ndim, 1) if group["variant"] == "mm" else 1
+    room = max(largest, 1.0) ** times * max(grad.numel(), 1) ** 2
+    return math.sqrt(torch.finfo(grad.dtype).max / room)
+
+
+def _advance(w: Tensor, g: Tensor, state: State, step: int, group: Group) -> None:
+    """Tensors of equal shape and age, stacked; the definition."""
+    u = torch.zeros_like(w)
+    for tag, block in blocks_of(w[0], group):
+        part = (slice(None), *block)
+        u[part] = _preconditioned(g[part], state, tag, step, group)
+    if group["grafting"] == "sgd":
+        size = lengths(g) / nonzero(lengths(u))
+        u = u * size.reshape(-1, *(1,) * (w.ndim - 1))
+    if group["weight_decay"]:
+        u = u + w * group["weight_decay"]
+    m = state["momentum_buffer"]
+    m.mul_(group["momentum"]).add_(u)
+    w.sub_((u + m * group["momentum"] if group["nesterov"] else m) * group["lr"])
+
+
+class KrADagrad(BaseOptimizer):
     r"""Shampoo whose inverse factors are updated by products alone.
 
     One step minimises :math:`\langle G, \Delta W\rangle + \frac{1}{2\eta}
@@ -146,6 +188,8 @@ class KrADagrad(_Alike):
 
     derived = "root_"
 
+    rule = stacked_rule(_advance, new_state=_inverted, gradient_limit=_room)
+
     card = Card(
         answer="is Shampoo with its factors kept inverted, by products alone.",
         update=r"$\Delta W=-\eta\,m$, with $m\leftarrow\mu m+L^{1/4}GR^{1/4}$",
@@ -212,19 +256,6 @@ class KrADagrad(_Alike):
         limits.one_of("variant", group["variant"], VARIANTS)
         limits.one_of("grafting", group["grafting"], ("none", "sgd"))
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for the momentum; factors (with their roots) as multiples of I."""
-        state = {"momentum_buffer": torch.zeros_like(param)}
-        for tag, block in blocks_of(param, group):
-            x = param[block]
-            for axis in axes_of(x, group):
-                eye = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
-                state[f"factor_{tag}{axis}"] = eye * group["initial"]
-                if keeps_roots(group):
-                    root = group["initial"] ** (1 / power_of(x, group))
-                    state[f"root_{tag}{axis}"] = eye * root
-        return state
-
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; roots are kept only where they are used again."""
         state = super().state_of(p, group)
@@ -233,7 +264,7 @@ class KrADagrad(_Alike):
         keeps = keeps_roots(group)
         if all((root in state) == keeps for root in roots):
             return state
-        fresh = fresh_state(p, group, self.new_state) if keeps else {}
+        fresh = fresh_state(p, group, self.rule.new_state) if keeps else {}
         for name, root in zip(factors, roots, strict=True):
             state.pop(root, None)
             if keeps:
@@ -241,33 +272,6 @@ class KrADagrad(_Alike):
                 real(fresh[root]).copy_(last)
                 state[root] = fresh[root]
         return state
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the product of a factor and a Gram matrix."""
-        largest = group["initial"]
-        if group["beta2"] < 1:
-            largest = max(largest, 1 / group["eps"])
-        # "mm" multiplies G by the roots of the other axes first
-        times = max(grad.ndim, 1) if group["variant"] == "mm" else 1
-        room = max(largest, 1.0) ** times * max(grad.numel(), 1) ** 2
-        return math.sqrt(torch.finfo(grad.dtype).max / room)
-
-    def advance(
-        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
-    ) -> None:
-        """Tensors of equal shape and age, stacked; the definition."""
-        u = torch.zeros_like(w)
-        for tag, block in blocks_of(w[0], group):
-            part = (slice(None), *block)
-            u[part] = _preconditioned(g[part], state, tag, step, group)
-        if group["grafting"] == "sgd":
-            size = lengths(g) / nonzero(lengths(u))
-            u = u * size.reshape(-1, *(1,) * (w.ndim - 1))
-        if group["weight_decay"]:
-            u = u + w * group["weight_decay"]
-        m = state["momentum_buffer"]
-        m.mul_(group["momentum"]).add_(u)
-        w.sub_((u + m * group["momentum"] if group["nesterov"] else m) * group["lr"])
 
 
 def _preconditioned(

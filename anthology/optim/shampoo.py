@@ -19,6 +19,7 @@ from .core.limits import (
     one_of,
     positive_integer,
 )
+from .core.rule import Group, Rule
 from .core.state import State, fresh_state
 from .parts.kronecker.blocks import cut
 from .parts.kronecker.grafting import (
@@ -36,6 +37,52 @@ from .parts.kronecker.roots import (
     preconditioned,
     sides,
 )
+
+
+def _factors(param: Tensor, group: Group) -> State:
+    """Zeros: averages, and factors and roots by number of block and axis."""
+    state = {name: torch.zeros_like(param) for name in averages_of(group)}
+    diagonal = group["vectors"] == "diagonal" and param.ndim < 2
+    for b, block in enumerate(cut(param.shape, group["max_dim"])):
+        lengths = tuple(part.stop - part.start for part in block)
+        for a in sorted(sides(lengths, group)):
+            shape = lengths[a : a + 1] * (1 if diagonal else 2)
+            state[f"factor_{b}_{a}"] = param.new_zeros(shape)
+            if keeps_roots(group):
+                state[f"root_{b}_{a}"] = param.new_zeros(shape)
+    return state
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for a million Gram matrices, each a sum over the entries."""
+    room = 2.0**20 * max(grad.numel(), 1)
+    return float((torch.finfo(grad.dtype).max / room) ** 0.5)
+
+
+def _shampoo(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor, block by block; the definition."""
+    m = first_moments([grad], [state], [step], group)
+    moves = preconditioned([grad], m, [state], [step], group, joint=False)
+    finish([param], moves, m, [grad], [state], [step], group)
+
+
+def _shampoo_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors: blocks of equal shape go through as one batch."""
+    averages = first_moments(grads, states, steps, group)
+    moves = preconditioned(grads, averages, states, steps, group)
+    finish(params, moves, averages, grads, states, steps, group)
 
 
 class Shampoo(BaseOptimizer):
@@ -154,6 +201,8 @@ class Shampoo(BaseOptimizer):
 
     switched, derived = ("exp_avg", "exp_avg_sq", "momentum_buffer"), "root_"
 
+    rule = Rule(_shampoo, _shampoo_lists, _factors, _room, averages_of)
+
     card = Card(
         answer="measures a matrix by how far it can stretch a vector, so the steepest "
         "step stretches every direction equally; two running sums then soften it.",
@@ -222,57 +271,11 @@ class Shampoo(BaseOptimizer):
                 "are -1/2, power=2 or None"
             )
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros: averages, and factors and roots by number of block and axis."""
-        state = {name: torch.zeros_like(param) for name in averages_of(group)}
-        diagonal = group["vectors"] == "diagonal" and param.ndim < 2
-        for b, block in enumerate(cut(param.shape, group["max_dim"])):
-            lengths = tuple(part.stop - part.start for part in block)
-            for a in sorted(sides(lengths, group)):
-                shape = lengths[a : a + 1] * (1 if diagonal else 2)
-                state[f"factor_{b}_{a}"] = param.new_zeros(shape)
-                if keeps_roots(group):
-                    state[f"root_{b}_{a}"] = param.new_zeros(shape)
-        return state
-
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; averages may start later, and roots come and go."""
         state = super().state_of(p, group)
-        if any(name not in state for name in averages_of(group)):
-            state.update({**fresh_state(p, group, self.new_state), **state})
         keeps = keeps_roots(group)
         if p.numel() and keeps != any(name.startswith("root_") for name in state):
-            fresh = fresh_state(p, group, self.new_state) if keeps else {}
+            fresh = fresh_state(p, group, self.rule.new_state) if keeps else {}
             follow_roots(state, fresh, max(p.ndim + p.is_complex(), 1), group)
         return state
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for a million Gram matrices, each a sum over the entries."""
-        room = 2.0**20 * max(grad.numel(), 1)
-        return float((torch.finfo(grad.dtype).max / room) ** 0.5)
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor, block by block; the definition."""
-        m = first_moments([grad], [state], [step], group)
-        moves = preconditioned([grad], m, [state], [step], group, joint=False)
-        finish([param], moves, m, [grad], [state], [step], group)
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors: blocks of equal shape go through as one batch."""
-        averages = first_moments(grads, states, steps, group)
-        moves = preconditioned(grads, averages, states, steps, group)
-        finish(params, moves, averages, grads, states, steps, group)

@@ -19,8 +19,9 @@ from .core.limits import (
     one_of,
     positive_integer,
 )
+from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import descend
+from .parts.arithmetic import descend
 from .parts.kronecker.inverse_free import (
     Structures,
     check_structures,
@@ -35,6 +36,74 @@ from .parts.kronecker.stacked import batched, stacked
 FACTOR_DTYPES = ("bfloat16", "float32", "float64")
 # what a group has beside the hyper-parameters
 OF_GROUPS = {"joined": False, "steps_taken": 0}
+
+
+def _packed(param: Tensor, group: Group) -> State:
+    """Zeros for momenta, packed identities for factors and kept products.
+
+    A pair of weight and bias has one state, that of the weight.
+    """
+    if group["joined"]:
+        if param.ndim < 2:
+            return {}
+        param = matrix_like(param)
+    state = {"momentum_buffer": torch.zeros_like(param)}
+    dtype = getattr(torch, group["factor_dtype"] or "", param.dtype)
+    like = param.new_empty(0, dtype=dtype)
+    dims = squeezed(param.shape)
+    kinds = kinds_for(dims, group["structures"], group["max_dim"])
+    for n, kind in enumerate(kinds):
+        state[f"factor_{n}"] = kind.identity(like)
+        state[f"factor_momentum_{n}"] = torch.zeros_like(state[f"factor_{n}"])
+        if kind.symmetric and group["refresh"] > 1:
+            state[f"product_{n}"] = kind.identity(like)
+    return state
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """The largest gradient for which B·g² is finite."""
+    return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"]) / 2
+
+
+def _sirf(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor; the definition."""
+    move = _direction([grad], [state], group)[0]
+    if group["weight_decay"]:
+        move = move.add(param, alpha=group["weight_decay"])
+    buffer = state["momentum_buffer"]
+    buffer.mul_(group["momentum"]).add_(move)
+    descend([param], [buffer], group["lr"])
+
+
+def _sirf_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors, those that are alike without axes of one as a stack."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, (grad, state) in enumerate(zip(grads, states, strict=True)):
+        kind = (*squeezed(grad.shape), -len(state))
+        alike.setdefault(kind, []).append(index)
+    moves = list(grads)
+    for members in batched(alike, not grads[0].is_cpu):
+        some = [grads[i] for i in members], [states[i] for i in members]
+        for i, move in zip(members, _direction(*some, group), strict=True):
+            moves[i] = move
+    if group["weight_decay"]:
+        moves = list(torch._foreach_add(moves, params, alpha=group["weight_decay"]))
+    buffers = [state["momentum_buffer"] for state in states]
+    torch._foreach_mul_(buffers, group["momentum"])
+    torch._foreach_add_(buffers, moves)
+    descend(params, buffers, group["lr"])
 
 
 class SIRFShampoo(BaseOptimizer):
@@ -128,7 +197,9 @@ class SIRFShampoo(BaseOptimizer):
     [(4,), (9,)]
     """
 
-    zero_is_none, before = True, (("max_dim", 2**63 - 1),)
+    before = (("max_dim", 2**63 - 1),)
+    rule = Rule(_sirf, _sirf_lists, _packed, _room, zero_is_none=True)
+
     card = Card(
         answer="is Shampoo without roots and inverses; it learns its ruler's factors.",
         update=r"$\Delta W=-\eta\,m$, with $m\leftarrow\mu m+CC^\top GKK^\top$",
@@ -186,78 +257,12 @@ class SIRFShampoo(BaseOptimizer):
             param_group = {**param_group, "params": pairs}
         super().add_param_group(param_group)
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for momenta, packed identities for factors and kept products.
-
-        A pair of weight and bias has one state, that of the weight.
-        """
-        if group["joined"]:
-            if param.ndim < 2:
-                return {}
-            param = matrix_like(param)
-        state = {"momentum_buffer": torch.zeros_like(param)}
-        dtype = getattr(torch, group["factor_dtype"] or "", param.dtype)
-        like = param.new_empty(0, dtype=dtype)
-        dims = squeezed(param.shape)
-        kinds = kinds_for(dims, group["structures"], group["max_dim"])
-        for n, kind in enumerate(kinds):
-            state[f"factor_{n}"] = kind.identity(like)
-            state[f"factor_momentum_{n}"] = torch.zeros_like(state[f"factor_{n}"])
-            if kind.symmetric and group["refresh"] > 1:
-                state[f"product_{n}"] = kind.identity(like)
-        return state
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """The largest gradient for which B·g² is finite."""
-        return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"]) / 2
-
     def apply(self, batches: list[Batch]) -> None:
         """Run the rule; then count the step, by which `refresh` is decided."""
         alone = [batch for batch in batches if not batch.group["joined"]]
         super().apply(alone + pair_batches(self))
         for group in self.param_groups:
             group["steps_taken"] += 1
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        move = _direction([grad], [state], group)[0]
-        if group["weight_decay"]:
-            move = move.add(param, alpha=group["weight_decay"])
-        buffer = state["momentum_buffer"]
-        buffer.mul_(group["momentum"]).add_(move)
-        descend([param], [buffer], group["lr"])
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors, those that are alike without axes of one as a stack."""
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for index, (grad, state) in enumerate(zip(grads, states, strict=True)):
-            kind = (*squeezed(grad.shape), -len(state))
-            alike.setdefault(kind, []).append(index)
-        moves = list(grads)
-        for members in batched(alike, not grads[0].is_cpu):
-            some = [grads[i] for i in members], [states[i] for i in members]
-            for i, move in zip(members, _direction(*some, group), strict=True):
-                moves[i] = move
-        if group["weight_decay"]:
-            moves = list(torch._foreach_add(moves, params, alpha=group["weight_decay"]))
-        buffers = [state["momentum_buffer"] for state in states]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, moves)
-        descend(params, buffers, group["lr"])
 
 
 def _direction(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anthology.linalg.products import add_gram_
 
-from .core.base import Params, hyperparameters
+from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import (
     at_least_zero,
@@ -20,15 +20,107 @@ from .core.limits import (
     one_of,
     positive_integer,
 )
+from .core.rule import Group
 from .core.state import State, real
 from .parts.kronecker.blocks import multiply, nonzero, unfold, whitened
 from .parts.kronecker.eigenbasis import first_basis, next_basis, reordered, whitener
 from .parts.kronecker.roots import FACTORS
 from .parts.kronecker.rotation import ROTATED, average_of, rotated, turned
-from .parts.kronecker.stacked import _Alike
+from .parts.kronecker.stacked import stacked_rule
 
 
-class SOAP(_Alike):
+def _averages_and_bases(param: Tensor, group: Group) -> State:
+    """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
+    axes = rotated(param, group)
+    names = (average_of(axes, group), "exp_avg_sq")
+    state = {name: torch.zeros_like(param) for name in names}
+    for axis in axes:
+        d = param.shape[axis]
+        for name in ("gram", "basis"):
+            state[f"{name}_{axis}"] = param.new_zeros(d, d)
+    return state
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for the squared length of the whole gradient."""
+    return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))
+
+
+def _advance(
+    w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
+) -> None:
+    """One step of tensors of equal shape, stacked along a first axis."""
+    (beta1, beta2), order = group["betas"], w.ndim - 1
+    beta = beta2 if group["gram_beta"] is None else group["gram_beta"]
+    axes = rotated(w[0], group)
+    grams = {axis: state[f"gram_{axis}"] for axis in axes}
+    bases = {axis: state[f"basis_{axis}"] for axis in axes}
+    follow = group["differentiable"]
+
+    kl = group["factors"] == "kl"
+    by: dict[int, Tensor] = {}
+
+    def gather(axis: int) -> None:
+        seen = whitened(g.detach(), axis, by) if kl else g.detach()
+        add_gram_(grams[axis], unfold(seen, axis, order), beta, 1 - beta)
+
+    def know(axis: int, steps: int) -> None:
+        if kl:
+            by[axis] = whitener(
+                bases[axis], grams[axis], group["basis_eps"], beta**steps
+            )
+
+    def turn(x: Tensor, back: bool = False) -> Tensor:
+        for axis, basis in bases.items():
+            used = basis.clone() if follow else basis  # a refresh overwrites it
+            x = multiply(x, used if back else used.mT, axis, order)
+        return x
+
+    if step <= 1:
+        for axis in sorted(axes, key=lambda axis: -w.shape[axis + 1] * kl):
+            gather(axis)
+            bases[axis].copy_(first_basis(grams[axis], group["basis_eps"]))
+            know(axis, 1)
+        if group["skip_first"]:
+            return
+    count = max(step - int(group["skip_first"]), 1)
+    name, g_turned = average_of(axes, group), turn(g)
+    m, v = state[name], state["exp_avg_sq"]
+    m.lerp_(g_turned if name == ROTATED else g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g_turned, g_turned, value=1 - beta2)
+    root = _sqrt(v.clone()) if follow else v.sqrt()
+    eps = group["eps"]
+    if group["relative_eps"]:
+        eps = eps * root.flatten(1).amax(1) if order else eps * root
+        eps = eps.reshape(-1, *(1,) * order)
+    kept = (m.clone() if follow else m) if name == ROTATED else turn(m)
+    move = turn(kept / nonzero(root + eps), back=True)
+    size = math.sqrt(1 - beta2**count) / (1 - beta1**count)
+    lr = group["lr"]
+    w.sub_(move * (lr * size))
+    if group["weight_decay"]:
+        w.mul_(1 - lr * group["weight_decay"])
+    if step > 1:
+        for axis in axes:
+            know(axis, step - 1)
+        for axis in axes:
+            gather(axis)
+    if bases and count % group["refresh"] == 0:
+        straight = turn(m, back=True) if name == ROTATED else m
+        for axis, basis in bases.items():
+            fresh, places = next_basis(basis, grams[axis], group["basis_eps"])
+            basis.copy_(fresh)
+            v.copy_(reordered(v.clone() if follow else v, places, axis))
+        if name == ROTATED:
+            m.copy_(turn(straight))
+
+
+def _sqrt(v: Tensor) -> Tensor:
+    """√v with slope zero, not infinity, at zero."""
+    return torch.where(v > 0, nonzero(v).sqrt(), 0.0)
+
+
+class SOAP(BaseOptimizer):
     r"""Adam run in the eigenbasis of averaged Gram matrices.
 
     Without averages (``betas=(0, 0)``, ``basis_eps=0``, ε → 0) the first step of a
@@ -137,6 +229,8 @@ class SOAP(_Alike):
     [[0.0, 1.0], [1.0, 0.0]]
     """
 
+    rule = stacked_rule(_advance, new_state=_averages_and_bases, gradient_limit=_room)
+
     card = Card(
         answer="runs Adam in the directions that Shampoo finds; without memory its "
         "step is Shampoo's, which stretches every direction equally.",
@@ -194,17 +288,6 @@ class SOAP(_Alike):
         """1 where ``skip_first`` is on, which is the default; else 0."""
         return int(any(group["skip_first"] for group in self.param_groups))
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
-        axes = rotated(param, group)
-        names = (average_of(axes, group), "exp_avg_sq")
-        state = {name: torch.zeros_like(param) for name in names}
-        for axis in axes:
-            d = param.shape[axis]
-            for name in ("gram", "basis"):
-                state[f"{name}_{axis}"] = param.new_zeros(d, d)
-        return state
-
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         """As in the base; turns an average that was not kept as it is now."""
         state = super().state_of(p, group)
@@ -223,87 +306,3 @@ class SOAP(_Alike):
         swap = {"exp_avg": ROTATED, ROTATED: "exp_avg"}
         other = {a: b for a, b in swap.items() if a not in saved and b in saved}
         return {other.get(name, name): x for name, x in fresh.items()}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the squared length of the whole gradient."""
-        return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))
-
-    def advance(
-        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
-    ) -> None:
-        """Tensors of equal shape and age, stacked; the definition."""
-        _advance(w, g, state, step, group)
-
-
-def _advance(
-    w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
-) -> None:
-    """One step of tensors of equal shape, stacked along a first axis."""
-    (beta1, beta2), order = group["betas"], w.ndim - 1
-    beta = beta2 if group["gram_beta"] is None else group["gram_beta"]
-    axes = rotated(w[0], group)
-    grams = {axis: state[f"gram_{axis}"] for axis in axes}
-    bases = {axis: state[f"basis_{axis}"] for axis in axes}
-    follow = group["differentiable"]
-
-    kl = group["factors"] == "kl"
-    by: dict[int, Tensor] = {}
-
-    def gather(axis: int) -> None:
-        seen = whitened(g.detach(), axis, by) if kl else g.detach()
-        add_gram_(grams[axis], unfold(seen, axis, order), beta, 1 - beta)
-
-    def know(axis: int, steps: int) -> None:
-        if kl:
-            by[axis] = whitener(
-                bases[axis], grams[axis], group["basis_eps"], beta**steps
-            )
-
-    def turn(x: Tensor, back: bool = False) -> Tensor:
-        for axis, basis in bases.items():
-            used = basis.clone() if follow else basis  # a refresh overwrites it
-            x = multiply(x, used if back else used.mT, axis, order)
-        return x
-
-    if step <= 1:
-        for axis in sorted(axes, key=lambda axis: -w.shape[axis + 1] * kl):
-            gather(axis)
-            bases[axis].copy_(first_basis(grams[axis], group["basis_eps"]))
-            know(axis, 1)
-        if group["skip_first"]:
-            return
-    count = max(step - int(group["skip_first"]), 1)
-    name, g_turned = average_of(axes, group), turn(g)
-    m, v = state[name], state["exp_avg_sq"]
-    m.lerp_(g_turned if name == ROTATED else g, 1 - beta1)
-    v.mul_(beta2).addcmul_(g_turned, g_turned, value=1 - beta2)
-    root = _sqrt(v.clone()) if follow else v.sqrt()
-    eps = group["eps"]
-    if group["relative_eps"]:
-        eps = eps * root.flatten(1).amax(1) if order else eps * root
-        eps = eps.reshape(-1, *(1,) * order)
-    kept = (m.clone() if follow else m) if name == ROTATED else turn(m)
-    move = turn(kept / nonzero(root + eps), back=True)
-    size = math.sqrt(1 - beta2**count) / (1 - beta1**count)
-    lr = group["lr"]
-    w.sub_(move * (lr * size))
-    if group["weight_decay"]:
-        w.mul_(1 - lr * group["weight_decay"])
-    if step > 1:
-        for axis in axes:
-            know(axis, step - 1)
-        for axis in axes:
-            gather(axis)
-    if bases and count % group["refresh"] == 0:
-        straight = turn(m, back=True) if name == ROTATED else m
-        for axis, basis in bases.items():
-            fresh, places = next_basis(basis, grams[axis], group["basis_eps"])
-            basis.copy_(fresh)
-            v.copy_(reordered(v.clone() if follow else v, places, axis))
-        if name == ROTATED:
-            m.copy_(turn(straight))
-
-
-def _sqrt(v: Tensor) -> Tensor:
-    """√v with slope zero, not infinity, at zero."""
-    return torch.where(v > 0, nonzero(v).sqrt(), 0.0)

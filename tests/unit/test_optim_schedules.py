@@ -53,7 +53,7 @@ def test_every_class_that_compiles_is_among_them() -> None:
         kind = getattr(optim, name)
         if not isinstance(kind, type) or not issubclass(kind, optim.BaseOptimizer):
             continue
-        if kind.entrywise or getattr(kind, "has_passes", False):
+        if kind.rule.entrywise or getattr(kind, "has_passes", False):
             fused.add(kind.__name__)
     assert fused == set(CASES)
 

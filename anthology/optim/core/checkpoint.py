@@ -228,7 +228,7 @@ class Fit:
             model = (
                 torch.empty(shape, dtype=dtype, device="meta") if is_sharded(p) else p
             )
-            fresh = fresh_state(model, seen, self.optimizer.new_state)
+            fresh = fresh_state(model, seen, self.optimizer.rule_of(seen).new_state)
             fresh = self.optimizer.awaited(fresh, entries)
             for name in fresh:
                 if name in entries:

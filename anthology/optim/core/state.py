@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .rounding import RESIDUAL, rounding_of
-from .stated import depth
 
 State = dict[str, Tensor]
 NewState = Callable[[Tensor, Mapping[str, Any]], State]
@@ -59,21 +58,18 @@ class StateKeeper(Protocol):
 
     state: Any
 
-    @property
-    def zero_is_none(self) -> bool: ...
-
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
 
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float: ...
+    def rule_of(self, group: Mapping[str, Any]) -> Any: ...
 
 
 def states_of(
-    optimizer: Any, tensors: list[Tensor], group: Mapping[str, Any]
+    optimizer: StateKeeper, tensors: list[Tensor], group: Mapping[str, Any]
 ) -> list[State]:
-    """The states of tensors of a group; `state_of` is asked where it may change one."""
-    kind = type(optimizer)
-    if hasattr(kind, "entries") and depth(kind, "entries") <= depth(kind, "state_of"):
-        needed = optimizer.entries(group)
+    """The states of tensors of a group, each made at the first call."""
+    entries = getattr(optimizer, "entries", None)
+    needed = entries(group) if entries is not None else None
+    if needed is not None:
         states = [optimizer.state[p] for p in tensors]
         if all(needed <= set(names) for names in {tuple(state) for state in states}):
             return states

@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from ..state import NewState, State, fresh_state, restored_state
+from ..rule import no_state
+from ..state import State, fresh_state, restored_state, state_dtype
 from .mesh import Place, everyone
 
 
@@ -96,24 +97,22 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
     whole = optimizer.needs_whole(group)
     kept = {n: _local(saved[n], None if whole else p, place) for n in sorted(saved)}
     if whole and shards.owner(p) != place.rank:
-        quiet = fresh_state(local.new_empty(0), group, quietly(optimizer))
+        quiet = quiet_state(optimizer, local, group)
         own = {n for n, x in kept.items() if n in quiet or not isinstance(x, Tensor)}
         return restored_state({n: x for n, x in kept.items() if n in own}, quiet)
     if not whole and place.rank:  # a sum is one process's
         kept |= {name: kept[name] * 0 for name in optimizer.partial if name in kept}
     model = local.new_empty(tuple(p.shape)) if whole else local
-    fresh = fresh_state(model, group, optimizer.new_state)
+    fresh = fresh_state(model, group, optimizer.rule_of(group).new_state)
     return restored_state(kept, optimizer.awaited(fresh, kept))
 
 
-def quietly(optimizer: Any) -> NewState:
-    """How to make what every process keeps of a tensor that another one computes."""
-
-    def new_state(param: Tensor, group: Mapping[str, Any]) -> State:
-        made = optimizer.new_state(param, group) if optimizer.shared else {}
-        return {name: x for name, x in made.items() if name in optimizer.shared}
-
-    return new_state
+def quiet_state(optimizer: Any, local: Tensor, group: Mapping[str, Any]) -> State:
+    """What every process keeps of a tensor that another one computes."""
+    rule, kept = optimizer.rule_of(group), {"step", "skipped", *optimizer.shared}
+    empty = local.new_empty(0, dtype=state_dtype(local.dtype))
+    fresh = fresh_state(empty, group, rule.new_state if optimizer.shared else no_state)
+    return {name: x for name, x in fresh.items() if name in kept}
 
 
 def agreed(shards: Any, found: list[str]) -> list[str]:

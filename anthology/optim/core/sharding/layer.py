@@ -20,14 +20,13 @@ def is_sharded(p: Any) -> bool:
 
 def shards_of(optimizer: Any) -> Any:
     """The layer for DTensors, made when the first is met; None without any."""
-    lists = [group["params"] for group in optimizer.param_groups]
-    scanned = [(id(params), len(params)) for params in lists]
-    if scanned != optimizer._scanned:  # looked through once, not in every step
-        optimizer._scanned = scanned
-        if any(is_sharded(p) for params in lists for p in params):
-            from .shards import Shards
+    groups = optimizer.param_groups
+    if optimizer._shards is None and any(
+        is_sharded(p) for g in groups for p in g["params"]
+    ):
+        from .shards import Shards
 
-            optimizer._shards = optimizer._shards or Shards(optimizer)
+        optimizer._shards = Shards(optimizer)
     return optimizer._shards
 
 

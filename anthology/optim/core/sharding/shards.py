@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..batch import Batch
-from ..gather import gather, resolve_lr
-from ..state import State, fresh_state, state_dtype
+from ..dispatch import gather, resolve_lr
+from ..state import State
 from .agreement import agree
 from .assign import assign, matrix_cost
-from .checkpoint import quietly
+from .checkpoint import quiet_state
 from .mesh import Place, everyone
 from .transfer import Round, Seen, rounds_of
 
@@ -245,8 +245,7 @@ class Shards:
         """The state that every process keeps of a tensor that another computes."""
         state: State = self.optimizer.state[item.p]
         if "step" not in state:
-            empty = item.local.new_empty(0, dtype=state_dtype(item.local.dtype))
-            state.update(fresh_state(empty, item.group, quietly(self.optimizer)))
+            state.update(quiet_state(self.optimizer, item.local, item.group))
         return state
 
     def _count(self) -> None:

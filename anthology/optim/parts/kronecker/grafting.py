@@ -11,7 +11,7 @@ from torch import Tensor
 from anthology.optim.core.limits import check_betas
 from anthology.optim.core.state import State
 
-from ..averages import bias_correction, descend, each
+from ..arithmetic import bias_correction, descend, each
 from .blocks import nonzero
 
 GRAFTING = ("none", "sgd", "rms")

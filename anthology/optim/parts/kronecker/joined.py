@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anthology.optim.core.batch import Batch, StateKeeper
-from anthology.optim.core.gather import resolve_lr, shown, split
+from anthology.optim.core.dispatch import resolve_lr, shown, split
 from anthology.optim.core.state import State
 
 Pair = tuple[Tensor, Tensor]
@@ -172,10 +172,9 @@ class _ByWeight:
         self.optimizer = optimizer
         self.pairs = pairs
         self.state = {m: optimizer.state[w] for m, (w, _) in pairs.items()}
-        self.zero_is_none = optimizer.zero_is_none
 
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
         return self.optimizer.state_of(self.pairs[p][0], group)
 
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        return self.optimizer.gradient_limit(grad, group)
+    def rule_of(self, group: Mapping[str, Any]) -> Any:
+        return self.optimizer.rule_of(group)

@@ -12,7 +12,7 @@ from anthology.linalg import inverse_root
 from anthology.linalg.products import add_gram_
 from anthology.optim.core.state import State, real
 
-from ..averages import bias_correction
+from ..arithmetic import bias_correction
 from .blocks import Block, cut, multiply, nonzero, unfold, whitened
 from .stacked import batched, stacked
 

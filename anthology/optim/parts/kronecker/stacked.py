@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from anthology.optim.core.base import BaseOptimizer
+from anthology.optim.core.rule import Group, Rule
 from anthology.optim.core.state import State, tensors_of
 
-Advance = Callable[[Tensor, Tensor, State, int], None]
+Advance = Callable[[Tensor, Tensor, State, int, Group], None]
 
 COUNTERS = ("step", "skipped")
 # Tensors with so long an axis go alone on a CPU, where a batch of products or of
@@ -38,52 +38,30 @@ def stacked(tensors: list[Tensor]) -> Tensor:
     return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
 
 
-class _Alike(BaseOptimizer):
-    """One rule, `advance`, for a stack of tensors; a single one is a stack of one."""
-
-    def advance(
-        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
-    ) -> None:
-        """Update tensors of equal shape and age in place, and their state."""
-        raise NotImplementedError
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor, as a stack of one."""
-        alone(param, grad, state, step, partial(self.advance, group=group))
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors: those of equal shape and age go through as one batch."""
-        together(params, grads, states, steps, partial(self.advance, group=group))
+def stacked_rule(advance: Advance, **parts: Any) -> Rule:
+    """A rule for stacks of tensors of equal shape and age; one is a stack of one."""
+    alone, together = (
+        partial(_alone, advance=advance),
+        partial(_together, advance=advance),
+    )
+    return Rule(alone, together, **parts)
 
 
-def alone(
-    param: Tensor, grad: Tensor, state: State, step: Any, advance: Advance
+def _alone(
+    param: Tensor, grad: Tensor, state: State, step: Any, group: Group, advance: Advance
 ) -> None:
-    """One tensor through a rule for batches."""
+    """One tensor through a rule for stacks."""
     own = tensors_of(state).items()
     kept = {name: x[None] for name, x in own if name not in COUNTERS}
-    advance(param[None], grad[None], kept, int(step))
+    advance(param[None], grad[None], kept, int(step), group)
 
 
-def together(
+def _together(
     params: list[Tensor],
     grads: list[Tensor],
     states: list[State],
     steps: list[Any],
+    group: Group,
     advance: Advance,
 ) -> None:
     """The same for a list; tensors of equal shape and step go as one batch."""
@@ -95,12 +73,12 @@ def together(
     for (*shape, step), members in groups.items():
         if len(members) == 1 or p.is_cpu and max(shape, default=0) >= ALONE:
             for i in members:
-                alone(params[i], grads[i], states[i], step, advance)
+                _alone(params[i], grads[i], states[i], step, group, advance)
             continue
         names = _shared([states[i] for i in members])
         kept = {n: torch.stack([states[i][n] for i in members]) for n in names}
         w = torch.stack([params[i] for i in members])
-        advance(w, torch.stack([grads[i] for i in members]), kept, step)
+        advance(w, torch.stack([grads[i] for i in members]), kept, step, group)
         for j, i in enumerate(members):
             params[i].copy_(w[j])
             for name in names:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anthology.linalg.polar import raw_polar
 
-from ..averages import descend
+from ..arithmetic import descend
 from .row_scaling import ENTRY, apart, even_rows, joined, kept_shapes
 from .view import scale_factor, view_of
 
