@@ -16,8 +16,13 @@ import torch
 from torch import Tensor
 
 from anthology.norms import Norm, Scaled, Split, Transpose
-from anthology.norms.kernels import FlatSpectral
-from anthology.norms.spectral import Conv, Nuclear, Schatten, Spectral
+from anthology.norms.spectral import (
+    Conv,
+    FlatSpectral,
+    Nuclear,
+    Schatten,
+    Spectral,
+)
 from anthology.optim.parts.kronecker.schedule import damps, keeps_roots
 from anthology.optim.parts.matrix.view import view_of
 from anthology.optim.parts.param_norm import norm_for
