@@ -25,14 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-from anthology.motion._arguments import (
-    Field,
-    evaluated,
-    require_callable,
-    require_count,
-    require_float64,
-    require_learning_rate,
-)
+from anthology.motion._arguments import Field, evaluated, require, require_float64
 
 __all__ = ["generator"]
 
@@ -47,9 +40,9 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
     Parameters
     ----------
     step : callable
-        One step of the optimizer, w ↦ w', deterministic; it is given a copy
-        of the current point and must return the next one with the same shape
-        and dtype. It is called ``order`` times, at consecutive iterates.
+        One step of the optimizer, w ↦ w', deterministic, called ``order`` times at
+        consecutive iterates; it is given a copy of the point and must return the
+        next one in its shape and dtype.
     w : Tensor
         The point, float64, any shape.
     order : int
@@ -66,12 +59,9 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
 
     Raises
     ------
-    TypeError
-        If ``step`` is not callable or returns no tensor, ``w`` is not a
-        float64 tensor, or ``order`` not an int.
-    ValueError
-        If ``order`` < 1, ``lr`` is not positive and finite, or the step
-        changes shape or dtype.
+    TypeError, ValueError
+        For an argument of the wrong kind or range, or if the step returns no tensor,
+        or one of another shape or dtype.
 
     Notes
     -----
@@ -79,10 +69,9 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
     :math:`2^N \epsilon \|w\| / (N \eta)` with ε = 2e-16, which is why float32
     is refused.
     """
-    require_callable("step", step, "a function from a point to the next")
+    require(step=step)
     require_float64("w", w, "forward differences cancel most of its digits")
-    require_count("order", order, 1)
-    require_learning_rate(lr)
+    require(order=order, lr=lr)
     velocity = torch.zeros_like(w)
     for weight in weights(order):
         # a copy, because a step that works in place would otherwise move the

@@ -28,8 +28,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from anthology.motion._arguments import require_callable
-from anthology.motion._fixed_batch import FixedBatch, Values
+from anthology.motion._arguments import require
+from anthology.motion.models import FixedBatch, Values
 from anthology.motion.probe.laws import Laws, shrinkage
 from anthology.motion.probe.readings import (
     Rows,
@@ -142,7 +142,7 @@ class Probe:
         _require("model", model, nn.Module)
         _require("optimizer", optimizer, torch.optim.Optimizer)
         if loss is not None:
-            require_callable("loss", loss, "a function of the model")
+            require(loss=loss)
         names = [name for name, _ in model.named_parameters()]
         self._laws = Laws(symmetries, names)
         self._due = Schedule(every, parts, loss is not None, bool(self._laws)).due

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anthology.motion._fixed_batch import FixedBatch, Values, twice_differentiable
+from anthology.motion.models import FixedBatch, Values, twice_differentiable
 from anthology.motion.probe.step_rules import ends, metric, own_norm, penalty
 from anthology.motion.radius import sharpness
 from anthology.optim.core.state import state_dtype

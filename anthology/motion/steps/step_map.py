@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anthology.motion._arguments import require_callable, require_float64
+from anthology.motion._arguments import require, require_float64
 from anthology.motion.steps.loan import lent, parameters_of, take
 from anthology.motion.steps.memory import (
     Entry,
@@ -261,7 +261,7 @@ def _check(optimizer: Optimizer, closure: Closure) -> None:
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )
-    require_callable("closure", closure, "a function that computes gradients")
+    require(closure=closure)
     for p in parameters_of(optimizer):
         require_float64("every parameter", p, _PRECISION)
     devices = {str(p.device) for p in parameters_of(optimizer)}
