@@ -44,7 +44,7 @@ from anthology.motion.modified_loss import (
 )
 from anthology.motion.probe.probe import Probe
 from anthology.motion.radius import Radius, radius, sharpness
-from anthology.motion.steps.step_map import StepMap, step_map
+from anthology.motion.step_map import StepMap, step_map
 from anthology.motion.symmetry.find import find_symmetries
 from anthology.motion.symmetry.follow import SymmetryRun, follow_symmetry
 from anthology.motion.symmetry.pieces import Symmetry

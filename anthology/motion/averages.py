@@ -13,9 +13,6 @@ entry by entry, with d = g/s and s = √(g² + ε) (ε inside the root) or |g| +
 (outside, as ``torch.optim``). Hd is the gradient of a smoothed ‖∇f‖₁, so the sign
 of the factor {…} says whether Adam lowers or raises it: :func:`adam_braces`.
 
->>> import torch
->>> from anthology.motion import adam_braces, adam_sign_change
->>> from anthology.motion import average_factor, averaged_terms
 >>> average_factor(0.5)
 3.0
 >>> w = torch.tensor([1.0], dtype=torch.float64)
@@ -153,10 +150,8 @@ def adam_terms(
     -----
     Averages that start at zero are in place once their bias is corrected, up to
     O(η²); g² must change little in 1/(1−β₂) steps, which at β₂ = 0.999 asks for
-    very small η. Weight decay is not included.
-
-    Source: derived here; with ε inside it is the bias term that Cattaneo,
-    Klusowski & Shigida 2023 found.
+    very small η. Weight decay is not included. Derived here; with ε inside it is the
+    bias term that Cattaneo, Klusowski & Shigida 2023 found.
     """
     require(gradient=gradient, w=w)
     _factors(betas, eps)

@@ -7,15 +7,11 @@ flow :math:`\dot w = -g(w)`, but (as a power series in :math:`\eta`) by
 
 with the *counter terms* :math:`\xi_0 = \tfrac12 Hg`,
 :math:`\xi_1 = \tfrac13 H^2 g + \tfrac1{12} T[g, g]`, … (Miyagawa 2022 calls the
-sum the counter term and the equation the equation of motion; numerical
-analysis calls it the modified equation, Hairer, Lubich & Wanner, chapter IX.1;
-Barrett & Dherin 2021 found :math:`\xi_0` in deep learning.)
+sum the counter term; numerical analysis calls the equation of motion the modified
+equation, Hairer, Lubich & Wanner, chapter IX.1; Barrett & Dherin 2021 found
+:math:`\xi_0` in deep learning.) Derivatives are ``torch.func.jvp``'s, so functions
+must be made of torch operations; make a gradient with ``torch.func.grad(loss)``.
 
-All differentiate with ``torch.func.jvp``, so the functions they are given must be
-made of torch operations; make a gradient with ``torch.func.grad(loss)``.
-
->>> import torch
->>> from anthology.motion import counter_terms
 >>> w = torch.tensor([1.0], dtype=torch.float64)
 >>> counter_terms(lambda w: 3 * w, w, 2)     # quadratic: ξ_k = h^(k+2) w/(k+2)
 [tensor([4.5000], dtype=torch.float64), tensor([9.], dtype=torch.float64)]
@@ -97,22 +93,20 @@ def counter_terms(gradient: Field, w: Tensor, count: int) -> list[Tensor]:
     w : Tensor
         The point, real floating point, any shape.
     count : int
-        How many, at least 0. The gradient is called ``2**count`` times, the
-        deepest call inside ``count`` nested forward derivatives.
+        How many, at least 0; the gradient is called ``2**count`` times.
 
     Returns
     -------
     list of Tensor
         Of the shape and dtype of ``w``, in units of gradient/time, gradient/time²,
-        …: minus the later terms of :func:`motion_terms` for Φ = −g, with its
-        errors. Non-finite input gives non-finite terms.
+        …: minus the later terms of :func:`motion_terms` for Φ = −g, with its errors.
 
     Notes
     -----
-    Exact up to rounding: unlike :func:`anthology.motion.generator` nothing
-    cancels, so float32 gives float32 accuracy. Piecewise linear functions
-    (ReLU) have no counter terms at their kinks, and the formula does not see
-    the kinks that a step crosses. Source: Miyagawa 2022.
+    Exact up to rounding: unlike :func:`generator` nothing cancels, so float32 gives
+    float32 accuracy. Piecewise linear functions (ReLU) have no counter terms at their
+    kinks, and the formula does not see the kinks that a step crosses. Source:
+    Miyagawa 2022.
     """
     require(gradient=gradient, w=w, count=count)
     if count == 0:

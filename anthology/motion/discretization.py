@@ -1,12 +1,5 @@
-r"""How far gradient descent is from its equation of motion.
+"""How far gradient descent is from its equation of motion.
 
-:func:`equation_of_motion` gives the motion truncated after any number of
-terms, by either way; :func:`discretization_error` follows it and subtracts
-the iterates; :func:`leading_error` predicts the result, to leading order in η,
-without taking a step.
-
->>> import torch
->>> from anthology.motion import discretization_error, leading_error
 >>> w = torch.ones(1, dtype=torch.float64)
 >>> e = discretization_error(lambda w: w, w, lr=0.1, steps=1, order=1)
 >>> e       # exp(-0.1) - 0.9, close to lr² ξ₀ = 0.005
@@ -41,14 +34,8 @@ def equation_of_motion(
 
     Parameters
     ----------
-    gradient : callable
-        The gradient ∇f as a function of a tensor, returning its shape and
-        dtype.
-    order : int
-        How many terms, at least 1; the distance to gradient descent after a
-        fixed time is :math:`O(\eta^{order})`. Order 1 is gradient flow.
-    lr : float
-        The step size η of the gradient descent to be followed, positive.
+    gradient, order, lr
+        As for :func:`counter_field`, with its errors.
     method : {"series", "differences"}
         ``"series"``: the gradient and ``order - 1`` counter terms
         (:func:`counter_field`, ``2**(order - 1)`` calls of the gradient, the
@@ -60,11 +47,6 @@ def equation_of_motion(
     -------
     callable
         w ↦ dw/dt, from a tensor to one of the same shape and dtype.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an argument of the wrong kind or range.
     """
     require(gradient=gradient, order=order, lr=lr)
     _require_method(method)
@@ -111,7 +93,7 @@ def discretization_error(
     w0 : Tensor
         The start, float64, any shape.
     steps : int or sequence of int
-        After how many steps: one number, or increasing numbers ≥ 0.
+        After how many: one number, or increasing numbers ≥ 0.
     **integrator
         ``solver``, ``rtol``, ``atol`` and ``max_evaluations`` of :func:`flow`.
 
@@ -152,9 +134,8 @@ def leading_error(
 
     and the source s is the first term left out: :math:`\xi_{N-1}` for the
     series, :math:`\frac{(-1)^{N+1}}{N+1} D_{N+1,0}` for differences, with
-    :math:`D_{m,0}` the m-th time derivative of gradient flow (see
-    :func:`anthology.motion.motion_terms`). Arguments, result, its sign and errors
-    are those of :func:`discretization_error`.
+    :math:`D_{m,0}` the m-th time derivative of gradient flow (:func:`motion_terms`).
+    Arguments, result, its sign and errors as of :func:`discretization_error`.
 
     Notes
     -----

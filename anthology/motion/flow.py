@@ -1,10 +1,5 @@
-"""Follow an equation of motion ẇ = velocity(w) for a given time.
+"""Follow an equation of motion, in float64, by torchdiffeq's integrators.
 
-The integrator is torchdiffeq's, in float64 and with tolerances far below the
-discretization errors that the book measures.
-
->>> import math, torch
->>> from anthology.motion import flow
 >>> w = flow(lambda w: -w, torch.ones(1, dtype=torch.float64), 1.0)
 >>> abs(w.item() - math.exp(-1)) < 1e-11
 True
@@ -50,11 +45,9 @@ def flow(
     t : float or sequence of float
         One time of either sign, or increasing times ≥ 0. Units of η·steps.
     solver : str
-        An adaptive solver of torchdiffeq (``"dopri8"``, ``"dopri5"``,
-        ``"bosh3"``, …).
+        An adaptive one of torchdiffeq (``"dopri8"``, ``"dopri5"``, ``"bosh3"``, …).
     rtol, atol : float
-        Its relative and absolute tolerance for one step, both ≥ 0 and not
-        both 0.
+        Its tolerances for one step, ≥ 0 and not both 0.
     max_evaluations : int
         How often the velocity may be evaluated in all.
 
@@ -62,9 +55,8 @@ def flow(
     -------
     Tensor
         For one time the point, in the shape of ``w0``; for a sequence the
-        points, shape ``(len(t), *w0.shape)``. Carries no gradient. Where the
-        motion has left the floating-point range (it can blow up in finite
-        time, and a non-finite ``w0`` begins there) the points are NaN.
+        points, shape ``(len(t), *w0.shape)``. Carries no gradient. NaN where the
+        motion has left the floating-point range, which it can in finite time.
 
     Raises
     ------

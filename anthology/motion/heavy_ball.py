@@ -1,11 +1,5 @@
-r"""Equation of motion of heavy ball and of Nesterov's method.
+"""Equation of motion of heavy ball and of Nesterov's method.
 
-Their steps depend on two points. After a short while the iterates nevertheless
-move on a *slow motion* :math:`\dot w = F_0 + \eta F_1 + \dots` in w alone, found by
-inserting a motion into the two-step rule.
-
->>> import torch
->>> from anthology.motion import heavy_ball_terms
 >>> w = torch.tensor([1.0], dtype=torch.float64)
 >>> heavy_ball_terms(lambda w: w, w, 2, momentum=0.5)   # −g/(1−β), −6·Hg
 [tensor([-2.], dtype=torch.float64), tensor([-6.], dtype=torch.float64)]
@@ -37,8 +31,9 @@ def heavy_ball_terms(
 ) -> list[Tensor]:
     r"""First terms of the slow motion of heavy ball or of Nesterov's method.
 
-    For :math:`w_{n+1} = w_n + \beta(w_n - w_{n-1}) - \eta g(w_n)` the motion
-    :math:`\dot w = \sum_k \eta^k F_k(w)` has
+    Their steps depend on two points, but after a short while the iterates move on a
+    motion in w alone. For :math:`w_{n+1} = w_n + \beta(w_n - w_{n-1}) - \eta g(w_n)` it
+    is :math:`\dot w = \sum_k \eta^k F_k(w)` with
 
     .. math:: F_0 = -\frac{g}{1-\beta}, \qquad F_k = -\frac{1}{1-\beta}
         \Bigl[\sum_{m=2}^{k+1} \frac{c_m}{m!} D_{m,\,k+1-m} + G_k\Bigr], \qquad
@@ -57,24 +52,21 @@ def heavy_ball_terms(
     gradient, w
         As for :func:`counter_terms`.
     count : int
-        How many terms, at least 0. The gradient is called ``2**(count - 1)``
-        times, the deepest call inside ``count - 1`` nested forward derivatives
-        (for ``point="iterate"`` about ``3**(count - 1)`` times).
+        How many terms, at least 0. The gradient is called ``2**(count - 1)`` times
+        (for ``point="iterate"`` about ``3**(count - 1)``).
     momentum : float
-        β in [0, 1), as in ``torch.optim.SGD``: the velocity is the sum of the
-        gradients, not their average. 0 is gradient descent.
+        β in [0, 1), as in ``torch.optim.SGD``: velocities are sums of gradients,
+        not averages.
     nesterov : bool
         Nesterov's method. Default False.
     point : {"lookahead", "iterate"}
-        Whose motion, for Nesterov: ``"lookahead"`` (default) is y, which is
-        what ``torch.optim.SGD(nesterov=True)`` stores as the parameters,
-        ``"iterate"`` is w. :math:`F_0` and :math:`F_1` are the same for both.
+        Whose motion, for Nesterov: y (default), which is what
+        ``torch.optim.SGD(nesterov=True)`` stores, or w.
 
     Returns
     -------
     list of Tensor
-        :math:`F_0, …, F_{count-1}`, of the shape and dtype of ``w``, in units
-        of gradient, gradient/time, …. Errors and what is not finite as for
+        :math:`F_0, …, F_{count-1}`. Shape, errors and what is not finite as for
         :func:`counter_terms`.
 
     Notes
@@ -83,11 +75,9 @@ def heavy_ball_terms(
     :math:`-\frac{1-\beta+2\beta^2}{2(1-\beta)^3} Hg` for Nesterov, whose
     two motions part at :math:`F_2`, by :math:`\frac{\beta(1+\beta)}
     {2(1-\beta)^3} T[g, g]`. The small parameter is about
-    :math:`\eta/(1-\beta)^2`. Iterates that start at rest join the slow motion
-    beside their start, see :func:`slow_start`.
-
-    Source: derived here; the first two terms of heavy ball agree with Kovachki &
-    Stuart 2021 and Ghosh et al. 2023.
+    :math:`\eta/(1-\beta)^2`. Iterates that start at rest join the motion beside their
+    start: :func:`slow_start`. Derived here; the first two terms of heavy ball agree
+    with Kovachki & Stuart 2021 and Ghosh et al. 2023.
     """
     require(gradient=gradient, w=w, count=count, momentum=momentum)
     if point not in _POINTS:

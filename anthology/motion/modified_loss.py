@@ -13,8 +13,6 @@ Barrett & Dherin 2021; for a dual norm it is steepest descent, whatever the norm
 (derived here). Where that has kinks (ℓ1, nuclear) the smoothed φ here have none,
 and return to it as ε → 0.
 
->>> import torch
->>> from anthology.motion import modified_loss, smooth_l1
 >>> from anthology.norms import LInf
 >>> phi, g = smooth_l1(eps=1e-12), torch.tensor([3.0, -4.0])
 >>> phi(g), phi.direction(g)

@@ -4,11 +4,8 @@ On a quadratic a step multiplies the direction of curvature h by
 :math:`1 - \eta h`. It has the motion :math:`\eta^{-1}\log(1 - \eta h)` while
 :math:`\eta h < 1`, which the series of counter terms reaches while
 :math:`|\eta h| < 1`; gradient descent itself does not diverge while
-:math:`\eta h \le 2`. :func:`radius` says which of it holds at a point;
-:func:`sharpness` gives the largest eigenvalues of the Hessian.
+:math:`\eta h \le 2`.
 
->>> import torch
->>> from anthology.motion.radius import radius
 >>> loss = lambda w: (torch.tensor([1.0, 30.0], dtype=torch.float64) * w * w).sum()
 >>> w = torch.ones(2, dtype=torch.float64)
 >>> at = radius(loss, w, lr=0.02)                    # λ = 60

@@ -1,23 +1,4 @@
-r"""Which weights of a model lie along a symmetry of the loss.
-
-:func:`find_symmetries` proposes, by their own derivatives, the ways in which
-pieces of each parameter may be scaled or shifted, and keeps those under which
-the loss does not change, at weights other than those of the model too.
-
->>> import torch
->>> from torch import nn
->>> from torch.nn.functional import cross_entropy
->>> from anthology.motion import find_symmetries
->>> _ = torch.manual_seed(0)
->>> model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.LayerNorm(6), nn.Linear(6, 3))
->>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
->>> for s in find_symmetries(model, lambda net: cross_entropy(net(x), y)):
-...     print(s)
-0.weight: scale; feeds 1 (LayerNorm)
-0.weight: translation along axis 0; feeds 1 (LayerNorm)
-2.weight: translation along axis 0; feeds the loss
-2.bias: translation along axis 0; feeds the loss
-"""
+"""Which weights of a model lie along a symmetry of the loss."""
 
 from __future__ import annotations
 
@@ -70,20 +51,31 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
 
     Raises
     ------
-    TypeError
-        If ``model`` is not a module or ``loss`` not callable.
-    ValueError
-        If no parameter requires a gradient, or the loss is no scalar or not finite.
+    TypeError, ValueError
+        For arguments of the wrong kind, if no parameter requires a gradient, or the
+        loss is no scalar or not finite.
 
     Notes
     -----
-    What is proposed: each parameter of two axes or more along its first two axes,
-    each vector, a weight together with the bias of its module, every number of
-    equal pieces, and the thirds of a parameter whose number of rows three divides.
+    What is proposed, by its derivatives: each parameter of two axes or more along its
+    first two, each vector, a weight together with the bias of its module, every number
+    of equal pieces, and the thirds of a parameter whose number of rows three divides.
     Parameters without influence on the loss are passed over. Not found are weights
     that must be scaled together across modules, and those before a normalisation
     that is a function with an ε written into the call. A few dozen evaluations of
     the loss, and three gradients.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> x, y = torch.randn(8, 4), torch.randint(6, (8,))
+    >>> model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.LayerNorm(6))
+    >>> loss = lambda net: nn.functional.cross_entropy(net(x), y)
+    >>> for s in find_symmetries(model, loss):
+    ...     print(s)
+    0.weight: scale; feeds 1 (LayerNorm)
+    0.weight: translation along axis 0; feeds 1 (LayerNorm)
+    1.bias: translation along axis 0; feeds the loss
     """
     require(model=model, loss=loss)
     twin, wide = doubled(model, loss)

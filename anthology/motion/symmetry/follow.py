@@ -1,21 +1,4 @@
-r"""Predicted and measured motion of weights along a symmetry.
-
-:func:`follow_symmetry` runs gradient descent with weight decay and puts beside
-what a symmetry made of the weights what three theories say of it: gradient flow,
-the motion with its first counter term, and the exact law of the steps.
-
->>> import torch
->>> from torch import nn
->>> from torch.nn.functional import cross_entropy
->>> from anthology.motion import find_symmetries, follow_symmetry
->>> _ = torch.manual_seed(0)
->>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
->>> model, loss = nn.Linear(4, 3), lambda net: cross_entropy(net(x), y)
->>> weight, bias = find_symmetries(model, loss)
->>> run = follow_symmetry(model, loss, bias, lr=0.1, decay=0.5, steps=20)
->>> {name: f"{gap:.0e}" for name, gap in run.gaps().items()}
-{'flow': '9e-03', 'motion': '3e-04', 'descent': '2e-16'}
-"""
+"""Predicted and measured motion of weights along a symmetry."""
 
 from __future__ import annotations
 
@@ -38,19 +21,16 @@ __all__ = ["SymmetryRun", "follow_symmetry"]
 class SymmetryRun:
     """A coordinate of :meth:`Symmetry.coordinate` over a run, and its predictions.
 
-    Parameters
+    Attributes
     ----------
     times : Tensor
         η·k for k = 0 to `steps`, shape (steps + 1,).
     measured : Tensor
         The coordinate: ‖w‖² of each piece, or ⟨1, w⟩; shape (steps + 1, …).
-    flow : Tensor
-        By gradient flow, which knows the decay alone.
-    motion : Tensor
-        By the motion with the first counter term; for a scale with the ‖g‖ of the
-        run, held still over each step.
-    descent : Tensor
-        By the law of the steps; for a scale with the ‖g‖ of the run.
+    flow, motion, descent : Tensor
+        By gradient flow, which knows the decay alone; by the motion with the first
+        counter term, for a scale with the ‖g‖ of the run, held still over each step;
+        by the law of the steps, for a scale with the ‖g‖ of the run.
     angles : Tensor or None
         For a scale the angle that each piece turned in each step, in radians, shape
         (steps, parts).
@@ -84,13 +64,13 @@ def follow_symmetry(
 ) -> SymmetryRun:
     r"""Gradient descent with weight decay, seen along one symmetry.
 
+    Beside what the symmetry made of the weights stands what three theories say of it:
+    gradient flow, the motion with its first counter term, the exact law of the steps.
+
     Parameters
     ----------
-    model : torch.nn.Module
-        Left untouched: a float64 copy, in the mode of the model, is trained.
-    loss : callable
-        The loss on fixed data, given a function to be called like the model, as
-        for :func:`anthology.motion.find_symmetries`.
+    model, loss
+        As for :func:`find_symmetries`; the copy is trained.
     symmetry : Symmetry
         One of those it found for this model.
     lr, decay : float
@@ -109,6 +89,17 @@ def follow_symmetry(
     TypeError, ValueError
         For an argument of the wrong kind or range, or a model without the
         parameters meant.
+
+    Examples
+    --------
+    >>> from anthology.motion import find_symmetries
+    >>> _ = torch.manual_seed(0)
+    >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    >>> model, loss = nn.Linear(4, 3), lambda f: nn.functional.cross_entropy(f(x), y)
+    >>> weight, bias = find_symmetries(model, loss)
+    >>> run = follow_symmetry(model, loss, bias, lr=0.1, decay=0.5, steps=20)
+    >>> {name: f"{gap:.0e}" for name, gap in run.gaps().items()}
+    {'flow': '9e-03', 'motion': '3e-04', 'descent': '2e-16'}
     """
     require(model=model, loss=loss)
     require_kind("symmetry", symmetry, "one of find_symmetries", Symmetry)

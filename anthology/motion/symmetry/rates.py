@@ -3,15 +3,12 @@ r"""What the motion does to weights along a symmetry of the loss.
 Gradient descent with weight decay κ, :math:`w' = (1 - \eta\kappa)w - \eta g`,
 can be solved along a symmetry without knowing the loss.
 
-*Scale*, :math:`f(cw) = f(w)` for c > 0 (weights in front of a normalisation
-layer). Then :math:`\langle w, g\rangle = 0`, :math:`Hw = -g`,
-:math:`T[w, \cdot\,] = -2H`, so the length of w has an equation of its own. Gradient
-flow lets it decay to zero; the first counter term makes it grow with the steps,
-and the two balance.
-
-*Translation*, :math:`f(w + c\mathbf 1) = f(w)` (logits of a softmax). Then
-:math:`\langle\mathbf 1, g\rangle = 0` and :math:`\langle\mathbf 1, w\rangle` only
-decays.
+*Scale*, :math:`f(cw) = f(w)` for c > 0 (weights in front of a normalisation): then
+:math:`\langle w, g\rangle = 0`, :math:`Hw = -g`, :math:`T[w, \cdot\,] = -2H`, so the
+length of w has an equation of its own. Gradient flow lets it decay to zero; the first
+counter term makes it grow with the steps, and the two balance. *Translation*,
+:math:`f(w + c\mathbf 1) = f(w)` (logits of a softmax): then :math:`\langle\mathbf 1,
+g\rangle = 0` and :math:`\langle\mathbf 1, w\rangle` only decays.
 
 In all functions `lr` is η > 0 and `decay` κ ≥ 0; arguments of the wrong kind or
 range raise TypeError or ValueError; Tensors broadcast, and the result has their
@@ -21,7 +18,6 @@ shape. `order` counts the terms of the motion as in
 of a model are meant, :func:`anthology.motion.find_symmetries` says. Source:
 derived here (Miyagawa 2022 treats both kinds of layer).
 
->>> from anthology.motion import equilibrium_angle, norm_equilibrium
 >>> round(equilibrium_angle(lr=0.1, decay=0.5), 4)         # radians a step
 0.3176
 >>> round(norm_equilibrium(1.0, lr=0.1, decay=0.5), 4)  # ‖w‖² where both balance
@@ -58,15 +54,7 @@ def equilibrium_angle(lr: float, decay: float) -> float:
     Exactly :math:`\arccos(1 - \eta\kappa) \approx \sqrt{2\eta\kappa}`, whatever the
     loss, for gradient descent on weights whose length no longer changes.
 
-    Parameters
-    ----------
-    lr, decay : float
-        η > 0 and κ > 0 with ηκ < 2, else ValueError.
-
-    Returns
-    -------
-    float
-        In radians.
+    In radians, for ηκ < 2, else ValueError.
 
     Notes
     -----
@@ -104,18 +92,8 @@ def translation_rate(lr: float, decay: float, *, order: int | None = None) -> fl
     :math:`-\log(1-\eta\kappa)/\eta`. The motion of N terms has its first N terms,
     :math:`\kappa\sum_{j<N}(\eta\kappa)^j/(j+1)`.
 
-    Parameters
-    ----------
-    lr, decay : float
-        η > 0 and κ ≥ 0.
-    order : int, optional
-        N ≥ 1; None for gradient descent, which needs ηκ < 1 (no real motion changes
-        a sign), else ValueError.
-
-    Returns
-    -------
-    float
-        Per unit of time η·steps.
+    Per unit of time η·steps. `order` is N ≥ 1, or None for gradient descent, which
+    needs ηκ < 1, else ValueError: no real motion changes a sign.
     """
     require(lr=lr, decay=decay)
     product = lr * decay
@@ -161,13 +139,7 @@ def norm_velocity(
     order : int
         How many of the three terms: 1 to 3.
     bend : float or Tensor, optional
-        ⟨g, Hg⟩ with H of the loss without the decay; needed by order 3, else
-        ValueError.
-
-    Returns
-    -------
-    float or Tensor
-        In the shape of the arguments.
+        ⟨g, Hg⟩ with H of the loss without the decay; needed by order 3.
     """
     _require_numbers(square=square, gradient_square=gradient_square)
     require(lr=lr, decay=decay)
@@ -202,11 +174,6 @@ def norm_equilibrium(
         η > 0 and κ > 0, for gradient descent ηκ < 2, else ValueError.
     order : {None, 1, 2}
         None for gradient descent.
-
-    Returns
-    -------
-    float or Tensor
-        In the shape of `slope`.
     """
     _require_numbers(slope=slope)
     product = _positive_product(lr, decay)
@@ -228,18 +195,9 @@ def norm_rate(lr: float, decay: float, *, order: int | None = None) -> float:
     :math:`-\log(2(1-\eta\kappa)^2 - 1)/\eta = 4\kappa + 6\eta\kappa^2 + \dots`: here
     too only the leading value of the motion with :math:`\xi_0` is right.
 
-    Parameters
-    ----------
-    lr, decay : float
-        η > 0 and κ > 0; for gradient descent ηκ < 1 − 1/√2, beyond which the length
-        jumps about its equilibrium: ValueError.
-    order : {None, 1, 2}
-        None for gradient descent.
-
-    Returns
-    -------
-    float
-        Per unit of time η·steps.
+    Per unit of time η·steps, for `order` None (gradient descent), 1 or 2. ValueError
+    for κ = 0, or gradient descent with ηκ ≥ 1 − 1/√2, where the length jumps about its
+    equilibrium.
     """
     product = _positive_product(lr, decay)
     if order is None:
@@ -269,16 +227,11 @@ def norm_relaxation(
     Parameters
     ----------
     square, slope, time : float or Tensor
-        ‖w‖² at time 0; ‖g‖‖w‖, constant; t = η·steps ≥ 0. They must broadcast.
+        ‖w‖² at time 0; ‖g‖‖w‖, constant; t = η·steps ≥ 0.
     lr, decay : float
         η > 0 and κ > 0.
     order : {1, 2}
         1 for gradient flow.
-
-    Returns
-    -------
-    float or Tensor
-        In the shape of the arguments.
     """
     _require_numbers(square=square, slope=slope, time=time)
     _require_order(order, 2)
