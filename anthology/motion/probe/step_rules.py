@@ -74,7 +74,7 @@ def metric(
         return 1.0
     state = optimizer.state.get(p, {})
     if isinstance(optimizer, _ADAM) and "exp_avg_sq" in state:
-        v = state["max_exp_avg_sqs" if group["amsgrad"] else "exp_avg_sq"]
+        v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
         weight = 1 - group["betas"][1] ** float(state["step"])
         return torch.reciprocal((v / max(weight, 1e-300)).sqrt() + group["eps"])
     free = isinstance(optimizer, _ROOT_FREE) and not group.get("bias_correction")
