@@ -18,7 +18,8 @@ from torch import Tensor
 from anthology.norms import Norm, Scaled, Split, Transpose
 from anthology.norms.kernels import FlatSpectral
 from anthology.norms.spectral import Conv, Nuclear, Schatten, Spectral
-from anthology.optim.parts.kronecker.schedule import damps, keeps_roots
+from anthology.optim.parts.kronecker.bounds import damps
+from anthology.optim.parts.kronecker.roots import keeps_roots
 from anthology.optim.parts.matrix.view import view_of
 from anthology.optim.parts.param_norm import norm_for
 
