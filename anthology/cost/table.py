@@ -66,7 +66,7 @@ def _muon(s: Subject) -> Work:
     # torch.optim.Muon has no such key and multiplies in bfloat16
     dtype = group.get("ns_dtype", "bfloat16")
     work = 0.0
-    for matrices in view.matrices(torch.empty(shape, device="meta")):
+    for matrices in view(torch.empty(shape, device="meta"))[0]:
         rows, columns = matrices.shape[-2:]
         one = flops.polar(
             rows,
