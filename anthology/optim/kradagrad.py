@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 from .core import limits
 from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.state import State, real
+from .core.state import Group, State, real
 from .parts.averages import multiplied
 from .parts.kronecker import bounds
 from .parts.kronecker.grafting import grafted, heavy_ball
 from .parts.kronecker.roots import follow_roots, keeps_roots
-from .parts.kronecker.stacks import Group, States, Tensors, _Lists, counted, in_stacks
+from .parts.kronecker.stacks import States, Tensors, _Lists, counted, in_stacks
 
 BOUNDS = ("frobenius", "trace")
 VARIANTS = ("star", "mm")
@@ -186,34 +187,24 @@ class KrADagrad(_Lists):
         limits.one_of("grafting", group["grafting"], ("none", "sgd"))
 
     def new_state(self, param: Tensor, group: Group) -> State:
-        """Zeros for the momentum; factors (with their roots) as multiples of I."""
-        return _new_state(param, group)
+        return _kradagrad_state(param, group)
 
     def state_of(self, p: Tensor, group: Group) -> State:
         """As in the base; roots are kept only where they are used again."""
         state, power = super().state_of(p, group), bounds.power_of(real(p).ndim, group)
-        follow_roots(
-            p, state, group, _new_state, lambda x: bounds.positive_root(x, power)
-        )
+        root = partial(bounds.positive_root, power=power)
+        follow_roots(p, state, group, self.new_state, root)
         return state
 
     def gradient_limit(self, grad: Tensor, group: Group) -> float:
-        """Room for the product of a factor and a Gram matrix."""
-        return _gradient_limit(grad, group)
+        return _kradagrad_limit(grad, group)
 
-    def multi(
-        self,
-        params: Tensors,
-        grads: Tensors,
-        states: States,
-        steps: list[Any],
-        group: Group,
-    ) -> None:
-        """Lists of tensors: blocks of equal shape and age go through as one stack."""
-        _multi(params, grads, states, steps, group)
+    def multi(self, *lists: Any) -> None:
+        _kradagrad(*lists)
 
 
-def _new_state(param: Tensor, group: Group) -> State:
+def _kradagrad_state(param: Tensor, group: Group) -> State:
+    """Zeros for the momentum; factors (with their roots) as multiples of I."""
     state = {"momentum_buffer": torch.zeros_like(param)}
     for tag, block in bounds.blocks_of(param, group):
         x = param[block]
@@ -226,7 +217,8 @@ def _new_state(param: Tensor, group: Group) -> State:
     return state
 
 
-def _gradient_limit(grad: Tensor, group: Group) -> float:
+def _kradagrad_limit(grad: Tensor, group: Group) -> float:
+    """Room for the product of a factor and a Gram matrix."""
     largest = group["initial"]
     if group["beta2"] < 1:
         largest = max(largest, 1 / group["eps"])
@@ -236,9 +228,10 @@ def _gradient_limit(grad: Tensor, group: Group) -> float:
     return math.sqrt(torch.finfo(grad.dtype).max / room)
 
 
-def _multi(
+def _kradagrad(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
+    """Lists of tensors: blocks of equal shape and age go through as one stack."""
     moves = in_stacks(
         bounds.bounded, [grads], states, counted(steps), group, bounds.blocks_of
     )

@@ -12,17 +12,10 @@ from anthology.linalg import ROOT_METHODS
 from .core import limits
 from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.state import State, fresh_state
+from .core.state import Group, State, fresh_state
 from .parts.averages import descend
 from .parts.kronecker import grafting, roots
-from .parts.kronecker.stacks import (
-    Group,
-    States,
-    Tensors,
-    _Lists,
-    counted,
-    in_stacks,
-)
+from .parts.kronecker.stacks import States, Tensors, _Lists, counted, in_stacks
 
 
 class Shampoo(_Lists):
@@ -198,8 +191,7 @@ class Shampoo(_Lists):
             )
 
     def new_state(self, param: Tensor, group: Group) -> State:
-        """Zeros: averages, and factors and roots by number of block and axis."""
-        return _new_state(param, group)
+        return _shampoo_state(param, group)
 
     def state_of(self, p: Tensor, group: Group) -> State:
         """As in the base; averages may start later, and roots come and go."""
@@ -207,33 +199,22 @@ class Shampoo(_Lists):
         order = max(p.ndim + p.is_complex(), 1)
 
         def root(factor: Tensor) -> Tensor:
-            step = float(state["step"])
-            return (
-                roots.inverted(factor[None], step, order, group)[0] if step else factor
-            )
+            return roots.inverted(factor[None], float(state["step"]), order, group)[0]
 
-        roots.follow_roots(p, state, group, _new_state, root)
+        roots.follow_roots(p, state, group, self.new_state, root)
         if any(name not in state for name in grafting.averages_of(group)):
-            state.update({**fresh_state(p, group, _new_state), **state})
+            state.update({**fresh_state(p, group, self.new_state), **state})
         return state
 
     def gradient_limit(self, grad: Tensor, group: Group) -> float:
-        """Room for a million Gram matrices, each a sum over the entries."""
-        return _gradient_limit(grad, group)
+        return _shampoo_limit(grad, group)
 
-    def multi(
-        self,
-        params: Tensors,
-        grads: Tensors,
-        states: States,
-        steps: list[Any],
-        group: Group,
-    ) -> None:
-        """Lists of tensors: blocks of equal shape and age go through as one stack."""
-        _multi(params, grads, states, steps, group)
+    def multi(self, *lists: Any) -> None:
+        _shampoo(*lists)
 
 
-def _new_state(param: Tensor, group: Group) -> State:
+def _shampoo_state(param: Tensor, group: Group) -> State:
+    """Zeros: averages, and factors and roots by number of block and axis."""
     state = {name: torch.zeros_like(param) for name in grafting.averages_of(group)}
     kinds = ("factor", "root") if roots.keeps_roots(group) else ("factor",)
     many = 1 if group["vectors"] == "diagonal" and param.ndim < 2 else 2
@@ -246,14 +227,16 @@ def _new_state(param: Tensor, group: Group) -> State:
     return state
 
 
-def _gradient_limit(grad: Tensor, group: Group) -> float:
+def _shampoo_limit(grad: Tensor, group: Group) -> float:
+    """Room for a million Gram matrices, each a sum over the entries."""
     room = 2.0**20 * max(grad.numel(), 1)
     return float((torch.finfo(grad.dtype).max / room) ** 0.5)
 
 
-def _multi(
+def _shampoo(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
+    """Lists of tensors: blocks of equal shape and age go through as one stack."""
     averages = grafting.first_moments(grads, states, steps, group)
     seen = [[x.reshape(x.shape or (1,)) for x in xs] for xs in (grads, averages)]
     waits = group["refresh"] > 1 and not group["capturable"]

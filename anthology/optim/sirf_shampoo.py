@@ -12,12 +12,12 @@ from .core import limits
 from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.state import State
+from .core.state import Group, State
 from .parts.averages import descend
 from .parts.kronecker import inverse_free as factors
 from .parts.kronecker.grafting import heavy_ball
 from .parts.kronecker.joined import matrix_like, must_pair, pair_batches
-from .parts.kronecker.stacks import Group, States, Tensors, _Lists, in_stacks
+from .parts.kronecker.stacks import States, Tensors, _Lists, in_stacks
 
 FACTOR_DTYPES = ("bfloat16", "float32", "float64")
 # what a group has beside the hyper-parameters
@@ -174,15 +174,10 @@ class SIRFShampoo(_Lists):
         return [list(pair) for pair in zip(params[::2], params[1::2], strict=True)]
 
     def new_state(self, param: Tensor, group: Group) -> State:
-        """Zeros for momenta, packed identities for factors and kept products.
-
-        A pair of weight and bias has one state, that of the weight.
-        """
-        return _new_state(param, group)
+        return _sirf_shampoo_state(param, group)
 
     def gradient_limit(self, grad: Tensor, group: Group) -> float:
-        """The largest gradient for which B·g² is finite."""
-        return _gradient_limit(grad, group)
+        return _sirf_shampoo_limit(grad, group)
 
     def apply(self, batches: list[Batch]) -> None:
         """Run the rule; then count the step, by which `refresh` is decided."""
@@ -192,19 +187,12 @@ class SIRFShampoo(_Lists):
         for group in self.param_groups:
             group["steps_taken"] += 1
 
-    def multi(
-        self,
-        params: Tensors,
-        grads: Tensors,
-        states: States,
-        steps: list[Any],
-        group: Group,
-    ) -> None:
-        """Lists of tensors, those that are alike without axes of one as a stack."""
-        _multi(params, grads, states, steps, group)
+    def multi(self, *lists: Any) -> None:
+        _sirf_shampoo(*lists)
 
 
-def _new_state(param: Tensor, group: Group) -> State:
+def _sirf_shampoo_state(param: Tensor, group: Group) -> State:
+    """Zeros for momenta, packed identities for factors and products; none for a bias."""
     if group["joined"]:
         if param.ndim < 2:
             return {}
@@ -223,13 +211,15 @@ def _new_state(param: Tensor, group: Group) -> State:
     return state
 
 
-def _gradient_limit(grad: Tensor, group: Group) -> float:
+def _sirf_shampoo_limit(grad: Tensor, group: Group) -> float:
+    """The largest gradient for which B·g² is finite."""
     return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"]) / 2
 
 
-def _multi(
+def _sirf_shampoo(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
+    """Lists of tensors, those that are alike without axes of one as a stack."""
     seen = [g.reshape(factors.squeezed(g.shape)) for g in grads]
     ages = [0] * len(grads)  # when factors are due is counted for the whole group
     moves = in_stacks(factors.inverse_free, [seen], states, ages, group)

@@ -12,16 +12,10 @@ from torch import Tensor
 from .core import limits
 from .core.base import Params, hyperparameters
 from .core.card import Card
-from .core.state import State, real
-from .parts.kronecker.basis import (
-    ROTATED,
-    adam_in_basis,
-    average_of,
-    rotated,
-    turned_entry,
-)
+from .core.state import Group, State, real
+from .parts.kronecker import basis
 from .parts.kronecker.roots import FACTORS
-from .parts.kronecker.stacks import Group, States, Tensors, _Lists, counted, in_stacks
+from .parts.kronecker.stacks import States, Tensors, _Lists, counted, in_stacks
 
 
 class SOAP(_Lists):
@@ -179,48 +173,40 @@ class SOAP(_Lists):
         return int(any(group["skip_first"] for group in self.param_groups))
 
     def new_state(self, param: Tensor, group: Group) -> State:
-        """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
-        return _new_state(param, group)
+        return _soap_state(param, group)
 
     def state_of(self, p: Tensor, group: Group) -> State:
         """As in the base; turns an average that was not kept as it is now."""
         state = super().state_of(p, group)
-        name = average_of(rotated(real(p).shape, group), group)
-        kept = "exp_avg" if "exp_avg" in state else ROTATED
+        name = basis.average_of(basis.rotated(real(p).shape, group), group)
+        kept = "exp_avg" if "exp_avg" in state else basis.ROTATED
         if kept == name:
-            state.pop(ROTATED if name == "exp_avg" else "exp_avg", None)
+            state.pop(basis.ROTATED if name == "exp_avg" else "exp_avg", None)
             return state
         with torch.no_grad():
             back = name == "exp_avg"
-            state[name] = turned_entry(state.pop(kept), state, back=back)
+            state[name] = basis.turned_entry(state.pop(kept), state, back=back)
         return state
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
         """As in the base; an average kept in the other basis is turned at a step."""
-        swap = {"exp_avg": ROTATED, ROTATED: "exp_avg"}
+        swap = {"exp_avg": basis.ROTATED, basis.ROTATED: "exp_avg"}
         other = {a: b for a, b in swap.items() if a not in saved and b in saved}
         return {other.get(name, name): x for name, x in fresh.items()}
 
     def gradient_limit(self, grad: Tensor, group: Group) -> float:
-        """Room for the squared length of the whole gradient."""
-        return _gradient_limit(grad, group)
+        return _soap_limit(grad, group)
 
-    def multi(
-        self,
-        params: Tensors,
-        grads: Tensors,
-        states: States,
-        steps: list[Any],
-        group: Group,
-    ) -> None:
-        """Lists of tensors; those of equal shape and age go through as one stack."""
-        _multi(params, grads, states, steps, group)
+    def multi(self, *lists: Any) -> None:
+        _soap(*lists)
 
 
-def _new_state(param: Tensor, group: Group) -> State:
-    axes = rotated(param.shape, group)
+def _soap_state(param: Tensor, group: Group) -> State:
+    """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
+    axes = basis.rotated(param.shape, group)
     state = {
-        n: torch.zeros_like(param) for n in (average_of(axes, group), "exp_avg_sq")
+        n: torch.zeros_like(param)
+        for n in (basis.average_of(axes, group), "exp_avg_sq")
     }
     for axis in axes:
         for name in ("gram", "basis"):
@@ -228,14 +214,16 @@ def _new_state(param: Tensor, group: Group) -> State:
     return state
 
 
-def _gradient_limit(grad: Tensor, group: Group) -> float:
+def _soap_limit(grad: Tensor, group: Group) -> float:
+    """Room for the squared length of the whole gradient."""
     return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))
 
 
-def _multi(
+def _soap(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    moves = in_stacks(adam_in_basis, [grads], states, counted(steps), group)
+    """Lists of tensors; those of equal shape and age go through as one stack."""
+    moves = in_stacks(basis.adam_in_basis, [grads], states, counted(steps), group)
     moved = [i for i, move in enumerate(moves) if move is not None]
     if moved:
         params = [params[i] for i in moved]

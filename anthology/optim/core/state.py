@@ -12,6 +12,7 @@ from torch import Tensor
 from .rounding import RESIDUAL, rounding_of
 
 State = dict[str, Tensor]
+Group = Mapping[str, Any]
 NewState = Callable[[Tensor, Mapping[str, Any]], State]
 
 

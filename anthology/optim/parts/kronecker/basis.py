@@ -17,10 +17,10 @@ from torch import Tensor
 from anthology.linalg.decompositions import robust_eigh, robust_qr
 from anthology.linalg.products import add_gram_
 from anthology.linalg.safe import peak
-from anthology.optim.core.state import State, real
+from anthology.optim.core.state import Group, State, real
 
 from .axes import multiply, nonzero, unfold, whitened
-from .stacks import Group, Kept
+from .stacks import Kept
 
 # The average of the gradient in the basis. To turn it there and back when that changes
 # costs less than to turn it at every step, if it changes rarely.

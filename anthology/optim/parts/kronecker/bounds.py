@@ -11,9 +11,10 @@ from torch import Tensor
 from anthology.linalg import robust_eigh
 from anthology.linalg.products import symmetric
 from anthology.linalg.safe import peak
+from anthology.optim.core.state import Group
 
 from .axes import Block, cut, multiply, unfold
-from .stacks import Group, Kept
+from .stacks import Kept
 
 
 def blocks_of(x: Tensor, group: Group) -> list[tuple[str, Block]]:

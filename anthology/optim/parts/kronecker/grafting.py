@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from anthology.optim.core.limits import check_betas
+from anthology.optim.core.state import Group
 
 from ..averages import bias_correction, each
 from .axes import length, nonzero
-from .stacks import Group, States, Tensors
+from .stacks import States, Tensors
 
 GRAFTING = ("none", "sgd", "rms")
 """Whose length a step can have."""

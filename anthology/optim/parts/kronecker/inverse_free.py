@@ -11,9 +11,10 @@ from torch import Tensor
 
 from anthology.linalg import STRUCTURES, Structure, structure
 from anthology.optim.core.limits import one_of
+from anthology.optim.core.state import Group
 
 from .axes import fold, unfold
-from .stacks import Group, Kept
+from .stacks import Kept
 
 Structures = str | Sequence[str] | Mapping[int, str | Sequence[str]]
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from anthology.linalg import inverse_root
 from anthology.linalg.products import add_gram_
-from anthology.optim.core.state import NewState, State, fresh_state, real
+from anthology.optim.core.state import Group, NewState, State, fresh_state, real
 
 from ..averages import bias_correction
 from .axes import Block, cut, multiply, nonzero, unfold, whitened
-from .stacks import Group, Kept
+from .stacks import Kept
 
 FACTORS = ("sum", "kl")
 """What a factor gathers: GGᵀ, or GS⁻¹Gᵀ/d with S the factor of the other side."""
@@ -60,7 +60,8 @@ def follow_roots(
     for factor, name in pairs.items():
         state.pop(name, None)
         if keeps:
-            real(fresh[name]).copy_(root(real(state[factor])))
+            if state["step"]:
+                real(fresh[name]).copy_(root(real(state[factor])))
             state[name] = fresh[name]
 
 

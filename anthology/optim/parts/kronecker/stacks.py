@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from anthology.optim.core.base import BaseOptimizer
-from anthology.optim.core.state import State
+from anthology.optim.core.state import Group, State
 
 from .axes import Block
 
-Group = Mapping[str, Any]
 Tensors = list[Tensor]
 States = list[State]
 
