@@ -6,37 +6,19 @@ training loop, the style of the figures, and the figure with a slider.
 
 from anthology.lab import problems
 from anthology.lab.check import check, check_close, gap
-from anthology.lab.data import Images, cifar10, digits, images, mnist
-from anthology.lab.device import budget, pick_device
+from anthology.lab.data import Images, Text, cifar10, digits, images, mnist, text
 from anthology.lab.explore import Explorer, explore
 from anthology.lab.labels import label_line, label_lines
-from anthology.lab.limit_plots import limit_shares
-from anthology.lab.marks import (
-    Arrow,
-    Axis,
-    Line,
-    Mark,
-    Note,
-    Panel,
-    Points,
-    Region,
-)
-from anthology.lab.measured import Measured, measured
+from anthology.lab.marks import Arrow, Axis, Line, Mark, Note, Panel, Points, Region
+from anthology.lab.measured import Measured, limit_shares, measured
 from anthology.lab.models import Transformer, conv_net, mlp, transformer
+from anthology.lab.native import use_style
 from anthology.lab.palette import STYLES, Style, style
-from anthology.lab.plots import use_style
 from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
+from anthology.lab.runtime import budget, pick_device
 from anthology.lab.slider import Frame, SliderFigure, slider_figure
-from anthology.lab.source import Text, text
 from anthology.lab.tables import Table, least_costs
-from anthology.lab.training import (
-    Run,
-    accuracy,
-    cross_entropy,
-    fit,
-    mean_loss,
-    sweep,
-)
+from anthology.lab.training import Run, accuracy, cross_entropy, fit, mean_loss, sweep
 
 __all__ = [
     "STYLES",

@@ -21,17 +21,10 @@ def check(statement: str, passed: bool | Tensor, detail: str = "") -> None:
     statement : str
         What is claimed, in words.
     passed : bool or Tensor
-        Whether it holds; of a tensor every element must be true.
+        Whether it holds; of a tensor every element must be true. AssertionError if
+        false, TypeError if no truth value: a number that is not zero is no proof.
     detail : str
         How it was checked ("200 gradients, gap < 1e-12"); printed in brackets.
-
-    Raises
-    ------
-    AssertionError
-        If ``passed`` is false.
-    TypeError
-        If ``passed`` is neither a truth value nor a tensor of truth values:
-        a number that happens to be non-zero is not a proof.
     """
     line = f"{statement} ({detail})" if detail else statement
     if not _truth(passed):
@@ -40,15 +33,9 @@ def check(statement: str, passed: bool | Tensor, detail: str = "") -> None:
 
 
 def check_close(
-    statement: str,
-    actual: Tensor | float,
-    expected: Tensor | float,
-    tol: float,
+    statement: str, actual: Tensor | float, expected: Tensor | float, tol: float
 ) -> None:
-    """Check that two results agree, and print the tolerance that was met.
-
-    The error is the one of :func:`gap`: the largest absolute difference,
-    divided by the largest entry of ``expected`` where that is above one.
+    """Check that the :func:`gap` of two results is small, and print the tolerance.
 
     Parameters
     ----------
@@ -57,14 +44,7 @@ def check_close(
     actual, expected : Tensor or float
         Results of the same shape (a float goes with any shape).
     tol : float
-        Largest error allowed; it is printed.
-
-    Raises
-    ------
-    AssertionError
-        If the error is not below ``tol``; NaN never is.
-    ValueError
-        If the shapes differ.
+        The gap must be below it, or an AssertionError is raised; NaN never is.
     """
     error = gap(actual, expected)
     if not error < tol:
@@ -78,15 +58,14 @@ def gap(actual: Tensor | float, expected: Tensor | float) -> float:
     """Largest difference between two results, relative above one.
 
     ``max|actual - expected| / max(1, max|expected|)``, in float64. Two empty
-    tensors have gap 0; a non-finite entry on either side gives NaN.
-
-    Raises
-    ------
-    ValueError
-        If both are tensors of different shapes, which would broadcast and
-        compare something else than what is meant.
+    tensors have gap 0; a non-finite entry on either side gives NaN. Tensors of
+    different shapes, which would broadcast, raise a ValueError.
     """
-    a, b = _double(actual), _double(expected)
+    # a Python float keeps its digits only if float64 is asked for at once
+    a, b = (
+        torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
+        for value in (actual, expected)
+    )
     if a.ndim and b.ndim and a.shape != b.shape:
         raise ValueError(
             f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}; "
@@ -95,13 +74,7 @@ def gap(actual: Tensor | float, expected: Tensor | float) -> float:
     difference = (a - b).abs()
     if difference.numel() == 0:
         return 0.0
-    scale = b.abs().max().clamp(min=1.0)
-    return float(difference.max() / scale)
-
-
-def _double(value: Tensor | float) -> Tensor:
-    # a Python float keeps its digits only if float64 is asked for at once
-    return torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
+    return float(difference.max() / b.abs().max().clamp(min=1.0))
 
 
 def _truth(passed: object) -> bool:

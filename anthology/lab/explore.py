@@ -9,14 +9,36 @@ twice 1 is 2
 
 from __future__ import annotations
 
+import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from anthology.lab.optional import kernel, optional
-from anthology.lab.ranges import Control, controls_of
+from anthology.lab.runtime import kernel, optional
 
 __all__ = ["Explorer", "explore"]
+
+_RIGHT = (
+    "give (low, high) or (low, high, step), a list of choices, "
+    "True or False, a number or a text"
+)
+_NONE = inspect.Parameter.empty  # no default
+_LATE: Mapping[str, Any] = {"continuous_update": False}  # redraw on release
+_TYPED = {bool: "Checkbox", str: "Text", int: "IntText", float: "FloatText"}
+
+
+class Control(NamedTuple):
+    """The widget of one argument, by what ipywidgets 7 and 8 both have."""
+
+    kind: str
+    first: Any
+    settings: Mapping[str, Any]
+    choices: list[Any] | None = None
+
+    def read(self, value: Any) -> Any:
+        """The argument where the widget stands at ``value``."""
+        return value if self.choices is None else self.choices[value]
 
 
 class Explorer:
@@ -31,12 +53,18 @@ class Explorer:
     """
 
     def __init__(
-        self, widgets: Any, function: Callable[..., Any], ranges: Mapping[str, Any]
+        self, widgets: Any, function: Callable[..., Any], ranges: Mapping[str, Control]
     ) -> None:
         self._function, self._ranges = function, ranges
         self.output = widgets.Output()
         self.controls = {
-            name: _widget(widgets, name, control) for name, control in ranges.items()
+            name: getattr(widgets, control.kind)(
+                description=name.replace("_", " "),
+                value=control.first,
+                style={"description_width": "initial"},
+                **control.settings,
+            )
+            for name, control in ranges.items()
         }
         self._box = widgets.VBox([*self.controls.values(), self.output])
         self._draw(first=True)
@@ -105,28 +133,91 @@ def explore(function: Callable[..., Any], **ranges: Any) -> Explorer | None:
         What the first call raises. Later ones show it in place of the figure.
     """
     controls = controls_of(function, ranges)
-    widgets = _widgets()
+    try:
+        widgets = kernel() and optional("ipywidgets", "ipywidgets")
+    except ImportError:
+        widgets = None
     if widgets is None:
         _call(function, {name: c.read(c.first) for name, c in controls.items()})
         return None
     return Explorer(widgets, function, controls)
 
 
-def _widgets() -> Any:
-    """ipywidgets where a kernel runs and has it, else None."""
-    if kernel() is None:
-        return None
+def controls_of(
+    function: Callable[..., Any], ranges: Mapping[str, Any]
+) -> dict[str, Control]:
+    """The control of each argument; errors as in :func:`explore`."""
+    signature = inspect.signature(function)
     try:
-        import ipywidgets
-    except ImportError:
-        return None
-    return ipywidgets
+        signature.bind(**ranges)
+    except TypeError as error:
+        raise TypeError(
+            f"{error}; the function takes ({', '.join(signature.parameters)}), "
+            f"the ranges are for ({', '.join(ranges)})"
+        ) from None
+    defaults = {name: p.default for name, p in signature.parameters.items()}
+    return {
+        name: _control(name, given, defaults.get(name, _NONE))
+        for name, given in ranges.items()
+    }
 
 
-def _widget(widgets: Any, name: str, control: Control) -> Any:
-    made = getattr(widgets, control.kind)
-    settings = {"description": name.replace("_", " "), "value": control.first}
-    return made(**settings, **control.settings, style={"description_width": "initial"})
+def _control(name: str, given: Any, default: Any) -> Control:
+    if isinstance(given, list):
+        return _dropdown(name, given, default)
+    if isinstance(given, tuple) and len(given) in (2, 3) and all(map(_number, given)):
+        return _slider(name, given, default)
+    for kind, widget in _TYPED.items():
+        if isinstance(given, kind):
+            return Control(widget, given, {} if kind is bool else _LATE)
+    raise TypeError(f"{name}={given!r} is no range; {_RIGHT}")
+
+
+def _slider(name: str, given: tuple[Any, ...], default: Any) -> Control:
+    low, high = given[:2]
+    whole = all(isinstance(x, int) for x in given)
+    step = given[2] if len(given) == 3 else 1 if whole else (high - low) / 100
+    if not all(map(math.isfinite, given)) or not low < high:
+        raise ValueError(f"{name}={given!r}: give finite numbers, low before high")
+    if not 0 < step <= high - low:
+        raise ValueError(
+            f"{name}={given!r}: the step must be above 0 and at most high - low"
+        )
+    first = low if default is _NONE else default
+    if not _number(first) or not low <= first <= high:
+        raise ValueError(
+            f"{name}={given!r} does not hold the function's default {first!r}; "
+            "widen the range or change the default"
+        )
+    settings = {"min": low, "max": high, "step": step, **_LATE}
+    if whole and isinstance(first, int):
+        return Control("IntSlider", first, settings)
+    # two digits more than the step, so that a slider never shows "0.00"
+    digits = max(0, 1 - math.floor(math.log10(step)))
+    return Control("FloatSlider", first, {**settings, "readout_format": f".{digits}f"})
+
+
+def _dropdown(name: str, given: list[Any], default: Any) -> Control:
+    if not given:
+        raise ValueError(f"{name}=[] has no choice; {_RIGHT}")
+    # by identity first: tensors and arrays have no single truth of equality
+    same = [i for i, x in enumerate(given) if x is default]
+    if isinstance(default, (int, float, str)):
+        same += [
+            i for i, x in enumerate(given) if type(x) is type(default) and x == default
+        ]
+    if default is not _NONE and not same:
+        raise ValueError(
+            f"{name}: the choices do not hold the function's default {default!r}; "
+            "add it or change the default"
+        )
+    # a function or class by its name
+    options = [(str(getattr(x, "__name__", x)), i) for i, x in enumerate(given)]
+    return Control("Dropdown", (same or [0])[0], {"options": options}, list(given))
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
 def _call(function: Callable[..., Any], values: Mapping[str, Any]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from statistics import fmean
 from typing import Any
 
-from anthology.lab.optional import optional
 from anthology.lab.palette import INK, RULERS, STYLES
+from anthology.lab.runtime import optional
 
 __all__ = ["label_line", "label_lines"]
 
@@ -24,10 +25,10 @@ def label_line(
     Parameters
     ----------
     line : matplotlib.lines.Line2D
-        Drawn on axes. One in a ruler's colour gives its label that colour; other
-        labels are written in ink.
+        Drawn on axes, with a point inside them, else a ValueError. One in a ruler's
+        colour gives its label that colour; other labels are written in ink.
     text : str, optional
-        Default: the line's label.
+        Default: the line's label; a ValueError if it has none.
     at : float, optional
         Write it at this x instead, above the line or below.
     above : bool
@@ -36,19 +37,15 @@ def label_line(
     Returns
     -------
     matplotlib.text.Annotation
-
-    Raises
-    ------
-    ValueError
-        If the line has no label and no text is given, or no point to stand at.
     """
-    text = _text(line) if text is None else text
+    if text is None:
+        text = str(line.get_label())
+        if text.startswith("_"):
+            raise ValueError("the line has no label; give a text, or plot with label=…")
     if at is None:
-        x, y = _end(line)
-        return _write(line, text, (x, y), (_GAP, 0.0), "left", "center")
-    x, y = _on(line, at)
-    below = (0.0, _GAP if above else -_GAP)
-    return _write(line, text, (x, y), below, "center", "bottom" if above else "top")
+        return _write(line, text, _end(line), (_GAP, 0.0), "left", "center")
+    side, up = (_GAP, "bottom") if above else (-_GAP, "top")
+    return _write(line, text, _on(line, at), (0.0, side), "center", up)
 
 
 def label_lines(*axes: Any) -> list[Any]:
@@ -60,16 +57,12 @@ def label_lines(*axes: Any) -> list[Any]:
     Parameters
     ----------
     *axes : matplotlib.axes.Axes
-        One or more. Lines of the same label are named once on each.
+        One or more, each with a labelled line, else a ValueError. Lines of the same
+        label are named once on each.
 
     Returns
     -------
     list of matplotlib.text.Annotation
-
-    Raises
-    ------
-    ValueError
-        If no axes are given, or no line on one of them has a label.
     """
     if not axes:
         raise ValueError("name the axes whose lines are to be labelled")
@@ -90,53 +83,27 @@ def _label_axes(axes: Any) -> list[Any]:
     order = sorted(named, key=lambda text: ends[text][1])
     heights = [size * _LEADING * (1 + text.count("\n")) for text in order]
     wanted = [ends[text][1] * points_high for text in order]
-    moved = _apart(wanted, heights)
     return [
         _write(named[text], text, ends[text], (_GAP, new - old), "left", "center")
-        for text, old, new in zip(order, wanted, moved, strict=True)
+        for text, old, new in zip(order, wanted, apart(wanted, heights), strict=True)
     ]
 
 
-def _apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Middles of boxes of these heights, in order, near where they are wanted."""
-    blocks: list[list[int]] = []
-    middles: list[float] = []
-    for i in range(len(wanted)):
-        block, middle = [i], wanted[i]
-        while blocks and _low(middle, block, heights) < middles[-1] + _half(
-            blocks[-1], heights
-        ):
+    # Least squares: where the boxes would stand in one pile, and how far each wants
+    # to be from there; those that want to pass one another go the mean way together.
+    pile = [
+        top - high / 2 for top, high in zip(accumulate(heights), heights, strict=True)
+    ]
+    blocks: list[list[float]] = []
+    for want, stands in zip(wanted, pile, strict=True):
+        block = [want - stands]
+        while blocks and fmean(block) < fmean(blocks[-1]):
             block = blocks.pop() + block
-            middles.pop()
-            middle = _middle(block, wanted, heights)
         blocks.append(block)
-        middles.append(middle)
-    placed = []
-    for block, middle in zip(blocks, middles, strict=True):
-        at = _low(middle, block, heights)
-        for i in block:
-            placed.append(at + heights[i] / 2)
-            at += heights[i]
-    return placed
-
-
-def _half(block: Sequence[int], heights: Sequence[float]) -> float:
-    return sum(heights[i] for i in block) / 2
-
-
-def _low(middle: float, block: Sequence[int], heights: Sequence[float]) -> float:
-    return middle - _half(block, heights)
-
-
-def _middle(
-    block: Sequence[int], wanted: Sequence[float], heights: Sequence[float]
-) -> float:
-    """Where the middle of a block serves its members' wishes best on average."""
-    total, offset, half = 0.0, 0.0, _half(block, heights)
-    for i in block:
-        total += wanted[i] - (offset + heights[i] / 2 - half)
-        offset += heights[i]
-    return total / len(block)
+    ways = [fmean(block) for block in blocks for _ in block]
+    return [stands + way for stands, way in zip(pile, ways, strict=True)]
 
 
 def _write(
@@ -147,6 +114,8 @@ def _write(
     across: str,
     up: str,
 ) -> Any:
+    color = optional("matplotlib.colors", "matplotlib").to_hex(line.get_color())
+    entry = STYLES.by_color.get(color)
     return line.axes.annotate(
         text,
         place,
@@ -155,29 +124,15 @@ def _write(
         textcoords="offset points",
         ha=across,
         va=up,
-        color=_color(line),
+        color=entry.color if entry is not None and entry.name in RULERS else INK,
         annotation_clip=False,
     )
 
 
-def _color(line: Any) -> str:
-    colors = optional("matplotlib.colors", "matplotlib")
-    entry = STYLES.by_color.get(colors.to_hex(line.get_color()))
-    return entry.color if entry is not None and entry.name in RULERS else INK
-
-
-def _text(line: Any) -> str:
-    text = str(line.get_label())
-    if text.startswith("_"):
-        raise ValueError("the line has no label; give a text, or plot with label=…")
-    return text
-
-
 def _fractions(line: Any) -> list[tuple[float, float]]:
     """The line's points in fractions of its axes; those with no place left out."""
-    axes = line.axes
-    axes.autoscale_view()
-    drawn = axes.transScale + axes.transLimits
+    line.axes.autoscale_view()
+    drawn = line.axes.transScale + line.axes.transLimits
     points = (tuple(map(float, p)) for p in drawn.transform(line.get_xydata()))
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
@@ -185,23 +140,17 @@ def _fractions(line: Any) -> list[tuple[float, float]]:
 def _end(line: Any) -> tuple[float, float]:
     """The last point inside the axes."""
     edge = 1e-9
-    inside = [
-        (x, y)
-        for x, y in _fractions(line)
-        if -edge <= x <= 1 + edge and -edge <= y <= 1 + edge
-    ]
-    if not inside:
-        raise ValueError(f"no point of the line {line.get_label()!r} is inside")
-    return inside[-1]
+    for x, y in reversed(_fractions(line)):
+        if -edge <= x <= 1 + edge and -edge <= y <= 1 + edge:
+            return x, y
+    raise ValueError(f"no point of the line {line.get_label()!r} is inside")
 
 
 def _on(line: Any, at: float) -> tuple[float, float]:
     """The point of the line at some x, between its neighbours."""
-    axes = line.axes
-    drawn = axes.transScale + axes.transLimits
-    x = float(drawn.transform((at, axes.get_ylim()[1]))[0])
-    points = _fractions(line)
-    for (x0, y0), (x1, y1) in pairwise(points):
+    drawn = line.axes.transScale + line.axes.transLimits
+    x = float(drawn.transform((at, line.axes.get_ylim()[1]))[0])
+    for (x0, y0), (x1, y1) in pairwise(_fractions(line)):
         if min(x0, x1) <= x <= max(x0, x1):
             share = 0.0 if x1 == x0 else (x - x0) / (x1 - x0)
             return x, y0 + share * (y1 - y0)

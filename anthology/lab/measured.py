@@ -9,15 +9,17 @@ FileNotFoundError: no/such/folder has no results of the benchmark. ...
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anthology.cost import Rates
+from anthology.lab.palette import INK, style
+from anthology.lab.runtime import optional
 from anthology.lab.tables import Table
 
-__all__ = ["Measured", "measured"]
+__all__ = ["Measured", "limit_shares", "measured"]
 
 Plain = Mapping[str, Any]
 _NONE = "–"
@@ -50,12 +52,10 @@ class Measured:
     @property
     def title(self) -> str:
         """Processor, threads and date, for captions."""
-        about = self.machine
-        where = str(about["processor"])
+        where, threads = self.machine["processor"], self.machine["threads"]
         if self.on_cpu:
-            many = about["threads"] > 1
-            where += f", {about['threads']} thread" + "s" * many
-        return f"{where}, {about['date']}"
+            where = f"{where}, {threads} thread{'s' * (threads > 1)}"
+        return f"{where}, {self.machine['date']}"
 
     @property
     def on_cpu(self) -> bool:
@@ -68,19 +68,11 @@ class Measured:
         return list(dict.fromkeys(row["family"] for row in self.rows))
 
     def best(self, family: str, name: str) -> tuple[Plain | None, Plain | None]:
-        """The fastest of ours and of the peers.
+        """The fastest row of ours and of the peers, each None where there is none.
 
-        Parameters
-        ----------
-        family, name : str
-            An update rule and a set of parameters.
-
-        Returns
-        -------
-        tuple
-            Two rows, each None where there is none. Where polar factors are
-            approximated, ours is the fastest that is as efficient as that peer, if
-            there is such a one.
+        ``family`` is an update rule and ``name`` a set of parameters. Where polar
+        factors are approximated, ours is the fastest that is as efficient as that
+        peer, if there is such a one.
         """
         here = [r for r in self.rows if (r["family"], r["set"]) == (family, name)]
         peer = min((r for r in here if not r["ours"]), key=_seconds, default=None)
@@ -90,8 +82,7 @@ class Measured:
 
     def where(self) -> Table:
         """On what it was measured, with what, and how quiet it was there."""
-        about, taken = self.machine, self.samples
-        top = self.rates.ladder[-1][1]
+        taken, top = self.samples, self.rates.ladder[-1][1]
         lines = [
             ("device", self.title),
             ("bandwidth, largest set", f"{top / 1e9:.3g} GB/s"),
@@ -100,81 +91,71 @@ class Measured:
                 for dtype, rate in self.rates.matmul.items()
             ),
             ("samples", f"{taken['all']}, of which undisturbed {taken['clean']}"),
-            *about["versions"].items(),
+            *self.machine["versions"].items(),
         ]
         return Table("Where, and with what", ("what", "value"), tuple(lines))
 
     def ratios(self) -> Table:
         """Time of our fastest path over that of the fastest peer; * if less good."""
 
-        def cell(family: str, name: str) -> str:
-            ours, peer = self.best(family, name)
+        def cell(ours: Plain | None, peer: Plain | None) -> str:
             if ours is None or peer is None:
                 return _NONE
             mark = " *" if _worse(ours, peer) else ""
             return f"{_seconds(ours) / _seconds(peer):.2f}{mark}"
 
-        caption = f"Time of a step over the best peer's: {self.title}"
-        return self._by_set(caption, cell)
+        return self._by_set("Time of a step over the best peer's", cell)
 
     def shares(self) -> Table:
         """The share of the limit's speed that our fastest path reaches."""
 
-        def cell(family: str, name: str) -> str:
-            ours, _ = self.best(family, name)
+        def cell(ours: Plain | None, peer: Plain | None) -> str:
             return _NONE if ours is None else f"{100 * ours['reached']:.0f} %"
 
-        return self._by_set(f"Share of the limit's speed: {self.title}", cell)
+        return self._by_set("Share of the limit's speed", cell)
 
     def times(self, name: str) -> Table:
-        """Milliseconds and memory of our fastest path and of the fastest peer.
+        """Time and memory of our fastest path and of the fastest peer, on one set.
 
-        Parameters
-        ----------
-        name : str
-            A set of parameters.
-
-        Returns
-        -------
-        Table
-            Also bytes of state a number, and the most that is allocated in a step
-            over the bytes of the largest tensor.
+        Milliseconds a step, bytes of state a number, and the most that is allocated
+        in a step over the bytes of the largest tensor.
         """
-        lines = []
-        for family in self.families:
-            for row in self.best(family, name):
-                if row is None:
-                    continue
-                state = row["state_bytes"] / row["numbers"]
-                largest = 4 * row["largest"]
-                lines.append(
-                    (
-                        row["name"],
-                        f"{1e3 * _seconds(row):.2f}",
-                        f"{state:.1f}",
-                        f"{row['peak_bytes'] / largest:.2f}" if largest else _NONE,
-                    )
-                )
-        caption = f"{self.sets.get(name, name)}: {self.title}"
+        found = [row for f in self.families for row in self.best(f, name)]
+        lines = tuple(
+            (
+                row["name"],
+                f"{1e3 * _seconds(row):.2f}",
+                f"{row['state_bytes'] / row['numbers']:.1f}",
+                f"{row['peak_bytes'] / (4 * row['largest']):.2f}"
+                if row["largest"]
+                else _NONE,
+            )
+            for row in found
+            if row is not None
+        )
         head = ("optimizer and path", "ms a step", "bytes kept a weight", "temporaries")
-        return Table(caption, head, tuple(lines))
+        return Table(f"{self.sets.get(name, name)}: {self.title}", head, lines)
 
     def sentence(self) -> str:
         """How often ours is the fastest, in words."""
         pairs = [self.best(f, s) for f in self.families for s in self.sets]
-        met = [(a, b) for a, b in pairs if a is not None and b is not None]
-        won = sum(_seconds(a) <= _seconds(b) for a, b in met)
-        worst = max((_seconds(a) / _seconds(b) for a, b in met), default=0.0)
+        ratios = [_seconds(a) / _seconds(b) for a, b in pairs if a and b]
+        won = sum(ratio <= 1 for ratio in ratios)
         return (
             f"{self.title}:\nours is at least as fast as every peer in {won} of "
-            f"{len(met)} cases;\nits longest time is {worst:.2f} of the best peer's."
+            f"{len(ratios)} cases;\nits longest time is {max(ratios, default=0.0):.2f} "
+            "of the best peer's."
         )
 
-    def _by_set(self, caption: str, cell: Callable[[str, str], str]) -> Table:
-        names = list(self.sets)
-        found = [(f, *(cell(f, name) for name in names)) for f in self.families]
-        lines = [line for line in found if set(line[1:]) != {_NONE}]
-        return Table(caption, ("update rule", *names), tuple(lines))
+    def _by_set(
+        self, caption: str, cell: Callable[[Plain | None, Plain | None], str]
+    ) -> Table:
+        found = [
+            (f, *(cell(*self.best(f, name)) for name in self.sets))
+            for f in self.families
+        ]
+        lines = tuple(line for line in found if set(line[1:]) != {_NONE})
+        return Table(f"{caption}: {self.title}", ("update rule", *self.sets), lines)
 
 
 def _seconds(row: Plain) -> float:
@@ -193,46 +174,88 @@ def measured(folder: str | Path) -> list[Measured]:
     Parameters
     ----------
     folder : str or Path
-        ``benchmarks/results`` of the book's repository.
+        ``benchmarks/results`` of the book's repository; a FileNotFoundError if it has
+        no results, as outside the repository.
 
     Returns
     -------
     list of Measured
         The latest run of each device and number of threads: CPUs first, most threads
         first.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are no results, as outside the repository.
     """
-    latest: dict[tuple[Any, ...], tuple[str, Measured]] = {}
+    latest: dict[tuple[Any, ...], Measured] = {}
     for path in sorted(Path(folder).glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if "samples" not in content:
             continue  # of another kind
-        run = _read(content)
+        rates, rows = content["rates"], [r for r in content["results"] if r["summary"]]
+        ladder = tuple((int(size), float(rate)) for size, rate in rates["bandwidth"])
+        run = Measured(
+            content["machine"],
+            Rates(ladder, rates["matmul"]),
+            content.get("sets") or {row["set"]: row["set"] for row in rows},
+            content["samples"],
+            tuple(rows),
+        )
         kind = (not run.on_cpu, -int(run.machine["threads"]), run.machine["kind"])
-        date = str(run.machine["date"])
-        if kind not in latest or date >= latest[kind][0]:
-            latest[kind] = (date, run)
+        known = latest.get(kind)
+        if not known or str(run.machine["date"]) >= str(known.machine["date"]):
+            latest[kind] = run
     if not latest:
         raise FileNotFoundError(
             f"{folder} has no results of the benchmark. They are files of the book's "
             "repository, which this notebook reads from its own place in it; your own "
             "are made there by: python -m benchmarks --save"
         )
-    return [latest[kind][1] for kind in sorted(latest)]
+    return [latest[kind] for kind in sorted(latest)]
 
 
-def _read(content: Plain) -> Measured:
-    rates = content["rates"]
-    ladder = tuple((int(size), float(rate)) for size, rate in rates["bandwidth"])
-    rows = tuple(row for row in content["results"] if row["summary"])
-    return Measured(
-        content["machine"],
-        Rates(ladder, rates["matmul"]),
-        content.get("sets") or {row["set"]: row["set"] for row in rows},
-        content["samples"],
-        rows,
-    )
+def limit_shares(run: Measured, sets: Sequence[str] | None = None) -> Any:
+    """Figure of how near the fastest steps come to their limits, by update rule.
+
+    One panel a set of parameters: a bar for the fastest path of ours, a diamond for
+    the fastest peer, at the share of the speed of the limit of our rule.
+
+    Parameters
+    ----------
+    run : Measured
+        Results of the benchmark.
+    sets : sequence of str, optional
+        Names of two sets at most. Default None, and where the run has none of
+        them: the first two of the run.
+
+    Examples
+    --------
+    >>> from anthology import lab
+    >>> run = lab.measured("benchmarks/results")[0]  # doctest: +SKIP
+    >>> figure = lab.limit_shares(run, ["gpt"])  # doctest: +SKIP
+    """
+    plt = optional("matplotlib.pyplot", "matplotlib")
+    chosen = [s for s in sets or run.sets if s in run.sets][:2] or list(run.sets)[:2]
+    shown = [f for f in run.families if any(run.best(f, s)[0] for s in chosen)]
+    size = (5.0 * len(chosen), 1.6 + 0.28 * len(shown))
+    fig, axes = plt.subplots(1, len(chosen), figsize=size, squeeze=False)
+    for ax, name in zip(axes[0], chosen, strict=True):
+        places: list[list[int]] = [[], []]
+        shares: list[list[float]] = [[], []]  # of ours, and of the peers
+        for i, family in enumerate(shown):
+            ours, peer = run.best(family, name)
+            if ours is not None and ours["limit"] is not None:
+                for k, row in enumerate((ours, peer)):
+                    if row is not None:
+                        places[k].append(i)
+                        least = ours["limit"]["seconds"]
+                        shares[k].append(100 * least / _seconds(row))
+        ax.barh(places[0], shares[0], height=0.6, color=INK, alpha=0.35, label="ours")
+        diamonds = {"marker": "D", "s": 30, "edgecolor": "white", "linewidth": 0.8}
+        peers = {"color": INK, "zorder": 3, "label": "best peer", **diamonds}
+        ax.scatter(shares[1], places[1], **peers)
+        ax.axvline(100, **style(5, linewidth=1.2, label="limit"))
+        ax.set(title=name, xlabel="% of the limit's speed", xlim=(0, 118))
+        ax.grid(visible=False, axis="y")
+        # each panel stands alone: a phone shows one under the other
+        ax.set_yticks(range(len(shown)), shown)
+        ax.set_ylim(len(shown) - 0.5, -0.5)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.4, 0.0), "ncols": 3}
+        ax.legend(**below, borderaxespad=4.0, handletextpad=0.4, columnspacing=1.0)
+    return fig

@@ -43,28 +43,21 @@ def mlp(
     Parameters
     ----------
     widths : sequence of int
-        Sizes from input to output: ``[64, 32, 10]`` has one hidden layer.
+        Sizes from input to output, two at least: ``[64, 32, 10]`` has one hidden layer.
     activation : type
         Module class between the layers; ``nn.Tanh`` where smoothness matters.
     bias : bool
         Whether the layers have biases.
     seed : int
         Seed of the initial weights (torch's default initialisation).
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two widths.
     """
     if len(widths) < 2:
         raise ValueError(f"widths is {list(widths)}; give input and output at least")
     with _seeded(seed):
-        layers: list[nn.Module] = [nn.Flatten()]
-        for i, (before, after) in enumerate(pairwise(widths)):
-            if i:
-                layers.append(activation())
-            layers.append(nn.Linear(before, after, bias=bias))
-    return nn.Sequential(*layers)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [activation(), nn.Linear(before, after, bias=bias)]
+    return nn.Sequential(nn.Flatten(), *layers[1:])
 
 
 def conv_net(
@@ -82,34 +75,22 @@ def conv_net(
     Parameters
     ----------
     channels : sequence of int
-        Width of each stage, a multiple of 8 (the group size).
-    inputs : int
-        Channels of the images: 1 for digits, 3 for CIFAR-10.
-    classes : int
-        Labels to tell apart.
+        Width of each stage, one at least, a multiple of 8 (the group size).
+    inputs, classes : int
+        Channels of the images (1 for digits, 3 for CIFAR-10), and labels to tell apart.
     seed : int
         Seed of the initial weights (torch's default initialisation).
-
-    Raises
-    ------
-    ValueError
-        If a width is no multiple of 8, or there is none.
     """
     if not channels or any(c < 8 or c % 8 for c in channels):
         raise ValueError(f"channels is {list(channels)}; give multiples of 8")
     with _seeded(seed):
         layers: list[nn.Module] = []
-        before = inputs
-        for i, width in enumerate(channels):
-            stride = 2 if i else 1
-            layers += [
-                nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
-                nn.GroupNorm(width // 8, width),
-                nn.ReLU(),
-            ]
-            before = width
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes)]
-    return nn.Sequential(*layers)
+        for before, width in pairwise((inputs, *channels)):
+            stride = 2 if layers else 1
+            conv = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+            layers += [conv, nn.GroupNorm(width // 8, width), nn.ReLU()]
+        head = nn.Linear(channels[-1], classes)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
 class _Block(nn.Module):
@@ -189,11 +170,6 @@ def transformer(
         Whether the head shares the weight of the token embedding.
     seed : int
         Seed of the initial weights.
-
-    Raises
-    ------
-    ValueError
-        If the width is no multiple of the heads.
     """
     if heads < 1 or width % heads:
         raise ValueError(f"width is {width}; it must be a multiple of heads={heads}")

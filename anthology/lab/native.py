@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG that belongs to the page it stands on.
+"""One style for every figure, and a figure as SVG that belongs to its page.
 
 The ink becomes the page's own colour of text, each ruler the page's colour of
 that ruler, so a figure follows the reader from day to night. Where there is no
@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
-from anthology.lab.optional import optional
-from anthology.lab.palette import PAPER, STYLES
+from anthology.lab.palette import INK, PAPER, STYLES, style
+from anthology.lab.runtime import kernel, optional
 
-__all__ = ["svg"]
+__all__ = ["svg", "use_style"]
 
 Element = ElementTree.Element
 
@@ -31,6 +31,60 @@ NUMBER = re.compile(r"-?\d+\.\d{2,}(?![\d%])")
 NAMED = re.compile(r"#([\w-]+)")
 FONT = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d{3}) )?([\d.]+)px .*")
 SAVED = {"Creator": None, "Date": None, "Format": None, "Type": None}
+PAGE = PAPER["page"]["light"]
+LOOK: dict[str, Any] = {
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), PAGE),
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "legend.frameon"), False),
+    **dict.fromkeys(("text.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "grid.color"), INK),
+    # points; a phone shows them in a figure of 5 inches at 11 pixels
+    **dict.fromkeys(("font.size", "axes.labelsize", "legend.fontsize"), 12),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 12),
+    "figure.figsize": (5.0, 3.0),
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 110,
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 2.2,
+    "lines.markersize": 5,
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "image.cmap": "cividis",
+}
+
+
+def use_style() -> None:
+    """Set the book's style for the figures that follow.
+
+    Sets matplotlib's rcParams; in a notebook figures are shown as SVG that
+    follows the page from day to night, in place of PNG. Keep a figure, or each of
+    its columns, at most 5.1 inches wide: so its labels can be read on a phone.
+    """
+    mpl = optional("matplotlib", "matplotlib")
+    cycler = optional("cycler", "matplotlib").cycler
+    shades = range(5)  # of ink, through which lines without a style of their own go
+    colors = cycler(color=[STYLES[i].color for i in shades])
+    lines = cycler(linestyle=[style(i)["linestyle"] for i in shades])
+    mpl.rcParams.update(LOOK | {"axes.prop_cycle": colors + lines})
+    if (shell := kernel()) is not None:
+        _show_as_svg(shell)
+
+
+def _show_as_svg(shell: Any) -> None:
+    """Figures of this kernel by ``svg`` and by nothing else."""
+    figure = optional("matplotlib.figure", "matplotlib")
+    inline = optional("matplotlib_inline.config", "matplotlib-inline")
+    inline.InlineBackend.instance(parent=shell).figure_formats = set()
+    # the backend, which loads later, forgets what is known of Figure itself
+    formatter = shell.display_formatter.formatters["image/svg+xml"]
+    formatter.for_type(figure.FigureBase, svg)
+    shell.display_formatter.formatters["image/png"].pop(figure.Figure, None)
 
 
 def svg(figure: Any) -> str:
@@ -81,8 +135,8 @@ def _native(element: Element) -> None:
 def _color(value: str) -> tuple[str, float]:
     """A colour of the page and its opacity: greys are thinned ink."""
     entry = STYLES.by_color.get(value)
-    if value in ("#ffffff", PAPER["page"]["light"]):
-        return f"var(--fig-page,{PAPER['page']['light']})", 1.0
+    if value in ("#ffffff", PAGE):
+        return f"var(--fig-page,{PAGE})", 1.0
     if entry is not None:
         return ("currentColor" if entry.name == "ink" else entry.css), 1.0
     red, green, blue = (int(value[i : i + 2], 16) for i in (1, 3, 5))
@@ -123,20 +177,19 @@ def _number_ids(root: Element) -> None:
 
 
 def _kept(element: Element) -> Iterator[Element]:
+    """The children that draw something, without groups that say nothing."""
     for child in element:
         child[:] = list(_kept(child))
-        if child.tag in ("metadata", "style") or _draws_nothing(child):
+        empty = child.tag in ("g", "defs") and not len(child)
+        unseen = child.get("fill") == "none" and "stroke" not in child.attrib
+        if child.tag in ("metadata", "style") or empty:
+            continue
+        if child.tag == "path" and unseen:
             continue
         if child.tag == "g" and not child.attrib:
             yield from child
         else:
             yield child
-
-
-def _draws_nothing(element: Element) -> bool:
-    if element.tag == "path":
-        return element.get("fill") == "none" and "stroke" not in element.attrib
-    return element.tag in ("g", "defs") and not len(element)
 
 
 def _written(root: Element, cuts: list[float]) -> str:
@@ -149,10 +202,10 @@ def _written(root: Element, cuts: list[float]) -> str:
     return (
         f'<svg class="an-figure" xmlns="http://www.w3.org/2000/svg" '
         f'width="{box[2] * 4 / 3:.0f}" height="{box[3] * 4 / 3:.0f}" '
-        f'viewBox="0 0 {box[2]:g} {box[3]:g}"{cut} color="{STYLES["ink"].color}" '
+        f'viewBox="0 0 {box[2]:g} {box[3]:g}"{cut} color="{INK}" '
         f'fill="currentColor" stroke-linejoin="round" font-family="{FONTS}">'
         f'<rect width="100%" height="100%" '
-        f'fill="var(--fig-paper,{PAPER["page"]["light"]})"/>'
+        f'fill="var(--fig-paper,{PAGE})"/>'
         f'<g id="{name}">{content}</g></svg>'
     )
 

@@ -9,7 +9,7 @@ ink, told apart by dashes, markers and the label at its end.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -50,8 +50,8 @@ class Style:
 class Styles(Mapping[str, Style]):
     """The palette by the name of a ruler or a shade, or by number."""
 
-    def __init__(self, entries: Mapping[str, Style], inks: tuple[str, ...]) -> None:
-        self._entries = dict(entries)
+    def __init__(self, entries: Iterable[Style], inks: tuple[str, ...]) -> None:
+        self._entries = {entry.name: entry for entry in entries}
         self._inks = inks
 
     def __getitem__(self, key: str | int) -> Style:
@@ -78,16 +78,11 @@ def style(which: str | int, **changes: Any) -> dict[str, Any]:
     Parameters
     ----------
     which : str or int
-        A ruler: ``"l1"``, ``"l2"``, ``"linf"``, ``"spectral"`` or ``"learned"``.
-        For what is no ruler a number: 0 to 4 are shades of ink, 5 is grey for
-        references; it counts on from 0.
+        A ruler: ``"l1"``, ``"l2"``, ``"linf"``, ``"spectral"`` or ``"learned"``;
+        a KeyError lists them for another name. For what is no ruler a number: 0 to 4
+        are shades of ink, 5 is grey for references; it counts on from 0.
     **changes
         Further keyword arguments, which win.
-
-    Raises
-    ------
-    KeyError
-        For a name that is in no palette; the message lists those that are.
     """
     entry = STYLES[which]
     line: Any = (0, entry.dashes) if entry.dashes else "-"
@@ -104,18 +99,16 @@ def css(scheme: str) -> str:
     )
 
 
-def _entry(name: str, given: Mapping[str, Any]) -> Style:
-    dashes = tuple(float(length) for length in given["dashes"])
-    return Style(name, given["light"], given["dark"], dashes, given["marker"])
-
-
 _READ = json.loads(
     files("anthology.lab").joinpath("palette.json").read_text(encoding="utf-8")
 )
 RULERS: tuple[str, ...] = tuple(_READ["rulers"])
 PAPER: Mapping[str, Mapping[str, str]] = _READ["paper"]
 STYLES = Styles(
-    {n: _entry(n, e) for n, e in {**_READ["rulers"], **_READ["inks"]}.items()},
+    [
+        Style(n, e["light"], e["dark"], tuple(map(float, e["dashes"])), e["marker"])
+        for n, e in {**_READ["rulers"], **_READ["inks"]}.items()
+    ],
     tuple(_READ["inks"]),
 )
 INK = STYLES["ink"].color

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anthology.lab.labels import label_lines
-from anthology.lab.optional import optional
 from anthology.lab.palette import style
+from anthology.lab.runtime import optional
 
 __all__ = ["probe_curves", "probe_layers", "probe_symmetries"]
 
@@ -38,26 +38,17 @@ _MARKS = {"overshoot": (1.0, 2.0), "error": (0.5, 1.0), "turn": (0.5, 1.0)}
 
 
 def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
-    """Figures of the whole model against the step, one panel each.
+    """Figures of the whole model against the step, one panel each, as one figure.
 
     Parameters
     ----------
     records : sequence of mapping
         ``probe.records``.
     figures : sequence of str, optional
-        Their names, such as ``"loss"``, ``"overshoot"``; by default all there are
-        of loss, overshoot, error, product and penalty. The limits of ``"product"``
-        are drawn with it, and 1 and 2 with ``"overshoot"``.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Panels one above the other.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing of that name.
+        Their names, such as ``"loss"``, ``"overshoot"`` (a ValueError for one that is
+        not there); by default all there are of loss, overshoot, error, product and
+        penalty. The limits of ``"product"`` are drawn with it, and 1 and 2 with
+        ``"overshoot"``.
     """
     wanted = ("loss", "overshoot", "error", "product", "penalty")
     there = {key for row in records for key in row}
@@ -83,27 +74,17 @@ def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
 def probe_layers(
     records: Records, figure: str = "error", *, most: float | None = None
 ) -> Any:
-    """One figure of every layer against the step, as colours.
+    """One figure of every layer against the step, as colours, in matplotlib.
 
     Parameters
     ----------
     records : sequence of mapping
         ``probe.records``.
     figure : str
-        Its name, such as ``"error"``, ``"overshoot"``, ``"dual"``.
+        Its name, such as ``"error"``, ``"overshoot"``, ``"dual"``; a ValueError if no
+        layer has it. One without a value is left white.
     most : float, optional
-        Where the colours end; by default 2 for an overshoot, else the largest
-        value. A layer without a value is left white.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Layers from top to bottom in the order of the optimizer.
-
-    Raises
-    ------
-    ValueError
-        If no layer has a figure of that name.
+        Where the colours end; by default 2 for an overshoot, else the largest value.
     """
     plt = optional("matplotlib.pyplot", "matplotlib")
     rows = [row for row in records if any(figure in x for x in row["layers"].values())]
@@ -114,8 +95,9 @@ def probe_layers(
         for name in layers
     ]
     drawn, panel = plt.subplots(figsize=(5.0, 1.2 + 0.24 * len(layers)))
-    least = min(0.0, _lowest(values)) if figure != "overshoot" else 0.0
-    most = 2.0 if most is None and figure == "overshoot" else most
+    least = min([0.0, *(x for row in values for x in row if math.isfinite(x))])
+    if figure == "overshoot":
+        least, most = 0.0, 2.0 if most is None else most
     image = panel.imshow(
         values, aspect="auto", vmin=least, vmax=most, interpolation="nearest"
     )
@@ -134,17 +116,7 @@ def probe_symmetries(records: Records) -> Any:
     Parameters
     ----------
     records : sequence of mapping
-        ``probe.records`` of a probe with symmetries.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        One panel a symmetry.
-
-    Raises
-    ------
-    ValueError
-        If there is no symmetry in the records.
+        ``probe.records`` of a probe with symmetries, else a ValueError; one panel each.
     """
     rows = [row for row in records if row.get("symmetries")]
     if not rows:
@@ -168,10 +140,6 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
     size = (5.0, 0.6 + 1.8 * count)
     figure, panels = plt.subplots(count, sharex=True, figsize=size, squeeze=False)
     return figure, list(panels[:, 0])
-
-
-def _lowest(values: Sequence[Sequence[float]]) -> float:
-    return min((x for row in values for x in row if math.isfinite(x)), default=0.0)
 
 
 def _must_be(figures: Sequence[str], there: set[str]) -> Sequence[str]:

@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+Device = torch.device | str | None
+
+
 class TwoWeights:
     r"""The two-weight network: :math:`f(a, b) = \tfrac12 (ab - 1)^2`."""
 
@@ -53,9 +56,7 @@ class TwoWeights:
         return torch.stack(rows, -2)
 
     def start(
-        self,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str | None = None,
+        self, dtype: torch.dtype = torch.float64, device: Device = None
     ) -> Tensor:
         """Where every optimizer of the book starts: (2, 0.2), shape (2,)."""
         return torch.tensor([2.0, 0.2], dtype=dtype, device=device)
@@ -108,14 +109,13 @@ def two_matrices(
     d_out: int = 3,
     *,
     seed: int = 0,
-    device: torch.device | str | None = None,
+    device: Device = None,
 ) -> TwoMatrices:
     """A seeded two-matrix network in float64."""
     g = torch.Generator().manual_seed(seed)
-    M = _gaussian(g, d_out, d_in)
-    A = 0.5 * _gaussian(g, hidden, d_in)
-    B = 0.5 * _gaussian(g, d_out, hidden)
-    return TwoMatrices(M.to(device), (A.to(device), B.to(device)))
+    M = _gaussian(g, d_out, d_in).to(device)
+    A = 0.5 * _gaussian(g, hidden, d_in).to(device)
+    return TwoMatrices(M, (A, 0.5 * _gaussian(g, d_out, hidden).to(device)))
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def linear_regression(
     d_out: int = 4,
     *,
     seed: int = 0,
-    device: torch.device | str | None = None,
+    device: Device = None,
 ) -> LinearRegression:
     """A seeded regression in float64 with noisy outputs of a Gaussian map."""
     g = torch.Generator().manual_seed(seed)

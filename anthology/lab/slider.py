@@ -28,6 +28,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 from anthology.lab.marks import Mark, Note, Panel
 from anthology.lab.svg import draw, draw_panel, swatch
@@ -110,6 +111,9 @@ def slider_figure(
 ) -> SliderFigure:
     """A figure with a slider that needs no kernel.
 
+    A ValueError if there is no panel or frame, a frame has not one list of marks for
+    each panel, or x and y of a mark differ in length.
+
     Parameters
     ----------
     title : str
@@ -122,79 +126,7 @@ def slider_figure(
         What the slider changes: "exponent p".
     start : int
         The frame shown first, which is also the picture without scripts.
-
-    Raises
-    ------
-    ValueError
-        If there is no panel or frame, a frame has not one list of marks for
-        each panel, ``start`` is no frame, or x and y of a mark differ in length.
     """
-    _check(panels, frames, start)
-    drawn = [
-        [draw(panel, marks) for panel, marks in zip(panels, f.marks, strict=True)]
-        for f in frames
-    ]
-    first = frames[start]
-    pictures = "".join(
-        draw_panel(panel, drawn[start][i], _name(title, panel), first.text)
-        for i, panel in enumerate(panels)
-    )
-    data = [[f.value, f.text, m] for f, m in zip(frames, drawn, strict=True)]
-    return SliderFigure(
-        f'<figure class="an-slider" style="max-width:{_width(len(panels))}px"><style>{_CSS}</style>'
-        f'<div class="an-panels">{pictures}</div>{_legend(panels, frames)}'
-        f"{_controls(label, first, len(frames), start)}"
-        f"{_behaviour(data) if len(frames) > 1 else ''}</figure>"
-    )
-
-
-def _width(panels: int) -> int:
-    """The widest the figure gets, in pixels; the slider is as wide as it."""
-    return 440 * panels + 16 * (panels - 1)
-
-
-def _controls(label: str, first: Frame, count: int, start: int) -> str:
-    """Slider, value and sentence; dead until the script wakes it up."""
-    said = f"<b>{escape(first.value)}</b> <span>{escape(first.text)}</span>"
-    if count == 1:
-        return f'<div class="an-bar"><output>{said}</output></div>'
-    return (
-        f'<div class="an-bar"><label>{escape(label)} <input type="range" min="0" '
-        f'max="{count - 1}" step="1" value="{start}" autocomplete="off" disabled '
-        f'aria-valuetext="{escape(first.value)}"></label>'
-        f'<output aria-live="polite">{said}</output></div>'
-        f"<noscript>The picture shows one position: {escape(first.value)}. "
-        "The slider needs JavaScript.</noscript>"
-    )
-
-
-def _behaviour(data: Sequence[Sequence[object]]) -> str:
-    # "<" is written as an escape, so no text can end the script element
-    numbers = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    numbers = numbers.replace("<", "\\u003c")
-    return (
-        f'<script type="application/json">{numbers}</script><script>{_SCRIPT}</script>'
-    )
-
-
-def _legend(panels: Sequence[Panel], frames: Sequence[Frame]) -> str:
-    """One entry for each name, in the order of appearance."""
-    entries: dict[str, str] = {}
-    groups = [p.background for p in panels] + [m for f in frames for m in f.marks]
-    for mark in (mark for group in groups for mark in group):
-        if not isinstance(mark, Note) and mark.name and mark.name not in entries:
-            entries[mark.name] = swatch(mark.style, type(mark))
-    spans = "".join(
-        f"<span>{picture}{escape(name)}</span>" for name, picture in entries.items()
-    )
-    return f'<div class="an-key">{spans}</div>' if spans else ""
-
-
-def _name(title: str, panel: Panel) -> str:
-    return f"{title}: {panel.title}" if panel.title else title
-
-
-def _check(panels: Sequence[Panel], frames: Sequence[Frame], start: int) -> None:
     if not panels or not frames:
         raise ValueError("a slider figure needs at least one panel and one frame")
     if not 0 <= start < len(frames):
@@ -205,3 +137,52 @@ def _check(panels: Sequence[Panel], frames: Sequence[Frame], start: int) -> None
                 f"frame {i} has {len(frame.marks)} lists of marks for "
                 f"{len(panels)} panels; give one list for each panel"
             )
+    drawn = [
+        [draw(*pair) for pair in zip(panels, f.marks, strict=True)] for f in frames
+    ]
+    first = frames[start]
+    pictures = "".join(
+        draw_panel(
+            panel, marks, ": ".join(filter(None, (title, panel.title))), first.text
+        )
+        for panel, marks in zip(panels, drawn[start], strict=True)
+    )
+    data = [[f.value, f.text, m] for f, m in zip(frames, drawn, strict=True)]
+    # the slider is as wide as the figure gets
+    return SliderFigure(
+        f'<figure class="an-slider" style="max-width:{456 * len(panels) - 16}px">'
+        f"<style>{_CSS}</style>"
+        f'<div class="an-panels">{pictures}</div>{_legend(panels, frames)}'
+        f"{_controls(label, data, start)}</figure>"
+    )
+
+
+def _controls(label: str, data: Sequence[Sequence[Any]], start: int) -> str:
+    """Slider, value and sentence; dead until the script wakes it up."""
+    value, text = map(escape, data[start][:2])
+    said = f"<b>{value}</b> <span>{text}</span>"
+    if len(data) == 1:
+        return f'<div class="an-bar"><output>{said}</output></div>'
+    # "<" is written as an escape, so no text can end the script element
+    numbers = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    numbers = numbers.replace("<", "\\u003c")
+    return (
+        f'<div class="an-bar"><label>{escape(label)} <input type="range" min="0" '
+        f'max="{len(data) - 1}" step="1" value="{start}" autocomplete="off" disabled '
+        f'aria-valuetext="{value}"></label>'
+        f'<output aria-live="polite">{said}</output></div>'
+        f"<noscript>The picture shows one position: {value}. "
+        "The slider needs JavaScript.</noscript>"
+        f'<script type="application/json">{numbers}</script><script>{_SCRIPT}</script>'
+    )
+
+
+def _legend(panels: Sequence[Panel], frames: Sequence[Frame]) -> str:
+    """One entry for each name, in the order of appearance."""
+    entries: dict[str, str] = {}
+    groups = [p.background for p in panels] + [m for f in frames for m in f.marks]
+    for mark in (mark for group in groups for mark in group):
+        if not isinstance(mark, Note) and mark.name and mark.name not in entries:
+            picture = swatch(mark.style, type(mark))
+            entries[mark.name] = f"<span>{picture}{escape(mark.name)}</span>"
+    return f'<div class="an-key">{"".join(entries.values())}</div>' if entries else ""

@@ -15,13 +15,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anthology.lab.optional import optional
+from anthology.lab.runtime import optional
 
 __all__ = ["Run", "accuracy", "cross_entropy", "fit", "mean_loss", "sweep"]
 
@@ -34,10 +33,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """The share of right answers of a model on a batch, in evaluation mode."""
-    return _evaluated(model, x, lambda out: (out.argmax(-1) == y).float().mean())
+    return mean_loss(model, x, y, lambda out, y: (out.argmax(-1) == y).float().mean())
 
 
 @torch.no_grad()
@@ -48,16 +46,10 @@ def mean_loss(
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> float:
     """The loss of a model on a batch, in evaluation mode."""
-    return _evaluated(model, x, lambda out: loss(out, y))
-
-
-def _evaluated(
-    model: nn.Module, x: Tensor, measure: Callable[[Tensor], Tensor]
-) -> float:
     was_training = model.training
     model.eval()
     try:
-        return measure(model(x)).item()
+        return loss(model(x), y).item()
     finally:
         model.train(was_training)
 
@@ -107,7 +99,7 @@ def fit(
         Any; its learning rates are those of the schedule's peak, and are put
         back at the end.
     batches : iterable of (Tensor, Tensor)
-        At least ``steps`` of them; ``data.batches(...)`` never ends.
+        At least ``steps`` of them, else a ValueError; ``data.batches(...)`` never ends.
     steps : int
         Optimizer steps to take.
     loss : callable
@@ -127,55 +119,39 @@ def fit(
     Run
         The losses and evaluations. A run whose loss is not finite is ended
         (looked at every 50 steps, so that the device is not waited for).
-
-    Raises
-    ------
-    ValueError
-        If the schedule is unknown or ``batches`` ends too early.
     """
     tqdm = optional("tqdm", "tqdm").tqdm
 
     if schedule not in _SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}; it must be one of {_SCHEDULES}")
-    run, recent = Run(), []
-    peaks = [_as_float(group["lr"]) for group in optimizer.param_groups]
-    source = iter(batches)
+    run, recent, source = Run(), [], iter(batches)
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
     model.train()
     try:
         # disable=None: no bar unless standard error is a terminal
         for step in tqdm(range(steps), desc=name, disable=None, leave=False):
-            _set_rates(optimizer, peaks, _factor(step, steps, schedule, warmup))
-            recent.append(_one_step(model, optimizer, source, loss, step, steps))
-            ended = step + 1 == steps
-            look = (step + 1) % _CHECK_EVERY == 0 or ended
+            fall = 1 - step / steps if schedule == "linear" else 1.0
+            _set_rates(optimizer, peaks, min(1.0, (step + 1) / (warmup + 1)) * fall)
+            batch = next(source, None)
+            if batch is None:
+                raise ValueError(f"batches ended after {step} of {steps} steps")
+            optimizer.zero_grad()
+            value = loss(model(batch[0]), batch[1])
+            value.backward()
+            optimizer.step()
+            recent.append(value.detach())
+            done = step + 1
+            look = done % _CHECK_EVERY == 0 or done == steps
             if look and not _collect(run, recent):
                 break
-            if evaluate and every and (step + 1) % every == 0 and not ended:
-                run.evaluations.append((step + 1, float(evaluate())))
+            if evaluate and every and done % every == 0 and done < steps:
+                run.evaluations.append((done, float(evaluate())))
     finally:
         _set_rates(optimizer, peaks, 1.0)
     if evaluate:
         run.metric = math.nan if run.diverged else float(evaluate())
         run.evaluations.append((len(run.losses), run.metric))
     return run
-
-
-def _one_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    source: Any,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    step: int,
-    steps: int,
-) -> Tensor:
-    batch = next(source, None)
-    if batch is None:
-        raise ValueError(f"batches ended after {step} of {steps} steps")
-    optimizer.zero_grad()
-    value = loss(model(batch[0]), batch[1])
-    value.backward()
-    optimizer.step()
-    return value.detach()
 
 
 def _collect(run: Run, recent: list[Tensor]) -> bool:
@@ -187,16 +163,6 @@ def _collect(run: Run, recent: list[Tensor]) -> bool:
             return False
     recent.clear()
     return True
-
-
-def _factor(step: int, steps: int, schedule: str, warmup: int) -> float:
-    rise = min(1.0, (step + 1) / (warmup + 1))
-    fall = 1 - step / steps if schedule == "linear" else 1.0
-    return rise * fall
-
-
-def _as_float(lr: Any) -> float:
-    return float(lr)
 
 
 def _set_rates(
@@ -222,10 +188,8 @@ def sweep(
     ----------
     train : callable
         (lr, seed) → the final metric of one run.
-    lrs : sequence of float
-        The learning rates to try.
-    seeds : sequence of int
-        The seeds of each.
+    lrs, seeds : sequence
+        The learning rates to try, and the seeds of each; one at least.
     better : str
         ``"lower"`` for losses, ``"higher"`` for accuracies.
 
@@ -236,11 +200,6 @@ def sweep(
         the worst value there is, and the smaller rate wins a tie.
     results : dict
         For each learning rate the metrics, in the order of the seeds.
-
-    Raises
-    ------
-    ValueError
-        If ``better`` is unknown, or there is nothing to try.
     """
     if better not in ("lower", "higher"):
         raise ValueError(f"better is {better!r}; it must be 'lower' or 'higher'")

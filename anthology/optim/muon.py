@@ -19,7 +19,9 @@ from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.rule import Group, Rule
 from .core.state import State
 from .parts.matrix.polar import (
+    ENTRY,
     PRODUCTS,
+    SIDES,
     descend_along,
     dtype_name,
     factors,
@@ -27,7 +29,6 @@ from .parts.matrix.polar import (
     rows_of,
 )
 from .parts.matrix.routing import ADAMW, RATE, in_words, reference
-from .parts.matrix.row_scaling import ENTRY, SIDES
 from .parts.matrix.two_rules import _Routed
 from .parts.matrix.view import KERNELS, check_scale
 

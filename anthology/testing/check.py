@@ -1,17 +1,42 @@
-"""One check: a function that raises, and what its failure means to a user."""
+"""One check, what came of it, and the report of many."""
 
 from __future__ import annotations
 
-import inspect
 import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from .report import Result
 from .subject import Subject
+
+
+class ContractError(AssertionError):
+    """Raised by `Report.raise_if_failed`; its text is the report."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one check.
+
+    Attributes
+    ----------
+    name : str
+        The check.
+    passed : bool
+        Whether the optimizer keeps this part of the contract.
+    why : str
+        What happened instead; empty if it passed.
+    harm : str
+        What a user suffers where the check fails.
+    """
+
+    name: str
+    passed: bool
+    why: str
+    harm: str
 
 
 @dataclass(frozen=True)
@@ -20,10 +45,8 @@ class Check:
 
     Attributes
     ----------
-    name : str
-        Its name in reports.
-    harm : str
-        What a user suffers where it fails, from the function's docstring.
+    name, harm : str
+        As in a `Result`.
     body : callable
         Takes a `Subject`; raises if the optimizer breaks the contract.
     """
@@ -33,18 +56,7 @@ class Check:
     body: Callable[[Subject], None]
 
     def run(self, subject: Subject) -> Result:
-        """Run it with a seed of its own and without touching the caller's.
-
-        Parameters
-        ----------
-        subject : Subject
-            The optimizer to be checked.
-
-        Returns
-        -------
-        Result
-            Any exception is a failure and gives the reason.
-        """
+        """Run it with a seed of its own; any exception is a failure and its reason."""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
@@ -62,12 +74,62 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class Checks(list[Check]):
-    """A list of checks that functions enter by decoration."""
+def checks(kind: type[Subject]) -> list[Check]:
+    """The public methods that a kind of subject adds; the docstring is the harm."""
 
-    def __call__(self, body: Callable[[Subject], None]) -> Callable[[Subject], None]:
-        """Enter a function; its name and docstring become the check's."""
-        name = body.__name__.replace("_", " ")
-        harm = " ".join((inspect.getdoc(body) or "").split())
-        self.append(Check(name, harm, body))
-        return body
+    def check(name: str, method: Callable[[Any], None]) -> Check:
+        harm = " ".join((method.__doc__ or "").split())
+        return Check(name.replace("_", " "), harm, lambda s: method(kind(s.factory)))
+
+    return [check(*item) for item in vars(kind).items() if item[0][0] != "_"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All outcomes for one optimizer; its text is a table.
+
+    Attributes
+    ----------
+    name : str
+        The optimizer.
+    results : tuple of Result
+        One for each check, in the order of the suite.
+    watched : int
+        How many gradients of a tensor the optimizer declares only to watch.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+    watched: int = 0
+
+    @property
+    def passed(self) -> list[str]:
+        """Names of the checks that passed."""
+        return [result.name for result in self.results if result.passed]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the checks that did not."""
+        return [result.name for result in self.results if not result.passed]
+
+    @property
+    def score(self) -> str:
+        """Passed out of all, such as ``31/38``."""
+        return f"{len(self.passed)}/{len(self.results)}"
+
+    def raise_if_failed(self) -> None:
+        """Raise a `ContractError` with the whole table unless every check passed."""
+        if self.failed:
+            raise ContractError(f"\n{self}")
+
+    def __str__(self) -> str:
+        width = max((len(result.name) for result in self.results), default=0)
+        many = "gradient" if self.watched == 1 else "gradients"
+        after = f" after {self.watched} {many} watched" if self.watched else ""
+        lines = [f"{self.name}: {self.score} checks passed{after}"]
+        for r in self.results:
+            lines.append(f"  {r.name:<{width}}  {'passed' if r.passed else 'FAILED'}")
+            if not r.passed:
+                text = textwrap.fill(f"{r.why} -> {r.harm}", 82)
+                lines.append(textwrap.indent(text, " " * 6))
+        return "\n".join(lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from .check import Check
-from .checks import DECAY, GRADIENTS, INTERFACE, STATE, TENSORS
-from .report import Report
-from .subject import Factory, Subject, declared_warm_up, weight
+from .check import Check, Report, checks
+from .gradients import Gradients, Tensors
+from .interface import Decay, Interface
+from .state import State
+from .subject import Factory, Subject, weight
 
-CHECKS: tuple[Check, ...] = (*GRADIENTS, *TENSORS, *INTERFACE, *DECAY, *STATE)
+SUITE = (Gradients, Tensors, Interface, Decay, State)
+CHECKS: tuple[Check, ...] = tuple(check for kind in SUITE for check in checks(kind))
 
 
 def contract(factory: Factory, name: str | None = None) -> Report:
@@ -43,16 +45,10 @@ def contract(factory: Factory, name: str | None = None) -> Report:
     """
     subject = Subject(factory)
     results = tuple(check.run(subject) for check in CHECKS)
-    return Report(name or _name_of(factory), results, _declared(subject))
-
-
-def _declared(subject: Subject) -> int:
     try:
-        return declared_warm_up(subject.fresh([weight()]))
+        watched = subject.fresh(weight()).warm_up
     except Exception:  # noqa: BLE001 - the checks have reported it
-        return 0
-
-
-def _name_of(factory: Factory) -> str:
+        watched = 0
     kind = getattr(factory, "func", factory)
-    return str(getattr(kind, "__name__", type(kind).__name__))
+    called = str(getattr(kind, "__name__", type(kind).__name__))
+    return Report(name or called, results, watched)

@@ -8,7 +8,7 @@ parameters are float32 matrices, so that optimizers for matrices can take part.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +19,85 @@ Factory = Callable[[Any], torch.optim.Optimizer]
 LONGEST_WARM_UP = 10
 
 
-def require(condition: bool, why: str) -> None:
+def require(condition: bool | Tensor, why: str) -> None:
     """Raise with a reason unless the condition holds."""
     if not condition:
         raise AssertionError(why)
+
+
+class Trial:
+    """Some parameters and an optimizer of the kind under test that moves them."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, params: list[Tensor]) -> None:
+        self.optimizer, self.params = optimizer, params
+        self.starts = [p.detach().clone() for p in params]
+
+    @property
+    def warm_up(self) -> int:
+        """How many gradients a tensor is only watched for, by its own word."""
+        steps = getattr(self.optimizer, "warmup_steps", 0)
+        whole = isinstance(steps, int) and not isinstance(steps, bool)
+        require(
+            whole and 0 <= steps <= LONGEST_WARM_UP,
+            f"warmup_steps is {steps!r}; it must be a whole number from 0 to "
+            f"{LONGEST_WARM_UP}",
+        )
+        return int(steps)
+
+    def warm(self, *params: Tensor) -> None:
+        """Give these parameters, or all, the gradients that are only watched."""
+        drawn = torch.Generator().manual_seed(1)
+        for _ in range(self.warm_up):
+            for p in params or self.params:
+                p.grad = torch.randn(p.shape, dtype=p.dtype, generator=drawn)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def step(self, *gradients: Tensor | None) -> None:
+        """Take a step: with these gradients, or a random one for each parameter."""
+        given = gradients or tuple(map(draw, self.params))
+        for p, g in zip(self.params, given, strict=True):
+            p.grad = None if g is None else g.clone()
+        self.optimizer.step()
+
+    def train(self, steps: int = 3) -> None:
+        """Take steps with random gradients."""
+        for _ in range(steps):
+            self.step()
+
+    def put(self, values: list[Tensor]) -> None:
+        """Set the parameters behind the optimizer's back."""
+        with torch.no_grad():
+            for p, value in zip(self.params, values, strict=True):
+                p.copy_(value)
+
+    def now(self) -> list[Tensor]:
+        """Copies of the parameters."""
+        return [p.detach().clone() for p in self.params]
+
+    def moved(self, index: int = 0) -> bool:
+        """Whether a parameter is no longer where it was at the start."""
+        return not same(self.params[index], self.starts[index])
+
+    def finite(self) -> bool:
+        """Whether no entry of a parameter is infinite or NaN."""
+        return all(bool(torch.isfinite(p).all()) for p in self.params)
+
+    def descend(self, steps: int) -> tuple[float, float]:
+        """Minimise ½ Σ|p − 3|² by the first parameter: the loss before and after."""
+        p = self.params[0]
+
+        def loss(p: Tensor) -> Tensor:  # whose minimum no start here coincides with
+            return 0.5 * (p - 3).abs().square().sum()
+
+        exact = torch.promote_types(p.dtype, torch.float64)
+        before = loss(p.detach().to(exact)).item()
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            loss(p).backward()
+            self.optimizer.step()
+        require(self.finite(), "the parameter is not finite")
+        return before, loss(p.detach().to(exact)).item()
 
 
 class Subject:
@@ -31,58 +106,46 @@ class Subject:
     def __init__(self, factory: Factory) -> None:
         self.factory = factory
 
-    def fresh(self, params: Any) -> torch.optim.Optimizer:
-        """An optimizer of these parameters that has seen no gradient."""
-        return self.factory(params)
+    def fresh(self, *params: Tensor, given: Any = None, **options: Any) -> Trial:
+        """A trial without any gradient so far.
 
-    def on(self, params: Any) -> torch.optim.Optimizer:
-        """An optimizer of these parameters, past the warm-up that it declares."""
-        optimizer = self.fresh(params)
-        tensors = [p for g in optimizer.param_groups for p in g["params"]]
-        starts = [p.detach().clone() for p in tensors]
-        if self.warm(optimizer):
-            with torch.no_grad():
-                for p, start in zip(tensors, starts, strict=True):
-                    p.copy_(start)
-        return optimizer
+        Parameters
+        ----------
+        *params : Tensor
+            The parameters.
+        given : object, optional
+            How the optimizer gets them: pairs with names, or groups. Default: a list.
+        **options
+            Arguments of the class that its factory does not give.
+        """
+        handed = list(params) if given is None else given
+        made = self.factory(handed)
+        if options:
+            kind = type(made)
+            known = inspect.signature(kind).parameters
+            for name in options:
+                require(_takes(kind, name), f"it has no argument `{name}`")
+            defaults = getattr(made, "arguments", made.defaults)
+            kept = {name: v for name, v in defaults.items() if name in known}
+            made = kind(handed, **{**kept, **options})
+        return Trial(made, list(params))
 
-    def warm(self, optimizer: torch.optim.Optimizer, *params: Tensor) -> int:
-        """Give tensors the gradients that the optimizer declares to watch only."""
-        steps = declared_warm_up(optimizer)
-        if not params:
-            params = tuple(p for g in optimizer.param_groups for p in g["params"])
-        drawn = torch.Generator().manual_seed(1)
-        for _ in range(steps):
-            for p in params:
-                p.grad = torch.randn(p.shape, dtype=p.dtype, generator=drawn)
-            optimizer.step()
-            for p in params:
-                p.grad = None
-        return steps
+    def on(self, *params: Tensor, given: Any = None, **options: Any) -> Trial:
+        """A trial that is past the warm-up it declares, its parameters put back."""
+        trial = self.fresh(*params, given=given, **options)
+        trial.warm()
+        trial.put(trial.starts)
+        return trial
 
-    def having(self, params: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
-        """The same with other options: its class."""
-        model = self.factory(list(params))
-        kind = type(model)
-        known = inspect.signature(kind).parameters
-        open_ended = any(k.kind is k.VAR_KEYWORD for k in known.values())
-        for name in options:
-            require(name in known or open_ended, f"it has no argument `{name}`")
-        defaults = getattr(model, "arguments", model.defaults)
-        kept = {name: v for name, v in defaults.items() if name in known}
-        return kind(params, **{**kept, **options})
+    def offers(self, name: str) -> bool:
+        """Whether there is an option of this name."""
+        made = self.factory([weight()])
+        return name in made.defaults and _takes(type(made), name)
 
 
-def declared_warm_up(optimizer: torch.optim.Optimizer) -> int:
-    """How many gradients a tensor is only watched for, by the optimizer's own word."""
-    steps = getattr(optimizer, "warmup_steps", 0)
-    whole = isinstance(steps, int) and not isinstance(steps, bool)
-    require(
-        whole and 0 <= steps <= LONGEST_WARM_UP,
-        f"warmup_steps is {steps!r}; it must be a whole number from 0 to "
-        f"{LONGEST_WARM_UP}",
-    )
-    return int(steps)
+def _takes(kind: type, name: str) -> bool:
+    known = inspect.signature(kind).parameters
+    return name in known or any(k.kind is k.VAR_KEYWORD for k in known.values())
 
 
 def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -95,13 +158,6 @@ def draw(p: Tensor) -> Tensor:
     return torch.randn(p.shape, dtype=p.dtype)
 
 
-def feed(optimizer: torch.optim.Optimizer, *pairs: tuple[Tensor, Tensor]) -> None:
-    """Set gradients and take a step."""
-    for p, g in pairs:
-        p.grad = g.clone()
-    optimizer.step()
-
-
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal bit by bit (NaN included)."""
     return torch.equal(torch.isnan(a), torch.isnan(b)) and torch.equal(
@@ -109,28 +165,16 @@ def same(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no entry is infinite or NaN."""
-    return all(bool(torch.isfinite(t).all()) for t in tensors)
+def gap(one: Trial, other: Trial, steps: int = 3, sign: int = 1) -> float:
+    """Give two trials the same gradients, and say how far apart they come.
 
-
-def quadratic_loss(p: Tensor) -> Tensor:
-    """½ Σ|p − 3|², whose minimum no start here coincides with."""
-    return 0.5 * (p - 3).abs().square().sum()
-
-
-def descend(subject: Subject, p: Tensor, steps: int) -> tuple[float, float]:
-    """Minimise the quadratic from where a parameter stands."""
-    optimizer = subject.on([p])
-    before = _exact_loss(p)
+    ``sign`` is that of the other's gradients. Equal bits, NaN included, are at 0.
+    """
     for _ in range(steps):
-        optimizer.zero_grad()
-        quadratic_loss(p).backward()
-        optimizer.step()
-    require(finite([p.detach()]), "the parameter is not finite")
-    return before, _exact_loss(p)
-
-
-def _exact_loss(p: Tensor) -> float:
-    exact = p.detach().to(torch.promote_types(p.dtype, torch.float64))
-    return quadratic_loss(exact).item()
+        gradients = [draw(p) for p in one.params]
+        one.step(*gradients)
+        other.step(*(sign * g for g in gradients))
+    pairs = list(zip(one.params, other.params, strict=True))
+    if all(same(a, b) for a, b in pairs):
+        return 0.0
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from anthology import lab
-from anthology.lab.ranges import controls_of
+from anthology.lab.explore import controls_of
 from tests.kernel import cell, kernel  # noqa: F401
 
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .state import State
+from .state import Group, State, no_entries, no_state
 
-Group = Mapping[str, Any]
+__all__ = ["Group", "Rule", "coupled"]
+
 Single = Callable[[Tensor, Tensor, State, Any, Group], None]
 Multi = Callable[[list[Tensor], list[Tensor], list[State], list[Any], Group], None]
-
-
-def no_state(param: Tensor, group: Group) -> State:
-    """The state of a rule without averages: nothing."""
-    return {}
-
-
-def no_entries(group: Group) -> tuple[str, ...]:
-    """The names of a state that is made once, whole: nothing."""
-    return ()
 
 
 def any_finite(grad: Tensor, group: Group) -> float:

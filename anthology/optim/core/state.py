@@ -12,7 +12,8 @@ from torch import Tensor
 from .rounding import RESIDUAL, rounding_of
 
 State = dict[str, Tensor]
-NewState = Callable[[Tensor, Mapping[str, Any]], State]
+Group = Mapping[str, Any]
+NewState = Callable[[Tensor, Group], State]
 
 
 class Coefficient(NamedTuple):
@@ -35,6 +36,16 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 def real(x: Tensor) -> Tensor:
     """A complex tensor as pairs (real, imaginary) along a new last axis."""
     return torch.view_as_real(x) if x.is_complex() else x
+
+
+def no_state(param: Tensor, group: Group) -> State:
+    """The state of a rule without averages: nothing."""
+    return {}
+
+
+def no_entries(group: Group) -> tuple[str, ...]:
+    """The names of a state that is made once, whole: nothing."""
+    return ()
 
 
 def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> State:

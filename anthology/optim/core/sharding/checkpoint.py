@@ -16,8 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from ..rule import no_state
-from ..state import State, fresh_state, restored_state, state_dtype
+from ..state import State, fresh_state, no_state, restored_state, state_dtype
 from .mesh import Place, everyone
 
 

@@ -1,0 +1,55 @@
+"""Where the chapters run: device, budget, notebook, packages of some chapters only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import torch
+
+__all__ = ["budget", "pick_device"]
+
+
+def pick_device() -> torch.device:
+    """The device of a chapter: CUDA if there is one, otherwise the CPU.
+
+    The book checks its identities in float64, so a device without it (Apple's
+    ``mps``) is passed over. The environment variable ``ANTHOLOGY_DEVICE``
+    overrides the choice; torch raises a RuntimeError for a name it does not know.
+    """
+    wanted = os.environ.get("ANTHOLOGY_DEVICE")
+    return torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def budget() -> str:
+    """How much a chapter may compute: ``"small"`` or ``"large"``.
+
+    Small is a minute on two CPU cores, large is for a CUDA device. The
+    environment variable ``ANTHOLOGY_BUDGET`` overrides the choice; a ValueError
+    if it is neither.
+    """
+    wanted = os.environ.get("ANTHOLOGY_BUDGET")
+    if wanted and wanted not in ("small", "large"):
+        raise ValueError(
+            f"ANTHOLOGY_BUDGET is {wanted!r}; it must be 'small' or 'large'"
+        )
+    return wanted or ("large" if pick_device().type == "cuda" else "small")
+
+
+def optional(module: str, package: str) -> Any:
+    """Import a module that is not among the package's own needs."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module} cannot be imported ({error}): pip install {package}"
+        ) from error
+
+
+def kernel() -> Any:
+    """The IPython of a running notebook, or None in a script or a terminal."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return shell if getattr(shell, "kernel", None) is not None else None
