@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,17 +147,14 @@ def test_state_of_others_is_no_counter():
 
 def test_looking_never_waits_on_a_device():
     """The counters set out, and are read only after their event has passed."""
-    from anthology.optim.core import watch
-
-    coming = watch._Counts({}, [])
-    coming._events = [type("Event", (), {"query": lambda self: False})()]
-    assert not coming.arrived
+    event = SimpleNamespace(query=lambda: False)
+    coming = [([], torch.empty(0), event)]
     optimizer = optim.SGD([("p", weight())], 0.1)
     stepped(optimizer, {}, 1)
     held = optimizer._watch
     held._coming = coming
     assert not stepped(optimizer, {"p"}, LONG - 1)
     assert held._coming is coming, "still on its way"
-    coming._events = []
+    event.query = lambda: True
     stepped(optimizer, {}, 1)
     assert held._coming is None

@@ -20,7 +20,7 @@ from .card import Card
 from .decay import check_decay, note_peaks
 from .dispatch import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
-from .names import follow, has_names, named, with_names
+from .names import named, with_names
 from .rounding import RESIDUAL, check_rounding
 from .rule import Rule, coupled
 from .sharding.layer import shards_of
@@ -271,8 +271,6 @@ class BaseOptimizer(torch.optim.Optimizer):
         if isinstance(param_group, dict):
             self.check({**self.defaults, **param_group})
             param_group = with_names(param_group, self.param_groups)
-            if param_group["params"]:
-                follow(self.param_groups, has_names(param_group))
         super().add_param_group(param_group)
         group = self.param_groups.pop()
         must_hold_numbers(group["params"], group)

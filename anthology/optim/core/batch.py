@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from .decay import Decay, apart
-from .evidence import nonzero_flags
 from .rounding import RESIDUAL, opened, rounding_of, written
 from .state import State, StateKeeper, advance, real, state_dtype, states_of, tensors_of
 
@@ -300,6 +299,13 @@ def _readable_flags(
 def _within(x: Tensor, limit: float) -> bool:
     low, high = torch.aminmax(x)  # NaN if one entry is
     return -limit <= float(low) and float(high) <= limit
+
+
+@torch.no_grad()
+def nonzero_flags(grads: list[Tensor]) -> list[Tensor]:
+    """Whether each gradient has an entry that is not zero; nothing is read back."""
+    largest = torch.stack(torch._foreach_norm(grads, ord=math.inf))
+    return list((largest != 0).unbind())
 
 
 def _device_flags(grads: list[Tensor], limits: list[float]) -> list[Tensor]:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 PAIRS = (
-    "their names, as ('name', tensor) pairs, such as those of model.named_parameters(), or with "
-    "a list 'param_names' beside 'params'"
+    "their names, as ('name', tensor) pairs, such as those of "
+    "model.named_parameters(), or with a list 'param_names' beside 'params'"
 )
 
 
@@ -28,9 +28,9 @@ def has_names(group: Mapping[str, Any]) -> bool:
 
 
 def with_names(
-    group: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+    group: Mapping[str, Any], groups: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A new group that agrees with those before it on whether there are names."""
+    """A new group that agrees with the others on names; empty ones do as it does."""
     given = group["params"]
     if isinstance(given, set):
         return dict(group)  # torch refuses it
@@ -54,21 +54,15 @@ def with_names(
             f"'param_names' has {len(names)} names for {len(items)} parameters; give "
             "one for each, in their order"
         )
-    if others == {not has_names(group)}:
-        these, those = ("with", "none") if has_names(group) else ("without", "names")
-        which = "the others" if has_names(group) else "this group"
+    own = has_names(group)
+    if others == {not own}:
+        these, those = ("with", "none") if own else ("without", "names")
+        which = "the others" if own else "this group"
         raise ValueError(
             "all optimizer param groups should be with/without names. cannot add param "
             f"group {these} names to the optimizer: the groups before it have {those}. "
             f"Give {which} {PAIRS}, or give none in any group"
         )
+    for empty in (g for g in groups if not g["params"]):
+        empty.update({"param_names": []}) if own else empty.pop("param_names", None)
     return group
-
-
-def follow(groups: Sequence[dict[str, Any]], named: bool) -> None:
-    """Let groups without parameters have names, or not, as the others do."""
-    for group in groups:
-        if not group["params"] and named:
-            group["param_names"] = []
-        elif not group["params"]:
-            group.pop("param_names", None)

@@ -15,32 +15,28 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-Run = Callable[..., tuple[Tensor, ...]]
-
 
 def member_by_member(call: Callable[..., Any], *arguments: Any) -> Any:
     """A function of its arguments, also where ``vmap`` has made an ensemble of them."""
     leaves, shape = tree_flatten(arguments)
-    places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
-    tensors = [leaves[i] for i in places]
+    tensors = [x for x in leaves if isinstance(x, Tensor)]
     if not any(map(_in_ensemble, tensors)):
         return call(*arguments)
-    pattern: dict[str, Any] = {}
+    made: list[Any] = []
 
     def run(*given: Tensor) -> tuple[Tensor, ...]:
-        filled = dict(enumerate(leaves)) | dict(zip(places, given, strict=True))
-        found, pattern["shape"] = tree_flatten(
-            call(*tree_unflatten(list(filled.values()), shape))
-        )
-        pattern["leaves"] = [None if isinstance(x, Tensor) else x for x in found]
-        pattern["places"] = [i for i, x in enumerate(found) if isinstance(x, Tensor)]
-        return tuple(x for x in found if isinstance(x, Tensor))
+        filled = _filled(leaves, given)
+        made[:] = tree_flatten(call(*tree_unflatten(filled, shape)))
+        return tuple(x for x in made[0] if isinstance(x, Tensor))
 
     results: Any = _Members.apply(run, *tensors)  # type: ignore[no-untyped-call]
-    found = list(pattern["leaves"])
-    for i, x in zip(pattern["places"], results, strict=True):
-        found[i] = x
-    return tree_unflatten(found, pattern["shape"])
+    return tree_unflatten(_filled(made[0], results), made[1])
+
+
+def _filled(leaves: list[Any], tensors: tuple[Tensor, ...]) -> list[Any]:
+    """The leaves, with other tensors for those among them."""
+    left = iter(tensors)
+    return [next(left) if isinstance(x, Tensor) else x for x in leaves]
 
 
 def _in_ensemble(x: Tensor) -> bool:
@@ -56,7 +52,7 @@ class _Members(torch.autograd.Function):
     """A function of tensors that returns a tuple of tensors."""
 
     @staticmethod
-    def forward(run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(run: Callable[..., Any], *tensors: Tensor) -> Any:
         return run(*tensors)
 
     @staticmethod
@@ -72,11 +68,10 @@ class _Members(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, run: Run, *tensors: Tensor) -> Any:
-        dims = in_dims[1:]
+    def vmap(info: Any, in_dims: Any, run: Callable[..., Any], *tensors: Tensor) -> Any:
         members = []
         for i in range(info.batch_size):
-            pairs = zip(tensors, dims, strict=True)
+            pairs = zip(tensors, in_dims[1:], strict=True)
             own = [x if dim is None else x.select(dim, i) for x, dim in pairs]
             around = any(map(_in_ensemble, own))
             members.append(_Members.apply(run, *own) if around else run(*own))  # type: ignore[no-untyped-call]

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 
 from .. import batch
-from ..evidence import nonzero_flags
 from ..state import real, state_dtype
 from .transfer import Seen
 
@@ -31,7 +30,7 @@ def agree(items: list[Seen], optimizer: Any) -> set[Seen]:
         where = torch.tensor(some).to(device, non_blocking=True)
         message[1].index_copy_(0, where, fine.logical_not().int())
         if any(resting):
-            moved = torch.stack(nonzero_flags(grads)).int()
+            moved = torch.stack(batch.nonzero_flags(grads)).int()
             message[2].index_copy_(0, where, moved)
     dist.all_reduce(message, dist.ReduceOp.MAX, group=items[0].place.group)
     for item, rests, bad, moved in zip(items, resting, *message[1:], strict=True):

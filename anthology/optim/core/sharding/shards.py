@@ -42,20 +42,20 @@ class Shards:
         self._forget()
 
     def _forget(self) -> None:
-        """What is known of one step only: what stands for whom, and what travels."""
+        """What is known of one step only: what stands for what, and what travels."""
         for stand in getattr(self, "_seen", ()):
             self.optimizer.state.pop(stand, None)
-        self._seen: dict[Tensor, Seen] = {}
-        self._stands: dict[Tensor, Tensor] = {}
-        self._silent: list[Seen] = []
+        self._seen: dict[Tensor, Seen] = {}  # by what stands for it
+        self._items: dict[Tensor, Seen] = {}  # by the parameter
         self._rounds: list[Round] = []
-        self._sent = 0
 
     # What the optimizer's rules ask
 
     def shown(self, p: Tensor) -> Tensor | None:
         """What stands for a parameter in this step; None if it is not for us."""
-        return self._stands.get(p) if isinstance(p, DTensor) else p
+        if not isinstance(p, DTensor):
+            return p
+        return self._items[p].stand if p in self._items else None
 
     def label(self, stand: Tensor) -> Any:
         """What must not be mixed in one batch."""
@@ -84,6 +84,10 @@ class Shards:
         found = [x for x in self._silent if own is None or x.group["params"] is own]
         return [self._quiet(item) for item in found]
 
+    @property
+    def _silent(self) -> list[Seen]:
+        return [item for item in self._items.values() if item.stand is None]
+
     def place(self, p: Any) -> Place | None:
         """The processes that share a DTensor; None if this one is not among them."""
         mesh = p.device_mesh
@@ -105,16 +109,16 @@ class Shards:
         if any(group["differentiable"] for group in optimizer.param_groups):
             raise RuntimeError("differentiable=True cannot follow DTensor parameters")
         try:
-            items = self._agreed(list(self._look()))
-            self._start(items, grads=True)
+            self._start(self._agreed(list(self._look())), grads=True)
             for part in self._rounds:
                 if any(item.group.get("joined") for item in part.items):
                     part.arrive()  # read before their batches are opened
             batches = gather(optimizer)
             for batch in batches:
                 self._attend(batch)
-            optimizer.apply([*batches, *self._phantoms(items)])
-            self._send(everything=True)
+            optimizer.apply([*batches, *self._phantoms()])
+            for part in self._rounds:
+                part.give_back()
             self._count()
             for part in self._rounds:
                 part.settle()
@@ -187,11 +191,11 @@ class Shards:
         state = self.optimizer.state
         for item in items:
             item.put_up()
+            self._items[item.p] = item
             if item.stand is None:
-                self._silent.append(item)
                 self._quiet(item)
             else:
-                self._stands[item.p], self._seen[item.stand] = item.stand, item
+                self._seen[item.stand] = item
                 state[item.stand] = state[item.p]
         whole = [item for item in items if item.owner is not None]
         self._rounds = rounds_of(whole, grads)
@@ -214,23 +218,18 @@ class Shards:
         def leave() -> None:
             for part in parts:
                 part.open -= tensors
-            self._send()
+            for part in self._rounds:  # in order, until one is not ready
+                if part.open:
+                    return
+                part.give_back()
 
         batch.before, batch.after = arrive, leave
 
-    def _send(self, everything: bool = False) -> None:
-        """Send back, in order, the rounds of which nothing is left to compute here."""
-        for part in self._rounds[self._sent :]:
-            if part.open and not everything:
-                return
-            part.arrive()  # nobody may still be sending to this process
-            part.give_back()
-            self._sent += 1
-
-    def _phantoms(self, items: list[Seen]) -> Iterator[Batch]:
+    def _phantoms(self) -> Iterator[Batch]:
         """Tensors of zeros for groups of which another process has the tensors."""
+        items = [item for item in self._items.values() if item.owner is not None]
         for group in self.optimizer.param_groups if self.optimizer.couples else ():
-            some = [x for x in items if x.group is group and x.owner is not None]
+            some = [item for item in items if item.group is group]
             if some and not any(item.mine for item in some):
                 small = min(some, key=lambda item: item.p.numel())
                 stand = torch.zeros_like(small.local.new_empty(tuple(small.p.shape)))

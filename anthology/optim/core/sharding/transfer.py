@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,28 +90,26 @@ class Seen:
 Parcel = tuple[int, int, Tensor | None, Tensor | None]
 
 
-class Message:
-    """Pieces of tensors between the processes of a mesh; sent at once, without waiting."""
+def send(place: Place, like: Tensor, parcels: Iterable[Parcel]) -> Callable[[], None]:
+    """Send pieces, without waiting; what it returns waits for ours and writes them."""
+    rows: list[list[Tensor]] = [[] for _ in place.ranks]
+    into: list[list[Tensor]] = [[] for _ in place.ranks]
+    for source, target, sent, written in parcels:
+        if source == place.rank and sent is not None:
+            rows[target].append(sent.reshape(-1))
+        if target == place.rank and written is not None:
+            into[source].append(written)
+    sizes = [sum(x.numel() for x in row) for row in into]
+    came, work = place.exchange(rows, sizes, like)
 
-    def __init__(self, place: Place, like: Tensor, parcels: Iterable[Parcel]) -> None:
-        rows: list[list[Tensor]] = [[] for _ in place.ranks]
-        self._into: list[list[Tensor]] = [[] for _ in place.ranks]
-        for source, target, sent, written in parcels:
-            if source == place.rank and sent is not None:
-                rows[target].append(sent.reshape(-1))
-            if target == place.rank and written is not None:
-                self._into[source].append(written)
-        sizes = [sum(x.numel() for x in row) for row in self._into]
-        self._came, self._work = place.exchange(rows, sizes, like)
+    def write() -> None:
+        work.wait()
+        views = [x for row in into for x in row]
+        parts = came.split([x.numel() for x in views])
+        for x, part in zip(views, parts, strict=True):
+            x.copy_(part.view(x.shape))
 
-    def write(self) -> None:
-        """Wait for what comes and write it."""
-        self._work.wait()
-        start = 0
-        for x in (x for row in self._into for x in row):
-            stop = start + x.numel()
-            x.copy_(self._came[start:stop].view(x.shape))
-            start = stop
+    return write
 
 
 class Round:
@@ -119,33 +117,34 @@ class Round:
 
     def __init__(self, items: list[Seen], grads: bool) -> None:
         self.items, self.place = items, items[0].place
-        self.like = real(items[0].local)
         self.open = {item.stand for item in items if item.mine}
-        self._there: Message | None = self._message(self._shards(grads))
-        self._back: Message | None = None
+        self._back: Callable[[], None] | None = None
+        self._there: Callable[[], None] | None = self._send(self._shards(grads))
 
     def arrive(self) -> None:
         """Wait for the shards and put them together; the second call does nothing."""
         if self._there is not None:
-            self._there.write()
+            self._there()
             self._there = None
 
     def give_back(self) -> None:
-        """Send every process its part of the new tensors; does not wait."""
-        self._back = self._message(
-            (item.owner or 0, rank, item.part(item.stand, rank), real(item.local))
-            for item, rank in self._pieces()
-        )
+        """Send every process its part of the new tensors, once; does not wait."""
+        self.arrive()  # nobody may still be sending to this process
+        if self._back is None:
+            self._back = self._send(
+                (item.owner or 0, rank, item.part(item.stand, rank), real(item.local))
+                for item, rank in self._pieces()
+            )
 
     def settle(self) -> None:
         """Wait for the new shards and write them."""
         if self._back is not None:
-            self._back.write()
+            self._back()
             for item in self.items:
                 item.restore()
 
-    def _message(self, parcels: Iterable[Parcel]) -> Message:
-        return Message(self.place, self.like, parcels)
+    def _send(self, parcels: Iterable[Parcel]) -> Callable[[], None]:
+        return send(self.place, real(self.items[0].local), parcels)
 
     def _pieces(self) -> Iterator[tuple[Seen, int]]:
         """Every tensor with who holds a piece of it; of others' only our own."""
@@ -167,14 +166,13 @@ class Round:
 def rounds_of(items: list[Seen], grads: bool) -> list[Round]:
     """Split tensors into rounds in which every owner has about as much to get."""
     parts: dict[Any, list[Seen]] = {}
-    got: dict[Any, list[int]] = {}
+    full: dict[Any, tuple[int, int]] = {}  # the last round of an owner, and its size
     for item in items:
         kind = (item.place, item.local.device, item.local.dtype)
-        turn = got.setdefault((*kind, item.owner), [0, 0])  # which round, how full
+        turn, got = full.get((*kind, item.owner), (0, 0))
         size = item.p.numel()
-        if turn[1] and turn[1] + size > ROUND:
-            turn[:] = [turn[0] + 1, 0]
-        turn[1] += size
-        parts.setdefault((turn[0], *kind), []).append(item)
-    turns = sorted(parts, key=lambda key: int(key[0]))
-    return [Round(parts[key], grads) for key in turns]
+        if got and got + size > ROUND:
+            turn, got = turn + 1, 0
+        full[*kind, item.owner] = turn, got + size
+        parts.setdefault((turn, *kind), []).append(item)
+    return [Round(parts[key], grads) for key in sorted(parts, key=lambda k: k[0])]
