@@ -46,15 +46,9 @@ def told(
             own = x if place.counts(p.placements, place.rank) else x * 0
             found[name] = everyone(own, place.group).sum(0)
         elif isinstance(x, Tensor) and x.ndim and x.shape == local.shape:
-            found[name] = _placed(x, p.device_mesh, p.placements, p)
+            form = {"shape": p.shape, "stride": p.stride(), "run_check": False}
+            found[name] = DTensor.from_local(x, p.device_mesh, p.placements, **form)
     return found
-
-
-def _placed(part: Tensor, mesh: Any, placements: Any, like: Any) -> Tensor:
-    """A DTensor of which this is the part of this process."""
-    whole = {"shape": like.shape, "stride": like.stride()}
-    made: Tensor = DTensor.from_local(part, mesh, placements, run_check=False, **whole)
-    return made
 
 
 def _given(
@@ -69,7 +63,7 @@ def _given(
     sent: list[Any] = [heads]
     dist.broadcast_object_list(sent, source, group=place.group)
     entries: dict[str, Any] = {}
-    rows = [Replicate()] * (place.mesh.ndim - 1) + [Shard(0)]
+    copies = [Replicate()] * place.mesh.ndim
     for name, head in sent[0].items():
         if not isinstance(head, tuple) or not isinstance(head[0], torch.Size):
             entries[name] = head  # something of the user's
@@ -81,8 +75,8 @@ def _given(
             x = torch.empty(shape, dtype=dtype, device="cpu" if kind == "cpu" else home)
         dist.broadcast(x, source, group=place.group)
         if x.ndim:
-            part = x[place.box(shape, rows, place.rank)].clone()
-            x = _placed(part, place.mesh, rows, x)
+            whole = DTensor.from_local(x, place.mesh, copies, run_check=False)
+            x = whole.redistribute(place.mesh, [*copies[1:], Shard(0)])
         entries[name] = x
     return entries
 

@@ -25,11 +25,10 @@ from torch.distributed.tensor import DTensor
 from ..batch import Batch
 from ..dispatch import gather, resolve_lr
 from ..state import State
-from .agreement import agree
 from .assign import assign, matrix_cost
 from .checkpoint import quiet_state
 from .mesh import Place, everyone
-from .transfer import Round, Seen, rounds_of
+from .transfer import Round, Seen, agree, rounds_of
 
 
 class Shards:
@@ -81,8 +80,11 @@ class Shards:
     def quiet_states(self, group: Mapping[str, Any]) -> list[State]:
         """What is kept here of tensors that another process computes in this step."""
         own = group["params"] if group.get("per_group") else None
-        found = [x for x in self._silent if own is None or x.group["params"] is own]
-        return [self._quiet(item) for item in found]
+        return [
+            self.optimizer.state[item.p]
+            for item in self._silent
+            if own is None or item.group["params"] is own
+        ]
 
     @property
     def _silent(self) -> list[Seen]:
@@ -151,18 +153,19 @@ class Shards:
         """Give an owner to every tensor that needs one and has none yet."""
         new: dict[Place, list[Sequence[Tensor]]] = {}
         for group in self.optimizer.rule_groups:
+            whole = self.optimizer.needs_whole(group)
             for unit in _units(group):
-                first = unit[0]
+                first, place = unit[0], None
                 meshes = {getattr(p, "device_mesh", None) for p in unit}
                 if len(meshes) > 1:
                     raise ValueError(
                         "tensors that are one matrix must lie on one device mesh, or "
                         f"none of them on any; got {len(meshes)} kinds"
                     )
-                if isinstance(first, DTensor) and first not in self._owners:
+                if whole and isinstance(first, DTensor) and first not in self._owners:
                     place = self.place(first)
-                    if place is not None and self.optimizer.needs_whole(group):
-                        new.setdefault(place, []).append(unit)
+                if place is not None:
+                    new.setdefault(place, []).append(unit)
         for place, units in new.items():
             costs = [sum(matrix_cost(p.shape) for p in unit) for unit in units]
             owners = assign(costs, place.size, place.loads)
@@ -192,11 +195,12 @@ class Shards:
         for item in items:
             item.put_up()
             self._items[item.p] = item
-            if item.stand is None:
-                self._quiet(item)
-            else:
+            kept = state[item.p]
+            if item.stand is not None:
                 self._seen[item.stand] = item
-                state[item.stand] = state[item.p]
+                state[item.stand] = kept
+            elif "step" not in kept:
+                kept.update(quiet_state(self.optimizer, item.local, item.group))
         whole = [item for item in items if item.owner is not None]
         self._rounds = rounds_of(whole, grads)
 
@@ -240,19 +244,12 @@ class Shards:
                 batch.counts = False
                 yield batch
 
-    def _quiet(self, item: Seen) -> State:
-        """The state that every process keeps of a tensor that another computes."""
-        state: State = self.optimizer.state[item.p]
-        if "step" not in state:
-            state.update(quiet_state(self.optimizer, item.local, item.group))
-        return state
-
     def _count(self) -> None:
         """Count the steps that other processes have taken, as they do."""
         for item in self._silent:
             assert item.finite is not None
             took = item.finite if item.moved is None else item.finite & item.moved
-            state = self._quiet(item)
+            state = self.optimizer.state[item.p]
             state["step"] += took.float()
             state["skipped"] += 1.0 - item.finite.float()
 

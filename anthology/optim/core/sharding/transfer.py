@@ -1,4 +1,4 @@
-"""Whole matrices on their way to the process that computes them, and back."""
+"""What processes tell each other in a step: who moves, and whole matrices both ways."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from ..state import real
+from .. import batch
+from ..state import real, state_dtype
 from .mesh import Place
 
 # Numbers that travel to one process together. While it computes one round the next is
@@ -84,6 +86,42 @@ class Seen:
             )
             part = whole.redistribute(mesh, placements)
             self.p.detach().to_local().copy_(part.to_local())
+
+
+def agree(items: list[Seen], optimizer: Any) -> set[Seen]:
+    """Of one mesh, by one message: those with a gradient anywhere; what all are like."""
+    device = items[0].local.device
+    resting = [optimizer.rule_of(item.group).zero_is_none for item in items]
+    some = [i for i, x in enumerate(items) if x.grad is not None and x.grad.numel()]
+    message = torch.zeros(3, len(items), dtype=torch.int32)  # there, bad, not zero
+    message[0] = torch.tensor([item.grad is not None for item in items])
+    message = message.to(device, non_blocking=True)
+    if some:
+        grads = [real(items[i].grad) for i in some]  # type: ignore[arg-type]
+        limits = [_limit(items[i], optimizer) for i in some]
+        if batch.reads_flags_for_free(device):
+            fine = torch.tensor(batch._readable_flags(grads, limits))
+        else:
+            fine = torch.stack(batch._device_flags(grads, limits))
+        where = torch.tensor(some).to(device, non_blocking=True)
+        message[1].index_copy_(0, where, fine.logical_not().int())
+        if any(resting):
+            moved = torch.stack(batch.nonzero_flags(grads)).int()
+            message[2].index_copy_(0, where, moved)
+    dist.all_reduce(message, dist.ReduceOp.MAX, group=items[0].place.group)
+    for item, rests, bad, moved in zip(items, resting, *message[1:], strict=True):
+        item.finite, item.moved = bad == 0, moved != 0 if rests else None
+    if all(item.grad is not None for item in items):
+        return set(items)  # nothing to read back
+    there = message[0].tolist()
+    return {item for item, found in zip(items, there, strict=True) if found}
+
+
+def _limit(item: Seen, optimizer: Any) -> float:
+    """The largest entry the state can hold, for the tensor as a whole."""
+    shape, dtype = tuple(item.p.shape), state_dtype(item.local.dtype)
+    whole = torch.empty(shape, dtype=dtype, device="meta")
+    return float(optimizer.rule_of(item.group).gradient_limit(real(whole), item.group))
 
 
 # From whom, to whom, what is sent from here, where to write what comes here.
