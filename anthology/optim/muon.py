@@ -24,7 +24,6 @@ from .parts.matrix.polar import (
     SIDES,
     descend_along,
     dtype_name,
-    factors,
     orthogonal,
     rows_of,
 )
@@ -249,7 +248,7 @@ class Muon(_Routed):
         check_betas(group["adamw_betas"])
 
     def __str__(self) -> str:
-        return in_words(self.param_groups, factors)
+        return in_words(self.param_groups)
 
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
         """Matrices are needed whole; AdamW works entry by entry."""
