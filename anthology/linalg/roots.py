@@ -11,7 +11,18 @@ from torch import Tensor
 
 from anthology.linalg.decompositions import robust_eigh
 from anthology.linalg.products import symmetric
-from anthology.linalg.safe import guarded, peak, require_numeric, untraced
+from anthology.linalg.safe import (
+    eye_like,
+    frobenius,
+    guarded,
+    hermitian,
+    or_one,
+    peak,
+    require_count,
+    require_square,
+    tame,
+    untraced,
+)
 
 ROOT_METHODS = ("eigh", "newton", "newton-schulz")
 """Every method of ``inverse_root``."""
@@ -51,8 +62,8 @@ def inverse_root(
         The iterations run in double precision (but on MPS, which has none) and never
         wait for the device. Only where the smallest eigenvalue is not well above
         rounding, half an eps of the largest entry of A, do they add something: the
-        first of 1, 16, 16², … eps that lifts it there, as a negative eigenvalue would
-        diverge. In double precision the unit is 16·n·eps.
+        first of 1, 16, 16², … eps (in double precision 16·n·eps) that lifts it there,
+        as a negative eigenvalue would diverge.
     epsilon : float
         ε ≥ 0, in the units of A. Default 0.
     steps : int, optional
@@ -63,11 +74,9 @@ def inverse_root(
     Returns
     -------
     Tensor
-        Shape and type of ``A``, Hermitian; about 1/scale^(1/p) for a matrix of that
-        scale. A zero matrix with ε = 0 gives zero, a matrix with a non-finite
-        entry NaN. Never raises for the values of A: where LAPACK fails, the matrix
-        is decomposed again in double precision, then with growing jitter on its
-        diagonal, and if nothing helps the root of that matrix is NaN.
+        Shape and type of ``A``, Hermitian. A zero matrix with ε = 0 gives zero, a
+        matrix with a non-finite entry NaN. Never raises for the values of A: where
+        LAPACK fails, `robust_eigh` tries again, and if nothing helps the root is NaN.
 
     Raises
     ------
@@ -77,13 +86,9 @@ def inverse_root(
     TypeError
         Not a dense floating or complex tensor.
 
-    Notes
-    -----
-    Differentiable by each method; "eigh" by divided differences of λ^(−1/p), which
-    are finite where eigenvalues coincide.
-
-    Source: Higham 2008, chapter 7; the perturbation is that of Distributed Shampoo
-    (Shi et al. 2023).
+    Differentiable by each method; "eigh" by divided differences of λ^(−1/p), which are
+    finite where eigenvalues coincide. Source: Higham 2008, chapter 7; the perturbation
+    is that of Distributed Shampoo (Shi et al. 2023).
 
     Examples
     --------
@@ -93,21 +98,30 @@ def inverse_root(
     >>> [round(float(x), 6) for x in inverse_root(A, p=4).diagonal()]
     [0.5, 1.0, 0.0]
     """
-    _check(A, p, method, epsilon, steps)
+    require_square(A, "inverse_root", method, ROOT_METHODS)
+    require_count(p, "p")
+    if not 0.0 <= epsilon < float("inf"):
+        raise ValueError(f"epsilon must be finite and at least 0, got {epsilon!r}")
+    if steps is not None:
+        if method == "eigh":
+            raise ValueError(
+                f"method 'eigh' is exact and takes no steps, got {steps!r}"
+            )
+        require_count(steps, "steps", " or None")
 
     def compute(x: Tensor) -> Tensor:
         dtype = x.dtype
-        x = x if method == "eigh" else _wide(x)
-        x = (x + x.mH) / 2
-        x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+        if method != "eigh" and x.device.type != "mps":
+            x = x.to(torch.promote_types(dtype, torch.float64))
+        x = tame(hermitian(x))
         top = peak(x, (-2, -1)).clamp_min(epsilon)
         shift = epsilon / top
         x = x / top
         if method == "eigh":
             root = _InverseRoot.apply(x, float(p), shift)  # type: ignore[no-untyped-call]
         else:
-            y = x + shift * _eye(x)
-            y = y + _least_shift(y.detach(), torch.finfo(dtype).eps) * _eye(y)
+            y = x + shift * eye_like(x)
+            y = y + _least_shift(y.detach(), torch.finfo(dtype).eps) * eye_like(y)
             root = _iterate(y, p, method, steps or _STEPS)
             if not epsilon:
                 alive = (x.detach().abs().amax((-2, -1), keepdim=True) > 0).to(x.dtype)
@@ -116,26 +130,6 @@ def inverse_root(
         return out.to(dtype)
 
     return guarded(A, 2, compute, per_point=False)
-
-
-def _check(A: object, p: object, method: str, epsilon: float, steps: object) -> None:
-    require_numeric(A, "inverse_root")
-    shape = tuple(A.shape) if isinstance(A, Tensor) else ()
-    if len(shape) < 2 or shape[-1] != shape[-2]:
-        raise ValueError(f"inverse_root needs square matrices, got shape {shape}")
-    if isinstance(p, bool) or not isinstance(p, int) or p < 1:
-        raise ValueError(f"p must be a positive integer, got {p!r}")
-    if method not in ROOT_METHODS:
-        names = ", ".join(map(repr, ROOT_METHODS))
-        raise ValueError(f"no method {method!r}: choose one of {names}")
-    if not 0.0 <= epsilon < float("inf"):
-        raise ValueError(f"epsilon must be finite and at least 0, got {epsilon!r}")
-    if steps is None:
-        return
-    if method == "eigh":
-        raise ValueError(f"method 'eigh' is exact and takes no steps, got {steps!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a positive integer or None, got {steps!r}")
 
 
 class _InverseRoot(torch.autograd.Function):
@@ -156,7 +150,7 @@ class _InverseRoot(torch.autograd.Function):
         ctx.save_for_backward(torch.where(kept, base, 0), vectors, root)
         ctx.p = p
         scaled = vectors * root.to(vectors.dtype)[..., None, :]
-        return _hermitian(symmetric(scaled, vectors.mH))
+        return hermitian(symmetric(scaled, vectors.mH))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -171,27 +165,15 @@ def _divided_differences(base: Tensor, root: Tensor, p: float) -> Tensor:
     a, b = base[..., :, None], base[..., None, :]
     gap, middle = a - b, (a + b) / 2
     close = gap.abs() <= torch.finfo(base.dtype).eps ** (1 / 3) * middle
-    middle = torch.where(middle > 0, middle, torch.ones_like(middle))
-    slope = -(middle ** (-1 / p - 1)) / p
+    slope = -(or_one(middle) ** (-1 / p - 1)) / p
     slope = torch.where((a > 0) & (b > 0), slope, torch.zeros_like(slope))
     rise = root[..., :, None] - root[..., None, :]
     return torch.where(close, slope, rise / torch.where(close, 1, gap))
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In double precision, where the device has it."""
-    if x.device.type == "mps":
-        return x
-    return x.to(torch.promote_types(x.dtype, torch.float64))
-
-
-def _eye(A: Tensor) -> Tensor:
-    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-
-
 def _least_shift(A: Tensor, eps: float) -> Tensor:
     """What makes matrices of entries up to one safely definite: 0 if they are."""
-    n = A.shape[-1]
+    n, eye = A.shape[-1], eye_like(A)
     own = 16 * n * torch.finfo(A.dtype).eps  # what the products may round away
     unit = max(eps, own)
     shifts = [0.0] + [unit * 16.0**k for k in range(32) if unit * 16.0**k < n]
@@ -200,7 +182,7 @@ def _least_shift(A: Tensor, eps: float) -> Tensor:
     left = torch.ones_like(found, dtype=torch.bool)
     for shift in shifts:
         spare = max(shift, unit) / 2
-        info = torch.linalg.cholesky_ex(A + (shift - spare) * _eye(A))[1]
+        info = torch.linalg.cholesky_ex(A + (shift - spare) * eye)[1]
         fine = (info == 0)[..., None, None]
         found = torch.where(left & fine, shift, found)
         left = left & ~fine
@@ -211,41 +193,32 @@ def _least_shift(A: Tensor, eps: float) -> Tensor:
 
 def _iterate(A: Tensor, p: int, method: str, steps: int) -> Tensor:
     """The iterations, for matrices whose entries are about 1."""
-    eye = _eye(A)
+    eye = eye_like(A)
     while method == "newton-schulz" and p % 2 == 0:
-        size = _frobenius(A)
+        size = frobenius(A)
         Y, Z = A / size, eye.expand_as(A)
         for _ in range(steps):
             M = Z @ Y
             T = (3 * eye - M) / 2
             Y, Z = Y @ T, T @ Z
-            if _last(M, eye):
+            if _is_last(M, eye):
                 break
         p //= 2
         if p == 1:
-            return _hermitian(Z / size**0.5)
-        A = _hermitian(Y * size**0.5)
-    z = (p + 1) / (2 * _frobenius(A))
+            return hermitian(Z / size**0.5)
+        A = hermitian(Y * size**0.5)
+    z = (p + 1) / (2 * frobenius(A))
     M, X = z * A, z ** (1 / p) * eye
     for _ in range(steps):
         T = ((p + 1) * eye - M) / p
-        last = _last(M, eye)
+        last = _is_last(M, eye)
         M, X = torch.linalg.matrix_power(T, p) @ M, X @ T
         if last:
             break
-    return _hermitian(X)
+    return hermitian(X)
 
 
-def _last(M: Tensor, eye: Tensor) -> bool:
+def _is_last(M: Tensor, eye: Tensor) -> bool:
     """Whether a step from M converges, where reading that makes nobody wait."""
     near = torch.finfo(M.dtype).eps ** 0.5  # the error is squared by a step
     return M.is_cpu and untraced(M) and bool((M - eye).abs().max() < near)
-
-
-def _frobenius(A: Tensor) -> Tensor:
-    size = torch.linalg.matrix_norm(A.detach(), keepdim=True)
-    return torch.where(size > 0, size, torch.ones_like(size))
-
-
-def _hermitian(A: Tensor) -> Tensor:
-    return (A + A.mH) / 2

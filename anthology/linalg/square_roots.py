@@ -6,7 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.safe import guarded, peak, require_numeric
+from anthology.linalg.safe import (
+    eye_like,
+    frobenius,
+    guarded,
+    hermitian,
+    or_one,
+    peak,
+    require_count,
+    require_square,
+    tame,
+)
 
 SQUARE_ROOT_METHODS = ("pade", "taylor", "mpa", "mtp")
 """Every method of ``square_root``."""
@@ -34,10 +44,9 @@ def square_root(
     method : str
         "pade" (default): the [m/m] approximant, one linear solve. "taylor": matrix
         products only for the root; the inverse root solves with it. "mpa" and "mtp":
-        the same as published, with s = ‖A‖_F, also in the backward pass. That pushes
-        the eigenvalues of a large matrix to 1/√n and so makes the error grow with n:
-        for the identity of size 1000 it is 4e-2 and 0.3, where the first two are
-        exact.
+        the same as published, with s = ‖A‖_F, also in the backward pass, so that the
+        error grows with n: for the identity of size 1000 it is 4e-2 and 0.3, where the
+        first two are exact.
     inverse : bool
         Return A^(−1/2). Default False.
     degree : int, optional
@@ -88,24 +97,16 @@ def square_root(
     >>> bool((S @ S - A).abs().max() < 1e-8)
     True
     """
-    require_numeric(A, "square_root")
-    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
-        shape = tuple(A.shape)
-        raise ValueError(f"square_root needs square matrices, got shape {shape}")
-    if method not in SQUARE_ROOT_METHODS:
-        names = ", ".join(map(repr, SQUARE_ROOT_METHODS))
-        raise ValueError(f"no method {method!r}: choose one of {names}")
+    require_square(A, "square_root", method, SQUARE_ROOT_METHODS)
     terms = degree if degree is not None else (10 if _is_taylor(method) else 5)
-    for what, value in (("degree", terms), ("lyapunov_steps", lyapunov_steps)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what} must be a positive integer, got {value!r}")
+    require_count(terms, "degree")
+    require_count(lyapunov_steps, "lyapunov_steps")
 
     def compute(x: Tensor) -> Tensor:
-        x = (x + x.mH) / 2
-        x = torch.where(torch.isfinite(x), x, torch.zeros_like(x))
+        x = tame(hermitian(x))
         top = peak(x, (-2, -1))
-        kind = _InverseSquareRoot if inverse else _SquareRoot
-        root: Tensor = kind.apply(x / top, method, terms, lyapunov_steps)  # type: ignore[no-untyped-call]
+        how = method, inverse, terms, lyapunov_steps
+        root: Tensor = _SquareRoot.apply(x / top, *how)  # type: ignore[no-untyped-call]
         return root / top.sqrt() if inverse else root * top.sqrt()
 
     return guarded(A, 2, compute, per_point=False)
@@ -118,17 +119,10 @@ def eigenvalue_bound(A: Tensor) -> Tensor:
     x, size, share = A / top, torch.ones_like(top), 1.0
     rows = x.abs().sum(-1, keepdim=True).amax(-2, keepdim=True)
     for _ in range(4):
-        now = torch.linalg.matrix_norm(x, keepdim=True)
-        now = torch.where(now > 0, now, torch.ones_like(now))
+        now = frobenius(x)
         size, x, share = size * now**share, x / now, share / 2
         x = x @ x if share > 1 / 16 else x
     return torch.where(rows > 0, torch.minimum(rows, size), 1.0) * top
-
-
-def frobenius(A: Tensor) -> Tensor:
-    """‖A‖_F, shape (..., 1, 1); 1 for a zero matrix."""
-    size = torch.linalg.matrix_norm(A.detach(), keepdim=True)
-    return torch.where(size > 0, size, torch.ones_like(size))
 
 
 def lyapunov(
@@ -138,10 +132,8 @@ def lyapunov(
 
     Parameters
     ----------
-    S : Tensor
-        Shape (..., n, n), Hermitian positive definite.
-    C : Tensor
-        Shape (..., n, n).
+    S, C : Tensor
+        Shape (..., n, n), S Hermitian positive definite; X is zero where S is.
     steps : int
         Number of steps; with condition number κ of S about log κ/log 1.5, and five
         more. Default 16.
@@ -149,36 +141,17 @@ def lyapunov(
         What each matrix is divided by, shape (..., 1, 1): above a 1.7th of its
         largest eigenvalue. Default None: `eigenvalue_bound`.
 
-    Returns
-    -------
-    Tensor
-        Shape of ``C``. Zero where S is zero.
-
-    Notes
-    -----
     Source: Roberts 1980; as a backward pass, Song, Sebe & Wang 2022, where the size
     is the Frobenius norm.
     """
     size = eigenvalue_bound(S) if size is None else size
-    eye = 3 * torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
+    eye = 3 * eye_like(S)
     b, c = S / size, C / size
     for _ in range(steps):
         square = b @ b
         c = (c @ (eye - square) - square @ c + b @ c @ b) / 2
         b = b @ (eye - square) / 2
     return c / 2
-
-
-def _fraction(A: Tensor, method: str, degree: int) -> tuple[Tensor, Tensor, Tensor]:
-    """P, Q and √s with A^(1/2) ≈ √s·Q⁻¹P; s is 0 for a zero matrix."""
-    size = _size(A, method)
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
-    B = A / size
-    root = torch.where(A.abs().amax((-2, -1), keepdim=True) > 0, size.sqrt(), 0.0)
-    if _is_taylor(method):
-        return _polynomial(eye - B, eye, taylor(degree)), eye, root
-    above, below = pade(degree)
-    return _polynomial(B, eye, above), _polynomial(B, eye, below), root
 
 
 def _is_taylor(method: str) -> bool:
@@ -214,43 +187,37 @@ def _polynomial(x: Tensor, eye: Tensor, coefficients: tuple[float, ...]) -> Tens
     return value
 
 
-def _solve(A: Tensor, B: Tensor) -> Tensor:
-    """A⁻¹B for commuting Hermitian matrices; not finite, no error, if singular."""
-    x = torch.linalg.solve_ex(A, B)[0]
-    out: Tensor = (x + x.mH) / 2
-    return out
-
-
 class _SquareRoot(torch.autograd.Function):
+    """The root, or its inverse, of a matrix of entries up to 1."""
+
     @staticmethod
-    def forward(ctx: Any, A: Tensor, method: str, degree: int, steps: int) -> Tensor:
-        P, Q, size = _fraction(A, method, degree)
-        root = size * (P if _is_taylor(method) else _solve(Q, P))
+    def forward(
+        ctx: Any, A: Tensor, method: str, inverse: bool, degree: int, steps: int
+    ) -> Tensor:
+        # A^(1/2) ≈ √s·Q⁻¹P; s is 0 for a zero matrix
+        size, eye = _size(A, method), eye_like(A).expand_as(A)
+        if _is_taylor(method):
+            P, Q = _polynomial(eye - A / size, eye, taylor(degree)), eye
+        else:
+            P, Q = (_polynomial(A / size, eye, terms) for terms in pade(degree))
+        s = torch.where(A.abs().amax((-2, -1), keepdim=True) > 0, size.sqrt(), 0.0)
+        if inverse:
+            P, Q, s = Q, P, torch.where(s > 0, 1 / or_one(s), 0)
+        if inverse or not _is_taylor(method):
+            # these commute and are Hermitian; not finite, no error, if Q is singular
+            P = hermitian(torch.linalg.solve_ex(Q, P)[0])
+        root = s * P
         ctx.save_for_backward(root)
-        ctx.steps, ctx.method = steps, method
+        ctx.how = method, inverse, steps
         return root
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (root,) = ctx.saved_tensors
-        size = _size(root, ctx.method)
-        return lyapunov(root, grads[0], ctx.steps, size), None, None, None
-
-
-class _InverseSquareRoot(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, A: Tensor, method: str, degree: int, steps: int) -> Tensor:
-        P, Q, size = _fraction(A, method, degree)
-        inverse = torch.where(size > 0, 1 / torch.where(size > 0, size, 1), 0)
-        root = inverse * _solve(P, Q)
-        ctx.save_for_backward(root)
-        ctx.steps, ctx.method = steps, method
-        return root
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (root,) = ctx.saved_tensors
-        inverse = root @ root
-        right = -inverse @ grads[0] @ inverse
-        size = _size(root, ctx.method)
-        return lyapunov(root, right, ctx.steps, size), None, None, None
+        method, inverse, steps = ctx.how
+        right = grads[0]
+        if inverse:
+            square = root @ root
+            right = -square @ right @ square
+        found = lyapunov(root, right, steps, _size(root, method))
+        return found, None, None, None, None

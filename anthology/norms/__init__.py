@@ -18,7 +18,7 @@ tensor([ 1., -1.])
 True
 """
 
-from anthology.norms.base import Norm, Scaled
+from anthology.norms.base import Norm, Scaled, from_spec
 from anthology.norms.by_hand import forget_role_rule, role_rule
 from anthology.norms.lp import (
     L1,
@@ -35,11 +35,11 @@ from anthology.norms.lp import (
     RowL1,
     ToInf,
 )
-from anthology.norms.max_over import MaxOver
 from anthology.norms.metrized import Metrized, Row
 from anthology.norms.module_rules import Reader, modular_norm, module_rule
 from anthology.norms.modules import (
     Leaf,
+    MaxOver,
     Modular,
     atom,
     bond,
@@ -50,7 +50,6 @@ from anthology.norms.modules import (
 )
 from anthology.norms.role_rules import norm_by_shape
 from anthology.norms.roles import metrize
-from anthology.norms.spec import from_spec
 from anthology.norms.spectral import (
     Conv,
     FlatConv,

@@ -103,9 +103,9 @@ def _of_tables(model: nn.Module) -> dict[int, str]:
         if "pos" not in name.rpartition(".")[2].lower()
     }
     found = {
-        id(m): "as many outputs as the vocabulary"
-        for m in _outside(model, "").values()
-        if widths(m) in sizes and widths(m)[0] < widths(m)[1]
+        key: "as many outputs as the vocabulary"
+        for key, *ends in _outside(model, "").values()
+        if (*ends,) in sizes and ends[0] < ends[1]
     }
     return found | {
         id(m): "tied to an embedding"
@@ -120,7 +120,8 @@ def _named(module: nn.Module, read: set[int]) -> Iterator[tuple[int, str]]:
         weak = _WEAK.search(part) and not is_attention(module)
         if weak or _STRONG.search(part):
             for end in _ends(child):
-                if end is child or widths(end)[1] not in read:
+                ends = widths(end)
+                if ends and (end is child or ends[1] not in read):
                     yield id(end), f"named {part}"
         elif not _is_block(module, child):
             yield from _named(child, read)
@@ -133,8 +134,7 @@ def _ends(module: nn.Module) -> list[nn.Module]:
     matrices = _weighty(module)
     if is_attention(module) or not matrices:
         return []
-    last = module.get_submodule(matrices[-1])
-    return [last] if is_linear(last) else []
+    return [module.get_submodule(matrices[-1])]
 
 
 def _counts(name: str) -> bool:
@@ -154,13 +154,13 @@ def _is_block(parent: nn.Module, child: nn.Module) -> bool:
     return len(alike) > 1 and not isinstance(child, _PLAIN)
 
 
-def _outside(module: nn.Module, path: str) -> dict[str, nn.Module]:
-    """Linear layers that are in no block, by name."""
-    found: dict[str, nn.Module] = {}
+def _outside(module: nn.Module, path: str) -> dict[str, tuple[int, int, int]]:
+    """Id, inputs and outputs of linear layers that are in no block, by name."""
+    found: dict[str, tuple[int, int, int]] = {}
     for part, child in module.named_children():
-        name = f"{path}.{part}" if path else part
-        if _counts(name) and is_linear(child):
-            found[name] = child
+        name, ends = f"{path}.{part}" if path else part, widths(child)
+        if ends and _counts(name):
+            found[name] = (id(child), *ends)
         elif _counts(name) and not _is_block(module, child):
             found |= _outside(child, name)
     return found
@@ -177,21 +177,20 @@ def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
     outside = _outside(model, "")
     if _asks(model) or last not in outside or _FEATURES.search(last):
         return {}, []
-    read, (inputs, outputs) = _read(model), widths(outside[last])
-    chosen = [last]
+    read, (key, inputs, outputs) = _read(model), outside[last]
+    chosen = [key]
     for name in reversed(before):  # heads beside it: on the same input, read by none
-        beside = name.rpartition(".")[0] == last.rpartition(".")[0] and name in outside
-        if not beside or widths(outside[name])[0] != inputs:
+        key, come, go = outside.get(name, (0, 0, 0))
+        beside = key and name.rpartition(".")[0] == last.rpartition(".")[0]
+        if not beside or come != inputs or go in read:
             break
-        if widths(outside[name])[1] in read:
-            break
-        chosen.append(name)
+        chosen.append(key)
     said = (
         f"{last!r}, the last linear layer, is taken for the output head, but has as "
         "many outputs as other layers have inputs: say head=None if it is a hidden "
         "layer, or head=[names] of the heads"
     )
-    heads = {id(outside[name]): "last linear layer: a guess" for name in chosen}
+    heads = dict.fromkeys(chosen, "last linear layer: a guess")
     return heads, [said] if outputs in read else []
 
 
@@ -210,5 +209,5 @@ def _weighty(model: nn.Module) -> list[str]:
 
 def _read(model: nn.Module) -> set[int]:
     """How many features layers of the model take in."""
-    found = {widths(m)[0] for m in model.modules() if is_linear(m)}
+    found = {ends[0] for m in model.modules() if (ends := widths(m))}
     return found | {m.in_channels for m in model.modules() if isinstance(m, _ConvNd)}

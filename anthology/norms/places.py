@@ -89,16 +89,11 @@ def _told(module: nn.Module) -> tuple[str, tuple[int, int]] | None:
     return None
 
 
-def _like_gpt2(module: nn.Module) -> bool:
-    """Whether it is the layer of GPT-2 in transformers, or derived from it."""
-    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
-
-
 def turned(module: nn.Module, p: Tensor) -> str:
     """Why a matrix is stored in × out, or nothing if it is stored out × in."""
     if isinstance(module, nn.Linear):
         return ""
-    if _like_gpt2(module):
+    if any(kind.__name__ == "Conv1D" for kind in type(module).__mro__):  # of GPT-2
         return "in × out"
     rows, columns = p.shape
     if told := _told(module):
@@ -110,23 +105,21 @@ def turned(module: nn.Module, p: Tensor) -> str:
     return "in × out by its bias" if along else ""
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer: of torch, or of another package."""
-    if isinstance(module, nn.Linear):
-        return True
+def widths(module: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear layer of any package; None if it is none."""
     weight = own(module, "weight")
-    if weight is None or weight.ndim != 2 or isinstance(module, nn.Embedding):
-        return False
-    names = (kind.__name__ for kind in type(module).__mro__)
-    called = any(n.endswith(("Linear", "LMHead")) for n in names)
-    return called or _like_gpt2(module) or _told(module) is not None
-
-
-def widths(module: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a linear layer."""
-    weight = own(module, "weight")
-    if weight is None or weight.ndim != 2:  # sharded flat, or packed
-        sizes = getattr(module, "in_features", 0), getattr(module, "out_features", 0)
-        return int(sizes[0]), int(sizes[1])
+    matrix = weight is not None and weight.ndim == 2
+    if isinstance(module, nn.Linear) and not matrix:  # sharded flat, or packed
+        return module.in_features, module.out_features
+    names = [kind.__name__ for kind in type(module).__mro__]
+    called = any(n.endswith(("Linear", "LMHead")) or n == "Conv1D" for n in names)
+    known = called or _told(module) is not None
+    if not matrix or not known or isinstance(module, nn.Embedding):
+        return None
     rows, columns = weight.shape
     return (rows, columns) if turned(module, weight) else (columns, rows)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer."""
+    return widths(module) is not None
