@@ -239,29 +239,26 @@ def polar(
     Returns
     -------
     Tensor
-        Shape and type of ``G``. Zero gives zero; a matrix with a non-finite entry
-        gives NaN.
-
-    Raises
-    ------
-    ValueError
-        Unknown method, steps, ``normalize`` or ``renormalize``, less than two axes,
-        ``dtype`` with "svd", "gram" or "eigh".
-    TypeError
-        Not a dense floating or complex tensor, or a ``dtype`` that cannot hold it.
+        Shape and type of ``G``; zero gives zero, a non-finite entry NaN. ValueError for
+        less than two axes and for ``dtype`` with "svd", "gram" or "eigh", TypeError for
+        what is no dense floating or complex tensor or a ``dtype`` that cannot hold it.
     """
     require_numeric(G, "polar")
     if G.ndim < 2:
         raise ValueError(f"polar needs a matrix, got shape {tuple(G.shape)}")
     check_method(method, steps)
     check_normalizers(normalize, renormalize)
-    if dtype is not None and method in ("svd", "gram", "eigh"):
-        raise ValueError(f"method {method!r} takes no dtype: it has no low precision")
-    if not (dtype is None or isinstance(dtype, torch.dtype)):
-        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
-    real = dtype is not None and not dtype.is_complex
-    if dtype and real and (G.is_complex() or not dtype.is_floating_point):
-        raise TypeError(f"a polar factor of {G.dtype} cannot be computed in {dtype}")
+    if dtype is not None:
+        if method in ("svd", "gram", "eigh"):
+            raise ValueError(
+                f"method {method!r} takes no dtype: it has no low precision"
+            )
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+        if not dtype.is_complex and (G.is_complex() or not dtype.is_floating_point):
+            raise TypeError(
+                f"a polar factor of {G.dtype} cannot be computed in {dtype}"
+            )
     how = method, steps, dtype, normalize, renormalize
     return guarded(G, 2, lambda x: raw_polar(x, *how), per_point=False)
 
