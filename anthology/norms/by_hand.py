@@ -8,8 +8,8 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from anthology.norms.base import Norm, positive
+from anthology.norms.layers import Place, Role
 from anthology.norms.metrized import Row
-from anthology.norms.places import Place, Role
 
 Rule = Callable[[str, Tensor, nn.Module], tuple[str, Norm] | None]
 Where = type[nn.Module] | str
@@ -197,7 +197,6 @@ def _selects(selector: Selector, place: Place) -> bool:
 
 
 def _has_axes(p: Tensor, norm: Norm | None) -> bool:
-    """Whether a parameter has as many axes as a norm measures."""
     return norm is None or norm.ndim <= max(1, p.ndim)
 
 

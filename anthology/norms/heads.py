@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from anthology.norms.places import WRAPPERS, is_linear, kind_of, own, widths
+from anthology.norms import layers
+from anthology.norms.layers import is_attention, is_linear, widths
 
 Head = bool | str | Sequence[str] | None
 
@@ -21,16 +22,7 @@ _WEAK = re.compile(
 )
 # what a model without a head ends with
 _FEATURES = re.compile(r"(projection|(^|\.)pool(er|ing)(\.[^.]*)?)$", re.IGNORECASE)
-_QUERIES = re.compile(
-    r"^(query|q|wq|q_(proj|lin)|to_q|qkv|qkv_proj|Wqkv|c_attn|query_key_value"
-    r"|to_qkv|in_proj_qkv)$"
-)
 _PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_LAYERS = (
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-)
 
 
 def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]:
@@ -40,7 +32,7 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
     if head is not True:
         return _by_request(model, [head] if isinstance(head, str) else head), []
     children = dict(model.named_children())
-    while len(children) == 1 and set(children) <= {*WRAPPERS, "module"}:
+    while len(children) == 1 and set(children) <= {*layers.WRAPPERS, "module"}:
         (model,) = children.values()  # in what DDP, FSDP, torch.compile put around it
         children = dict(model.named_children())
     if is_linear(model):
@@ -48,24 +40,6 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
     tokens = _of_tables(model)
     found = tokens | dict(_named(model, _read(model) if tokens else set()))
     return (found, []) if found else _last(model)
-
-
-def is_router(name: str) -> bool:
-    """Whether a module's full name says that it chooses among experts."""
-    last = name.rpartition(".")[2].lower()
-    return last == "gate" or "router" in last
-
-
-def is_attention(module: nn.Module) -> bool:
-    """Whether a module is attention by its type or the names of its parts."""
-    name = type(module).__name__.lower()
-    return "attention" in name or "attn" in name or _asks(module)
-
-
-def _asks(module: nn.Module) -> bool:
-    """Whether a module is one of torch's with attention, or has queries of its own."""
-    asks = any(_QUERIES.match(part) for part, _ in module.named_children())
-    return asks or isinstance(module, _LAYERS)
 
 
 def _by_request(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
@@ -82,7 +56,7 @@ def _by_request(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
     for name in names:
         module = modules.get(name)
         module = getattr(module, "base_layer", module)
-        weight = None if module is None else own(module, "weight")
+        weight = None if module is None else layers.own(module, "weight")
         if not isinstance(weight, Tensor) or weight.ndim != 2:
             linear = ", ".join(n for n, m in modules.items() if is_linear(m))
             raise ValueError(
@@ -110,7 +84,7 @@ def _of_tables(model: nn.Module) -> dict[int, str]:
     return found | {
         id(m): "tied to an embedding"
         for m in model.modules()
-        if is_linear(m) and id(own(m, "weight")) in tied
+        if is_linear(m) and id(layers.own(m, "weight")) in tied
     }
 
 
@@ -137,9 +111,8 @@ def _ends(module: nn.Module) -> list[nn.Module]:
     return [module.get_submodule(matrices[-1])]
 
 
-def _counts(name: str) -> bool:
-    """Whether a layer of that name can be a head at all."""
-    return "lora_" not in name and not is_router(name)
+def _can_be(name: str) -> bool:
+    return "lora_" not in name and not layers.is_router(name)
 
 
 def _is_block(parent: nn.Module, child: nn.Module) -> bool:
@@ -159,9 +132,9 @@ def _outside(module: nn.Module, path: str) -> dict[str, tuple[int, int, int]]:
     found: dict[str, tuple[int, int, int]] = {}
     for part, child in module.named_children():
         name, ends = f"{path}.{part}" if path else part, widths(child)
-        if ends and _counts(name):
+        if ends and _can_be(name):
             found[name] = (id(child), *ends)
-        elif _counts(name) and not _is_block(module, child):
+        elif _can_be(name) and not _is_block(module, child):
             found |= _outside(child, name)
     return found
 
@@ -172,10 +145,10 @@ def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
     while isinstance(end, nn.Sequential) and _weighty(end):
         end = [child for child in end if any(True for _ in child.parameters())][-1]
     if is_linear(end):
-        return {id(end): f"last of {kind_of(model)}"}, []
+        return {id(end): f"last of {layers.kind_of(model)}"}, []
     *before, last = _weighty(model) or [""]
     outside = _outside(model, "")
-    if _asks(model) or last not in outside or _FEATURES.search(last):
+    if layers.asks(model) or last not in outside or _FEATURES.search(last):
         return {}, []
     read, (key, inputs, outputs) = _read(model), outside[last]
     chosen = [key]
@@ -200,7 +173,7 @@ def _weighty(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         part = name.rpartition(".parametrizations")[0] or name
         table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        if table or not _counts(part):
+        if table or not _can_be(part):
             continue
         if any(p.ndim > 1 for p in module.parameters(recurse=False)):
             names.append(part)

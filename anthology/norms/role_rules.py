@@ -9,12 +9,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
+from anthology.norms import layers
 from anthology.norms.base import Norm
 from anthology.norms.by_hand import by_a_users_rule
-from anthology.norms.heads import is_router
+from anthology.norms.layers import Place, Role
 from anthology.norms.lp import RMS, LInf, OneToRMS, RMSToInf
-from anthology.norms.parts import HALVES, of_linear, stack_turned
-from anthology.norms.places import Place, Role, is_linear, kind_of, turned
 from anthology.norms.spectral import Conv, RMSToRMS
 from anthology.norms.stored import Transpose, split, transposed
 
@@ -76,7 +75,7 @@ def _parametrized(place: Place) -> Role | None:
             return None
     base = place.modules[path]
     if several and place.is_line:
-        return Role("gain", LInf(), f"lengths of {kind_of(base)}")
+        return Role("gain", LInf(), f"lengths of {layers.kind_of(base)}")
     found = role_of(replace(place, name=name, module=base, path=path))
     return found._replace(why=f"{found.why}, parametrized")
 
@@ -154,14 +153,16 @@ def _linear(place: Place) -> Role | None:
     p, module = place.param, place.module
     if place.name != "weight" or p.ndim != 2:
         return None
-    stored, head = turned(module, p), place.heads.get(id(module))
-    router = is_router(f"{place.path}.{place.kind}") or is_router(place.path)
-    if not (is_linear(module) or head or stored or router):
+    stored, head = layers.turned(module, p), place.heads.get(id(module))
+    router = layers.is_router(f"{place.path}.{place.kind}") or layers.is_router(
+        place.path
+    )
+    if not (layers.is_linear(module) or head or stored or router):
         return None
     if head:
         return Role("head", transposed(RMSToInf(), stored), head)
     outputs, inputs = p.shape[::-1] if stored else p.shape
-    role, norm, parts = of_linear(place, inputs, outputs)
+    role, norm, parts = layers.of_linear(place, inputs, outputs)
     said = place.kind, stored, "a router" if router else "", parts
     return Role(role, transposed(norm, stored), ", ".join(filter(None, said)))
 
@@ -209,8 +210,8 @@ def _stack(place: Place) -> Role | None:
     experts = _EXPERTS.search(f"{place.path}.{name}.{type(module).__name__}")
     if p.ndim > 3 and not experts and min(p.shape[-2:]) <= _KERNEL:
         return None
-    stored = stack_turned(name, module)
-    fused = HALVES.match(name) and not place.kind.startswith("GptOss")
+    stored = layers.stack_turned(name, module)
+    fused = layers.HALVES.match(name) and not place.kind.startswith("GptOss")
     parts = 2 if fused and p.shape[-1 if stored else -2] % 2 == 0 else 1
     said = ", in × out" if stored else ""
     said += ", gate and up fused" if parts != 1 else ""

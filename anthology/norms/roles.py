@@ -10,8 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from anthology.norms.by_hand import Override, overridden
 from anthology.norms.heads import Head, find_heads
+from anthology.norms.layers import Place
 from anthology.norms.metrized import Metrized, Row
-from anthology.norms.places import Place
 from anthology.norms.role_rules import role_of
 
 _LAYERS = (nn.Linear, nn.Embedding, nn.EmbeddingBag, _ConvNd)
@@ -105,17 +105,12 @@ def metrize(
 
     Raises
     ------
-    TypeError
-        If an argument has the wrong type.
     ValueError
         If an override changes nothing, ``head`` names no module with a weight matrix,
         ``heads`` finds nothing, or a parameter has no shape yet or has lost it: where
-        FSDP flattened it or ZeRO left an empty one, metrize the model first.
-
-    Warns
-    -----
-    UserWarning
-        Once, if a hidden layer may be taken for the head, or a vocabulary for a matrix.
+        FSDP flattened it or ZeRO left an empty one, metrize the model first. Once there
+        is a UserWarning if a hidden layer may be taken for the head, or a vocabulary
+        for a matrix.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"metrize needs a torch.nn.Module, got {type(model).__name__}")
