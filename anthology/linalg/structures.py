@@ -59,6 +59,14 @@ _PATTERNS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "upper-row": lambda i, j, d: (i == j) | (i == 0),
     "upper-column": lambda i, j, d: (i == j) | (j == d - 1),
 }
+# where no index is to be built
+_SIZES: dict[str, Callable[[int], int]] = {
+    "dense": lambda d: d**2,
+    "diagonal": lambda d: d,
+    "block-diagonal": lambda d: d // _BLOCK * _BLOCK**2 + (d % _BLOCK) ** 2,
+    "lower-toeplitz": lambda d: d,
+    "upper-toeplitz": lambda d: d,
+}
 
 
 class Structure:
@@ -74,7 +82,7 @@ class Structure:
     def __init__(self, dim: int, name: str = "") -> None:
         if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
             raise ValueError(f"Invalid dim: {dim!r}; it must be an integer, at least 1")
-        self.dim, self.name = dim, name
+        self.dim, self.name, self.is_lower = dim, name, name.startswith("lower")
         self._on: dict[torch.device, tuple[Tensor, ...]] = {}
 
     def __repr__(self) -> str:
@@ -92,7 +100,8 @@ class Structure:
     @property
     def size(self) -> int:
         """How many numbers a packed matrix has."""
-        return int(self._index(torch.device("cpu"))[3].numel())
+        known = _SIZES.get(self.name)
+        return known(self.dim) if known else self._index(torch.device("cpu"))[3].numel()
 
     def _index(self, device: torch.device) -> tuple[Tensor, ...]:
         """Places of the free entries by number, their numbers, weights, counts."""
@@ -202,10 +211,6 @@ class Dense(Structure):
 
     symmetric = True
 
-    @property
-    def size(self) -> int:
-        return self.dim**2
-
     def dense(self, x: Tensor) -> Tensor:
         self._check(x, (self.size,))
         out: Tensor = x.unflatten(-1, (self.dim, self.dim))
@@ -222,10 +227,6 @@ class Diagonal(Structure):
     """Entrywise products; neither an index nor anything dense is built."""
 
     symmetric = True
-
-    @property
-    def size(self) -> int:
-        return self.dim
 
     def dense(self, x: Tensor) -> Tensor:
         self._check(x, (self.size,))
@@ -246,8 +247,7 @@ class Diagonal(Structure):
     def outer(self, x: Tensor) -> Tensor:
         return x.square()
 
-    def project_inner(self, x: Tensor) -> Tensor:
-        return x.square()
+    project_inner = outer
 
     def project_gram(self, rows: Tensor) -> Tensor:
         wide = rows.to(working_dtype(rows.dtype))
@@ -260,15 +260,14 @@ class Diagonal(Structure):
         return 1.0
 
 
+def _join(blocks: list[Tensor]) -> Tensor:
+    return torch.cat([block.flatten(-3) for block in blocks], -1)
+
+
 class BlockDiagonal(Structure):
     """Dense blocks of 30, and a smaller last one; products go block by block."""
 
     symmetric = True
-
-    @property
-    def size(self) -> int:
-        full, rest = divmod(self.dim, _BLOCK)
-        return full * _BLOCK**2 + rest**2
 
     def _blocks(self, x: Tensor) -> list[Tensor]:
         """Packed (…, size) as (…, full, 30, 30) and (…, 1, rest, rest)."""
@@ -284,12 +283,9 @@ class BlockDiagonal(Structure):
         first, last = t.split([full * _BLOCK, rest], -2)
         return [first.unflatten(-2, (full, _BLOCK)), last.unflatten(-2, (1, rest))]
 
-    def _join(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat([part.flatten(-3) for part in parts], -1)
-
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
         pairs = zip(self._blocks(x), self._blocks(y), strict=True)
-        return self._join([a @ b for a, b in pairs])
+        return _join([a @ b for a, b in pairs])
 
     def apply(self, x: Tensor, columns: Tensor, transpose: bool = False) -> Tensor:
         pairs = zip(self._blocks(x), self._rows(columns), strict=True)
@@ -297,35 +293,27 @@ class BlockDiagonal(Structure):
         return torch.cat([part.flatten(-3, -2) for part in parts], -2)
 
     def outer(self, x: Tensor) -> Tensor:
-        return self._join([k @ k.mT for k in self._blocks(x)])
+        return _join([k @ k.mT for k in self._blocks(x)])
 
     def project_inner(self, x: Tensor) -> Tensor:
-        return self._join([k.mT @ k for k in self._blocks(x)])
+        return _join([k.mT @ k for k in self._blocks(x)])
 
     def project_gram(self, rows: Tensor) -> Tensor:
-        return self._join([t @ t.mT for t in self._rows(rows)])
+        return _join([t @ t.mT for t in self._rows(rows)])
 
 
 class Toeplitz(Structure):
     """Triangular, constant along diagonals: d numbers, products commute."""
 
-    @property
-    def _lower(self) -> bool:
-        return self.name.startswith("lower")
-
-    @property
-    def size(self) -> int:
-        return self.dim
-
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
         """One row of the product decides it: a row times a matrix."""
         dense = self.dense(x)
-        return (y.unsqueeze(-2) @ (dense.mT if self._lower else dense)).squeeze(-2)
+        return (y.unsqueeze(-2) @ (dense.mT if self.is_lower else dense)).squeeze(-2)
 
     def _means(self, matrix: Tensor, weighted: bool) -> Tensor:
         """Means of the diagonals, sheared into columns, by one sum."""
         d, wide = self.dim, matrix.to(working_dtype(matrix.dtype))
-        flat = pad(wide if self._lower else wide.mT, (d, 0)).flatten(-2)
+        flat = pad(wide if self.is_lower else wide.mT, (d, 0)).flatten(-2)
         sheared = pad(flat, (0, d)).unflatten(-1, (d, 2 * d + 1))
         sums = sheared.sum(-2)[..., 1 : d + 1].flip(-1)
         means = sums / torch.arange(d, 0, -1, device=sums.device)

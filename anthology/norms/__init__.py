@@ -1,9 +1,7 @@
 """Norms, their duals and their steepest steps; and the norm a layer deserves.
 
-On vectors: `L1`, `L2`, `LInf`, `Lp`, `RMS`. On matrices: `Frobenius`, `Spectral`,
-`Nuclear`, `Schatten`, `RMSToRMS`, `OneTo`, `OneToRMS`, `ToInf`, `RMSToInf`, `MaxAbs`,
-`RowL1`, `ColumnL1`. On convolution kernels: `Conv`, `FlatConv`, `FlatSpectral`.
-Made of others: `Scaled`, `Transpose`, `Split`, and `MaxOver` for several tensors.
+Of vectors, matrices, convolution kernels, of weights stored otherwise (`Transpose`,
+`Split`) and of several tensors (`MaxOver`).
 `metrize` chooses for a model (`role_rule` teaches it), and `modular_norm` says how far
 each of its weights may move at a time.
 

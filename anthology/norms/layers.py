@@ -184,8 +184,9 @@ def of_linear(place: Place, inputs: int, outputs: int) -> tuple[str, Norm, str]:
     if parts:
         return role, Split(plain, parts), said
     along = bool(_COLUMNS.match(name))
-    apart = place.split and (along or _ROWS.match(name))
-    count = _heads(place, parent, inputs if along else outputs) if apart else 0
+    count = 0
+    if place.split and (along or _ROWS.match(name)):
+        count = _heads(place, parent, inputs if along else outputs)
     if not count:
         return "linear", plain, ""
     each = Split(transposed(plain, along), count)

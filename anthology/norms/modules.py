@@ -5,7 +5,7 @@ Bernstein & Newhouse 2024 (arXiv 2410.21265), Defs 4-7, after Large et al. 2024
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import overload
@@ -49,18 +49,26 @@ class MaxOver:
 
         ValueError if there are more or fewer tensors than terms, or one does not fit.
         """
-        found = [_wide(x, n, n._norm) * s for n, s, x in self._fit(xs)]
+        found = [v * s for v, s in self._measured("_norm", xs)]
         tops = [v.amax() if v.numel() else v.sum() for v in found]
-        return _joined(tops, xs).amax().to(_type(xs))
+        return torch.stack(tops).amax().to(_type(xs))
 
     def dual(self, gs: Sequence[Tensor]) -> Tensor:
         """Dual norm Σ_l ‖g_l‖_{l,*}/s_l, a tensor without axes. As for ``norm``."""
-        found = [_wide(g, n, n._dual) / s for n, s, g in self._fit(gs)]
-        return _joined([v.sum() for v in found], gs).sum().to(_type(gs))
+        found = [(v / s).sum() for v, s in self._measured("_dual", gs)]
+        return torch.stack(found).sum().to(_type(gs))
 
     def dualize(self, gs: Sequence[Tensor]) -> list[Tensor]:
         """Duality map: the list of dualize_l(g_l)/s_l, shaped and typed like ``gs``."""
         return [(n * s).dualize(g) for n, s, g in self._fit(gs)]
+
+    def _measured(self, which: str, xs: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
+        """Sizes in working precision, on one device, and scales."""
+        found = []
+        for n, s, x in self._fit(xs):
+            v = guarded(x, n.ndim, getattr(n, which), per_point=True, rounded=False)
+            found.append((v.to(xs[0].device), s))
+        return found
 
     def _fit(self, xs: Sequence[Tensor]) -> list[tuple[Norm, float, Tensor]]:
         """Each term with its tensor, checked."""
@@ -73,15 +81,6 @@ class MaxOver:
 
     def __repr__(self) -> str:
         return f"MaxOver({list(self.terms)!r})"
-
-
-def _wide(x: Tensor, norm: Norm, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """A norm or dual norm left in working precision."""
-    return guarded(x, norm.ndim, compute, per_point=True, rounded=False)
-
-
-def _joined(values: list[Tensor], xs: Sequence[Tensor]) -> Tensor:
-    return torch.stack([v.to(xs[0].device) for v in values])
 
 
 def _type(xs: Sequence[Tensor]) -> torch.dtype:
