@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 KEPT = 32  # lists of addresses; the tables of each are some kilobytes
-Rows = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,10 @@ def is_capturing(device: torch.device) -> bool:
 def _table(
     rows: list[tuple[int, ...]], block: int, device: torch.device, aligned: bool
 ) -> Table:
-    owners = [
-        (number, place)
-        for number, row in enumerate(rows)
-        for place in range(-(-row[-1] // block))
-    ]
+    counts = [range(-(-row[-1] // block)) for row in rows]
+    owners = [(row, place) for row, places in enumerate(counts) for place in places]
     both = torch.tensor([x for row in (*rows, *owners) for x in row])
     if device.type == "cuda":  # from memory that the device reads by itself
         both = both.pin_memory().to(device, non_blocking=True)
-    cut = len(rows) * len(rows[0])
-    return Table(
-        both[:cut].view(len(rows), -1), both[cut:].view(len(owners), 2), aligned
-    )
+    first, second = both.split([len(rows) * len(rows[0]), 2 * len(owners)])
+    return Table(first.view(len(rows), -1), second.view(len(owners), 2), aligned)

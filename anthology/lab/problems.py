@@ -154,12 +154,7 @@ class LinearRegression:
 
 
 def linear_regression(
-    n: int = 50,
-    d_in: int = 6,
-    d_out: int = 4,
-    *,
-    seed: int = 0,
-    device: Device = None,
+    n: int = 50, d_in: int = 6, d_out: int = 4, *, seed: int = 0, device: Device = None
 ) -> LinearRegression:
     """A seeded regression in float64 with noisy outputs of a Gaussian map."""
     g = torch.Generator().manual_seed(seed)
