@@ -44,12 +44,8 @@ class Control(NamedTuple):
 class Explorer:
     """What :func:`explore` returns in a notebook, which shows it by itself.
 
-    Attributes
-    ----------
-    controls : dict of str to widget
-        By argument; to set ``controls["x"].value`` is to move the slider.
-    output : widget
-        Where the function prints and draws.
+    ``controls`` are the widgets by argument: to set ``controls["x"].value`` is to move
+    the slider. The function prints and draws in the widget ``output``.
     """
 
     def __init__(
@@ -81,17 +77,17 @@ class Explorer:
 
     def _draw(self, first: bool = False) -> None:
         """Call the function and show what came; an error too, unless it is the first."""
-        failed: list[Exception] = []
+        failed = None
         with self.output:
             self.output.clear_output(wait=True)
             try:
                 _call(self._function, self.values)
             except Exception as error:
-                failed.append(error)
                 if not first:
                     raise  # which an Output shows as a cell would
-        if failed and first:
-            raise failed[0]
+                failed = error
+        if failed:
+            raise failed
 
     def _ipython_display_(self) -> None:
         _display(self._box)
@@ -128,9 +124,8 @@ def explore(function: Callable[..., Any], **ranges: Any) -> Explorer | None:
     TypeError
         For a range of another kind, or arguments the function does not take.
     ValueError
-        For an empty or unbounded range, no choice, or a default outside.
-    Exception
-        What the first call raises. Later ones show it in place of the figure.
+        For an empty or unbounded range, no choice, or a default outside. What else
+        the first call raises; later ones show it in place of the figure.
     """
     controls = controls_of(function, ranges)
     try:

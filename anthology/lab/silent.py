@@ -6,12 +6,6 @@ chapters/motion/beyond-gradient-descent). The factor c is a property of the
 optimizer's memory alone, so it can be read off the class: give it gradients
 that change slowly, and see how late it follows.
 
-* :func:`delay`: how many steps late its sign turns, the mean age τ of the
-  gradients in its average; c = 1 + 2τ.
-* :func:`charge`: c itself, from the response to a growing gradient, for rules
-  that act entry by entry and do not forget sizes (SGD, Adam, root-free).
-* :func:`penalty_table`: both, for every class of ``anthology.optim``.
-
 >>> from anthology import optim
 >>> from anthology.lab.silent import delay
 >>> delay(lambda p: optim.Signum(p, 1.0, momentum=0.8))
@@ -88,7 +82,10 @@ def answers(make: Make, gradients: Tensor) -> Tensor:
 
 
 def delay(make: Make, steps: int = 400, longest: int = 120) -> float:
-    """How many steps after the gradient the optimizer's step changes sign."""
+    """How many steps after the gradient the optimizer's step changes sign.
+
+    It is the mean age τ of the gradients in its average; c = 1 + 2τ.
+    """
     k = torch.arange(steps + longest, dtype=torch.float64)[:, None]
     zero = steps + (torch.arange(_PROBES, dtype=torch.float64) + 0.5) / _PROBES
     late = (answers(make, k - zero) <= 0) & (k > zero)
@@ -96,7 +93,10 @@ def delay(make: Make, steps: int = 400, longest: int = 120) -> float:
 
 
 def charge(make: Make, g: float = 1.0, steps: int = 400) -> float:
-    """The factor c of a rule d that acts on each entry by itself."""
+    """The factor c, from the response to a growing gradient.
+
+    For rules that act entry by entry and do not forget sizes (SGD, Adam, root-free).
+    """
     h = 1e-3 / steps
     level = torch.tensor([0.0, h, -h, 0.0, 0.0], dtype=torch.float64)
     growth = torch.tensor([0.0, 0.0, 0.0, h, -h], dtype=torch.float64)

@@ -46,15 +46,9 @@ _CSS, _SCRIPT = (
 class Frame:
     """One position of the slider.
 
-    Attributes
-    ----------
-    value : str
-        Where the slider stands: "p = 2".
-    text : str
-        What is to be seen there, in one sentence; it stands under the slider
-        and is read aloud, so it must be enough without the picture.
-    marks : sequence of sequences of marks
-        For each panel what is drawn on it; an empty list draws nothing.
+    ``value`` is where it stands: "p = 2". ``text`` says in one sentence what is to be
+    seen there; it stands under the slider and is read aloud, so it must be enough
+    without the picture. ``marks`` has for each panel a list of what is drawn on it.
     """
 
     value: str

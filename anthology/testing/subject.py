@@ -107,16 +107,10 @@ class Subject:
         self.factory = factory
 
     def fresh(self, *params: Tensor, given: Any = None, **options: Any) -> Trial:
-        """A trial without any gradient so far.
+        """A trial of these parameters, without any gradient so far.
 
-        Parameters
-        ----------
-        *params : Tensor
-            The parameters.
-        given : object, optional
-            How the optimizer gets them: pairs with names, or groups. Default: a list.
-        **options
-            Arguments of the class that its factory does not give.
+        ``given`` is how the optimizer gets them, if not as a list: pairs with names, or
+        groups. ``options`` are arguments of its class that the factory does not give.
         """
         handed = list(params) if given is None else given
         made = self.factory(handed)
@@ -166,9 +160,9 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def gap(one: Trial, other: Trial, steps: int = 3, sign: int = 1) -> float:
-    """Give two trials the same gradients, and say how far apart they come.
+    """How far apart two trials come by the same gradients, the other's with this sign.
 
-    ``sign`` is that of the other's gradients. Equal bits, NaN included, are at 0.
+    Equal bits, NaN included, are at 0.
     """
     for _ in range(steps):
         gradients = [draw(p) for p in one.params]
