@@ -11,24 +11,24 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import address, front, front_page, generated, hero
+from tools import address, cards, front, front_page, generated, hero
 
 
 def raw(html: str) -> str:
     return f"```{{raw}} html\n{html}\n```"
 
 
-def cards() -> Iterable[Path]:
+def optimizers() -> Iterable[Path]:
     return (ROOT / "anthology" / "optim").rglob("*.py")
 
 
 def chapters() -> list[Path]:
-    return [ROOT / "_toc.yml", *cards(), *address.notebooks(ROOT)]
+    return [ROOT / "_toc.yml", *optimizers(), *address.notebooks(ROOT)]
 
 
 # What a comment asks for, and the files it is made of.
 PARTS: dict[str, tuple[Callable[[], str], Callable[[], Iterable[Path]]]] = {
-    "optimizers": (generated.optimizers_page, cards),
+    "optimizers": (cards.optimizers_page, optimizers),
     "penalties": (
         generated.penalties,
         lambda: [ROOT / "anthology" / "lab" / "silent.py"],

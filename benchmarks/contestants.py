@@ -1,8 +1,9 @@
 """Who competes: this package's optimizers by path, and those of other packages.
 
 A family is one update rule, or several that do the same job, so that its members may
-be compared. Other packages are optional (``pip install -e '.[bench]'``); what is not
-installed is named in the report.
+be compared; a class that is in none is one alone, built as tests build it. Other
+packages are optional (``pip install -e '.[bench]'``); what is not installed is named
+in the report.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from anthology import optim
+from tests.examples import EXAMPLES
 
 Maker = Callable[[list[Tensor]], torch.optim.Optimizer]
 
@@ -30,6 +32,8 @@ PATHS: dict[str, dict[str, Any]] = {
     "triton": {"fused": "triton"},  # on CUDA only
 }
 REFRESH = 10
+# What is like another family needs no more sets to be seen.
+FEWER = ("gpt", "small", "1e8", "quick")
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def ours(
     """A class of this package, once for each path that its signature has."""
     title = title or cls.__name__
     taken = set(inspect.signature(cls).parameters)
-    if not cls.has_torch_kernel:  # without one fused=True compiles
+    if not cls.rule.torch_kernel:  # without one fused=True compiles
         only = tuple(path for path in only or PATHS if path != "fused")
     return [
         Contestant(f"{title} {path}", "anthology", partial(cls, **kwargs, **how), True)
@@ -146,7 +150,20 @@ def _kozistr_muon(**kwargs: Any) -> Maker:
 
 
 def families() -> list[Family]:
-    """All families, in the order of the report."""
+    """All families, in the order of the report; who is in none comes last."""
+    known = compared()
+    seen = {
+        contestant.make.func
+        for family in known
+        for contestant in family.contestants
+        if isinstance(contestant.make, partial)
+    }
+    alone = (x for x in EXAMPLES.values() if x.kind not in seen)
+    return known + [Family(x.name, ours(x.kind, **x.needs), sets=FEWER) for x in alone]
+
+
+def compared() -> list[Family]:
+    """The families that are compared with others, in the order of the report."""
     kozistr = "pytorch_optimizer"
     norm = "RMSToRMS(method='muon')"
     sign: dict[str, Any] = {"norm": "LInf()", "lr": 1e-3}
@@ -154,8 +171,6 @@ def families() -> list[Family]:
     express: dict[str, Any] = {"method": "polar-express", "ns_steps": 4}
     few = ("foreach", "compiled")
     factors = ("mlp", "quick")
-    # what is like another family needs no more to be seen
-    fewer = ("gpt", "small", "1e8", "quick")
     fast: dict[str, Any] = {"lr": 1e-3, "foreach": True}
     plain: dict[str, Any] = {"normuon": False, "cautious_wd": False}
     half = [
@@ -181,7 +196,7 @@ def families() -> list[Family]:
         Family(
             "Signum",
             [*ours(optim.Signum), peer(kozistr, "SignSGD", "SignSGD", foreach=True)],
-            sets=fewer,
+            sets=FEWER,
         ),
         Family(
             "Lion",
@@ -193,7 +208,7 @@ def families() -> list[Family]:
                 peer("optimi", "Lion", "Lion foreach", weight_decay=0.1, **fast),
             ],
         ),
-        Family("Adam", [*ours(optim.Adam), *torch_paths("Adam")], sets=fewer),
+        Family("Adam", [*ours(optim.Adam), *torch_paths("Adam")], sets=FEWER),
         Family(
             "AdamW",
             [
@@ -221,12 +236,12 @@ def families() -> list[Family]:
         Family(
             "SteepestDescent L∞",
             ours(optim.SteepestDescent, momentum=0.9, **sign),
-            sets=fewer,
+            sets=FEWER,
         ),
         Family(
             "FreeSteepestDescent L∞",
             ours(optim.FreeSteepestDescent, norm="LInf()"),
-            sets=fewer,
+            sets=FEWER,
         ),
         Family(
             "Scion",

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from anthology.lab.tables import Table
-from anthology.optim.core.sharding.assign import assign, matrix_cost, traffic
+from anthology.optim.core.sharding.assign import assign, matrix_cost
 
 RESULTS = Path(__file__).parent / "results" / "ranks.json"
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -44,7 +45,7 @@ MODELS = {
     "Llama 3 70B": (8192, 80, 1024, 28672),
 }
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
 
 
 def matrices(model: str) -> list[Shape]:
@@ -53,6 +54,29 @@ def matrices(model: str) -> list[Shape]:
     attention = [(width, width), (keys, width), (keys, width), (width, width)]
     perceptron = [(inner, width), (inner, width), (width, inner)]
     return (attention + perceptron) * layers
+
+
+def traffic(
+    shapes: list[Shape], owners: list[int], ranks: int
+) -> list[tuple[int, int]]:
+    """The numbers that each process sends and receives in one step, one pair a process.
+
+    The rows of every parameter are dealt out, ⌈rows/ranks⌉ to each process in turn as
+    long as there are any. Shards of parameter and gradient go to the owner, the new
+    shards come back; what a process has already does not travel.
+    """
+    sent, received = [0] * ranks, [0] * ranks
+    for shape, owner in zip(shapes, owners, strict=True):
+        row = math.prod(shape[1:])
+        part = -(-shape[0] // ranks)
+        for rank in range(min(ranks, -(-shape[0] // part))):
+            if rank != owner:
+                numbers = row * min(part, shape[0] - rank * part)
+                sent[rank] += 2 * numbers
+                received[owner] += 2 * numbers
+                sent[owner] += numbers
+                received[rank] += numbers
+    return list(zip(sent, received, strict=True))
 
 
 def step(shapes: list[Shape], ranks: int, rates: dict[str, float]) -> dict[str, Any]:

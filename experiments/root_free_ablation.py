@@ -19,6 +19,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,11 +41,13 @@ EPS = 1e-4
 def started_at(first: float) -> type[RootFreeRMSProp]:
     """The same method with another S₀."""
 
+    def new_state(param, group):
+        state = RootFreeRMSProp.rule.new_state(param, group)
+        state["exp_avg_sq"].fill_(first)
+        return state
+
     class Started(RootFreeRMSProp):
-        def new_state(self, param, group):
-            state = super().new_state(param, group)
-            state["exp_avg_sq"].fill_(first)
-            return state
+        rule = replace(RootFreeRMSProp.rule, new_state=new_state)
 
     return Started
 

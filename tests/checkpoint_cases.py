@@ -1,30 +1,25 @@
 """Optimizers of every class with some state, and what a refused checkpoint leaves."""
 
 import copy
-import inspect
 import io
 
 import pytest
 import torch
 from torch.nn import Parameter
 
-from tests.contract.harness_infos import INFOS
+from tests.examples import EXAMPLES
 
-KINDS = {name: info.optim_cls for name, info in INFOS.items()}
+KINDS = {name: example.kind for name, example in EXAMPLES.items()}
 every = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 SHAPES = ((4, 3), (5, 4), (3,))
 
 
 def made(kind, params=None, **options):
     """An optimizer of two matrices and a vector, with what has no default."""
-    known = inspect.signature(kind).parameters
-    for name, value in {"lr": 0.01, "batch_size": 8}.items():
-        if name in known and known[name].default is inspect.Parameter.empty:
-            options.setdefault(name, value)
     if params is None:
         torch.manual_seed(0)
         params = [Parameter(torch.randn(shape)) for shape in SHAPES]
-    return kind(params, **options)
+    return EXAMPLES[kind.__name__].make(**options)(params)
 
 
 def params_of(optimizer):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import anthology.optim as ours
+from tests.examples import EXAMPLES
 
 TORCH = {
     "SGD": {},
@@ -30,14 +30,6 @@ VARIANTS = [
     ("Adam", {"foreach": True}),
     ("Adam", {"fused": True}),
 ]
-OURS = [
-    name
-    for name in ours.__all__
-    if isinstance(getattr(ours, name), type)
-    and issubclass(getattr(ours, name), torch.optim.Optimizer)
-    and name != "BaseOptimizer"
-]
-NEED_BATCH_SIZE = ("RootFreeRMSProp", "RootFreeAdamW", "SIRFShampoo")
 
 
 def network(width=3):
@@ -72,8 +64,7 @@ def of_torch(name, settings):
 
 
 def of_ours(name):
-    extra = {"batch_size": 8} if name in NEED_BATCH_SIZE else {}
-    return lambda p: getattr(ours, name)(p, lr=0.01, **extra)
+    return EXAMPLES[name].make(lr=0.01)
 
 
 def matrices(p):
@@ -94,7 +85,7 @@ ALL = [
             not hasattr(torch.optim, "Muon"), reason="this torch has no Muon"
         ),
     ),
-    *(pytest.param(of_ours(n), id=f"ours {n}") for n in OURS),
+    *(pytest.param(of_ours(n), id=f"ours {n}") for n in EXAMPLES),
 ]
 
 

@@ -6,12 +6,11 @@ chapters, so that the page grows with the book.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 from anthology import optim
-from anthology.optim import Card
 from tools import address, contents, front
+from tools.cards import carded, marked, name_link
 from tools.generated import chapter_of, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,25 +25,6 @@ ASKED = (
     "SOAP",
     "RootFreeRMSProp",
 )
-
-
-def carded() -> dict[str, Card]:
-    """The cards of the package by the name of their class, in its order."""
-    found = {name: getattr(optim, name) for name in optim.__all__}
-    return {
-        name: kind.card
-        for name, kind in found.items()
-        if inspect.isclass(kind) and hasattr(kind, "card")
-    }
-
-
-def name_link(name: str) -> str:
-    return f"{{py:class}}`~anthology.optim.{name}`"
-
-
-def marked(name: str, card: Card) -> str:
-    """The name of a class, with a mark in the colour of its ruler."""
-    return f'{name_link(name)}<span class="ruler-{card.ruler}"></span>'
 
 
 def answer_row(name: str, root: Path = ROOT) -> list[str]:

@@ -124,35 +124,6 @@ def chapter_of(module: str, root: Path = ROOT) -> str | None:
     return found[0] if found else None
 
 
-def chapter_link(chapter: str | None) -> str:
-    if chapter is None:
-        return ""
-    return f"<br>[{Path(chapter).name.replace('-', ' ')}](/{chapter}.ipynb)"
-
-
-def optimizers_page(root: Path = ROOT) -> str:
-    """One card for each class of ``anthology.optim`` that carries one."""
-    from anthology import optim
-    from tools import front_page
-
-    rows = []
-    for name, card in front_page.carded().items():
-        derived = chapter_link(chapter_of(getattr(optim, name).__module__, root))
-        rows.append(
-            [
-                f"{front_page.marked(name, card)} {card.answer}{derived}",
-                card.update,
-                card.problem,
-                card.norm,
-                card.dual,
-                f"{card.average}; keeps {card.state}",
-                card.source,
-            ]
-        )
-    head = ["Optimizer", "One step", "solves", "Norm", "Dual", "Averages", "Source"]
-    return f":::{{table}}\n:class: optimizers cards\n\n{table(head, rows)}\n:::"
-
-
 def penalties() -> str:
     """What each class silently penalises; the chapter asks the classes themselves."""
     from anthology.lab.silent import penalty_table

@@ -16,9 +16,15 @@ import torch
 from torch import Tensor
 
 from anthology.norms import Norm, Scaled, Split, Transpose
-from anthology.norms.kernels import FlatSpectral
-from anthology.norms.spectral import Conv, Nuclear, Schatten, Spectral
-from anthology.optim.parts.kronecker.schedule import damps, keeps_roots
+from anthology.norms.spectral import (
+    Conv,
+    FlatSpectral,
+    Nuclear,
+    Schatten,
+    Spectral,
+)
+from anthology.optim.parts.kronecker.bounds import damps
+from anthology.optim.parts.kronecker.roots import keeps_roots
 from anthology.optim.parts.matrix.view import view_of
 from anthology.optim.parts.param_norm import norm_for
 
@@ -65,7 +71,7 @@ def _muon(s: Subject) -> Work:
     # torch.optim.Muon has no such key and multiplies in bfloat16
     dtype = group.get("ns_dtype", "bfloat16")
     work = 0.0
-    for matrices in view.matrices(torch.empty(shape, device="meta")):
+    for matrices in view(torch.empty(shape, device="meta"))[0]:
         rows, columns = matrices.shape[-2:]
         one = flops.polar(
             rows,

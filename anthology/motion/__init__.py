@@ -10,8 +10,13 @@ map of any torch optimizer, `symmetry` finds what the loss cannot see and predic
 its motion, and `probe` holds all of it against a real training run.
 """
 
-from anthology.motion.adaptive import adam_braces, adam_sign_change, adam_terms
-from anthology.motion.averages import average_factor, averaged_terms
+from anthology.motion.averages import (
+    adam_braces,
+    adam_sign_change,
+    adam_terms,
+    average_factor,
+    averaged_terms,
+)
 from anthology.motion.counter_term import (
     counter_field,
     counter_terms,
@@ -27,32 +32,31 @@ from anthology.motion.discretization import (
 from anthology.motion.flow import flow
 from anthology.motion.generator import generator
 from anthology.motion.heavy_ball import heavy_ball_terms, slow_start
-from anthology.motion.modified_loss import modified_loss, reshuffled_loss
-from anthology.motion.penalties import (
+from anthology.motion.models import ravel_model
+from anthology.motion.modified_loss import (
     Penalty,
     half_square,
+    modified_loss,
+    reshuffled_loss,
     smooth_l1,
     smooth_l2,
     smooth_nuclear,
 )
 from anthology.motion.probe.probe import Probe
 from anthology.motion.radius import Radius, radius, sharpness
-from anthology.motion.ravel import ravel_model
-from anthology.motion.steps.step_map import StepMap, step_map
+from anthology.motion.step_map import StepMap, step_map
 from anthology.motion.symmetry.find import find_symmetries
 from anthology.motion.symmetry.follow import SymmetryRun, follow_symmetry
 from anthology.motion.symmetry.pieces import Symmetry
 from anthology.motion.symmetry.rates import (
     effective_rate,
     equilibrium_angle,
-    translation_rate,
-)
-from anthology.motion.symmetry.scale_invariance import (
     norm_equilibrium,
     norm_rate,
     norm_relaxation,
     norm_step,
     norm_velocity,
+    translation_rate,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What every function of `anthology.motion` asks of its arguments."""
+"""What the functions of `anthology.motion` ask of their arguments, by name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Field: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def require_callable(name: str, value: Any, what: str) -> None:
-    if not callable(value):
+def require(**arguments: Any) -> None:
+    """Refuse an argument that is not what its name stands for in this package."""
+    for name, value in arguments.items():
+        check, *details = _ASKED[name]
+        check(name, value, *details)
+
+
+def require_kind(name: str, value: Any, what: str, kind: Any = Callable) -> None:
+    if not isinstance(value, kind):
         raise TypeError(f"{name} must be {what}, got {type(value).__name__}")
 
 
@@ -24,16 +31,18 @@ def require_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def require_learning_rate(lr: Any) -> None:
-    if not isinstance(lr, int | float) or isinstance(lr, bool):
-        raise TypeError(f"lr must be a float, got {type(lr).__name__}")
-    if not (lr > 0 and math.isfinite(lr)):
-        raise ValueError(f"Invalid learning rate: {lr} (must be positive and finite)")
-
-
 def require_number(name: str, value: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+
+
+def require_float64(name: str, w: Any, reason: str) -> None:
+    _point(name, w)
+    if w.dtype != torch.float64:
+        raise TypeError(
+            f"{name} must be float64, got {w.dtype}: {reason}; "
+            f"convert it with {name}.double()"
+        )
 
 
 def require_fraction(name: str, value: Any) -> None:
@@ -42,26 +51,49 @@ def require_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
 
-def require_nonnegative(name: str, value: Any) -> None:
+def _learning_rate(name: str, lr: Any) -> None:
+    require_number(name, lr)
+    if not 0 < lr < math.inf:
+        raise ValueError(f"Invalid learning rate: {lr} (must be positive and finite)")
+
+
+def _nonnegative(name: str, value: Any) -> None:
     require_number(name, value)
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be at least 0 and finite, got {value}")
 
 
-def require_point(name: str, w: Any) -> None:
-    if not isinstance(w, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(w).__name__}")
+def _point(name: str, w: Any) -> None:
+    require_kind(name, w, "a Tensor", Tensor)
     if not w.dtype.is_floating_point:
         raise TypeError(f"{name} must be real floating point, got {w.dtype}")
 
 
-def require_float64(name: str, w: Any, reason: str) -> None:
-    require_point(name, w)
-    if w.dtype != torch.float64:
-        raise TypeError(
-            f"{name} must be float64, got {w.dtype}: {reason}; "
-            f"convert it with {name}.double()"
-        )
+_OF_TENSOR = (require_kind, "a function of a Tensor")
+_ASKED: dict[str, tuple[Any, ...]] = {
+    "gradient": _OF_TENSOR,
+    "displacement": _OF_TENSOR,
+    "direction": _OF_TENSOR,
+    "velocity": _OF_TENSOR,
+    "step": (require_kind, "a function from a point to the next"),
+    "f": (require_kind, "a loss, a function of a Tensor"),
+    "penalty": (require_kind, "a Norm or a function of the gradient"),
+    "loss": (require_kind, "a function of the model"),
+    "closure": (require_kind, "a function that computes gradients"),
+    "model": (require_kind, "a torch.nn.Module", nn.Module),
+    "optimizer": (require_kind, "a torch.optim.Optimizer", torch.optim.Optimizer),
+    "w": (_point,),
+    "g": (_point,),
+    "w0": (require_float64, "float32 would hide differences below 1e-6"),
+    "lr": (_learning_rate,),
+    "momentum": (require_fraction,),
+    "decay": (_nonnegative,),
+    "eps": (_nonnegative,),
+    "count": (require_count, 0),
+    "order": (require_count, 1),
+    "steps": (require_count, 1),
+    "max_evaluations": (require_count, 1),
+}
 
 
 def evaluated(name: str, function: Field, w: Tensor) -> Tensor:

@@ -7,17 +7,11 @@ flow :math:`\dot w = -g(w)`, but (as a power series in :math:`\eta`) by
 
 with the *counter terms* :math:`\xi_0 = \tfrac12 Hg`,
 :math:`\xi_1 = \tfrac13 H^2 g + \tfrac1{12} T[g, g]`, … (Miyagawa 2022 calls the
-sum the counter term and the equation the equation of motion; numerical
-analysis calls it the modified equation, Hairer, Lubich & Wanner, chapter IX.1;
-Barrett & Dherin 2021 found :math:`\xi_0` in deep learning.)
+sum the counter term; numerical analysis calls the equation of motion the modified
+equation, Hairer, Lubich & Wanner, chapter IX.1; Barrett & Dherin 2021 found
+:math:`\xi_0` in deep learning.) Derivatives are ``torch.func.jvp``'s, so functions
+must be made of torch operations; make a gradient with ``torch.func.grad(loss)``.
 
-:func:`motion_terms` expands any smooth step map :math:`w' = w + \eta\Phi(w)`;
-:func:`counter_terms` is the case :math:`\Phi = -g`. Both differentiate with
-``torch.func.jvp``, so the functions they are given must be made of torch
-operations; make a gradient with ``torch.func.grad(loss)``.
-
->>> import torch
->>> from anthology.motion import counter_terms
 >>> w = torch.tensor([1.0], dtype=torch.float64)
 >>> counter_terms(lambda w: 3 * w, w, 2)     # quadratic: ξ_k = h^(k+2) w/(k+2)
 [tensor([4.5000], dtype=torch.float64), tensor([9.], dtype=torch.float64)]
@@ -26,20 +20,14 @@ operations; make a gradient with ``torch.func.grad(loss)``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
-from anthology.motion._arguments import (
-    Field,
-    evaluated,
-    require_callable,
-    require_count,
-    require_learning_rate,
-    require_point,
-)
+from anthology.motion._arguments import Field, evaluated, require
 
 __all__ = [
     "counter_field",
@@ -49,9 +37,9 @@ __all__ = [
     "second_counter_term",
 ]
 
-# (m, r) -> D[m, r], the coefficient of η^r in the m-th time derivative of the
-# motion; D[1, r] = F_r
-_Table: TypeAlias = dict[tuple[int, int], Tensor]
+# ("w", m, r) -> D[m, r], the coefficient of η^r in the m-th time derivative of the
+# motion, with D[1, r] = F_r; ("g", m, r) -> the same of a gradient along it
+Table: TypeAlias = dict[tuple[str, int, int], Tensor]
 
 
 def motion_terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
@@ -70,8 +58,8 @@ def motion_terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
     Parameters
     ----------
     displacement : callable
-        Φ, from a tensor of the shape of ``w`` to one of the same shape and
-        dtype; smooth, and made of torch operations. It must not depend on η.
+        Φ, from a tensor to one of its shape and dtype; smooth, made of torch
+        operations, independent of η.
     w : Tensor
         The point, real floating point, any shape.
     count : int
@@ -81,21 +69,16 @@ def motion_terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
     Returns
     -------
     list of Tensor
-        :math:`F_0, …, F_{count-1}`, each of the shape and dtype of ``w``. A
-        non-finite entry met on the way makes the terms non-finite; nothing
-        is raised.
+        :math:`F_0, …, F_{count-1}`, of the shape and dtype of ``w``. What is not
+        finite on the way makes them so; nothing is raised.
 
     Raises
     ------
-    TypeError
-        If ``displacement`` is not callable, ``w`` not a real floating-point
-        tensor, ``count`` not an int, or Φ returns something else than a tensor.
-    ValueError
-        If ``count`` is negative or Φ changes shape or dtype.
+    TypeError, ValueError
+        For an argument of the wrong kind or range, or if Φ returns no tensor, or one
+        of another shape or dtype.
     """
-    require_callable("displacement", displacement, "a function of a Tensor")
-    require_point("w", w)
-    require_count("count", count, 0)
+    require(displacement=displacement, w=w, count=count)
     return _terms("displacement", displacement, w, count)
 
 
@@ -106,42 +89,26 @@ def counter_terms(gradient: Field, w: Tensor, count: int) -> list[Tensor]:
     ----------
     gradient : callable
         The gradient g = ∇f as a function of a tensor (not the loss; take
-        ``torch.func.grad(loss)``), returning the shape and dtype of its
-        argument.
+        ``torch.func.grad(loss)``), returning the shape and dtype of its argument.
     w : Tensor
         The point, real floating point, any shape.
     count : int
-        How many counter terms, at least 0. The gradient is called
-        ``2**count`` times, the deepest call inside ``count`` nested forward
-        derivatives.
+        How many, at least 0; the gradient is called ``2**count`` times.
 
     Returns
     -------
     list of Tensor
-        ``count`` tensors of the shape and dtype of ``w``, in units of
-        gradient/time, gradient/time², … They are minus the later terms of
-        :func:`motion_terms` for Φ = −g. Non-finite input gives non-finite
-        terms.
-
-    Raises
-    ------
-    TypeError
-        If ``gradient`` is not callable, ``w`` not a real floating-point
-        tensor, ``count`` not an int, or the gradient returns no tensor.
-    ValueError
-        If ``count`` is negative or the gradient changes shape or dtype.
+        Of the shape and dtype of ``w``, in units of gradient/time, gradient/time²,
+        …: minus the later terms of :func:`motion_terms` for Φ = −g, with its errors.
 
     Notes
     -----
-    Exact up to rounding: unlike :func:`anthology.motion.generator` nothing
-    cancels, so float32 gives float32 accuracy. Piecewise linear functions
-    (ReLU) have no counter terms at their kinks, and the formula does not see
-    the kinks that a step crosses. Source: Miyagawa 2022; the recursion is
-    that of :func:`motion_terms`.
+    Exact up to rounding: unlike :func:`generator` nothing cancels, so float32 gives
+    float32 accuracy. Piecewise linear functions (ReLU) have no counter terms at their
+    kinks, and the formula does not see the kinks that a step crosses. Source:
+    Miyagawa 2022.
     """
-    require_callable("gradient", gradient, "a function of a Tensor")
-    require_point("w", w)
-    require_count("count", count, 0)
+    require(gradient=gradient, w=w, count=count)
     if count == 0:
         return []
     terms = _terms("gradient", gradient, w, count + 1, sign=-1)
@@ -151,37 +118,25 @@ def counter_terms(gradient: Field, w: Tensor, count: int) -> list[Tensor]:
 def counter_field(gradient: Field, w: Tensor, order: int, lr: float) -> Tensor:
     r"""The truncated equation of motion of gradient descent, at one point.
 
-    :math:`-g - \eta\,(\xi_0 + \dots + \eta^{order-2}\,\xi_{order-2})`: the
-    gradient and ``order - 1`` counter terms. Followed for a fixed time it
-    stays within :math:`O(\eta^{order})` of gradient descent; order 1 is
-    gradient flow.
+    :math:`-g - \eta\,(\xi_0 + \dots + \eta^{order-2}\,\xi_{order-2})`. Followed for
+    a fixed time it stays within :math:`O(\eta^{order})` of gradient descent.
 
     Parameters
     ----------
-    gradient : callable
-        The gradient ∇f as a function of a tensor, as in :func:`counter_terms`.
-    w : Tensor
-        The point, real floating point, any shape.
+    gradient, w
+        As for :func:`counter_terms`.
     order : int
-        How many terms, the gradient counted; at least 1.
+        How many terms, the gradient counted; at least 1, which is gradient flow.
     lr : float
         The step size η, positive.
 
     Returns
     -------
     Tensor
-        The velocity dw/dt, of the shape and dtype of ``w``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`counter_terms`; also if ``lr`` is not a positive finite
-        float.
+        The velocity dw/dt, of the shape and dtype of ``w``. Errors as of
+        :func:`counter_terms`.
     """
-    require_callable("gradient", gradient, "a function of a Tensor")
-    require_point("w", w)
-    require_count("order", order, 1)
-    require_learning_rate(lr)
+    require(gradient=gradient, w=w, order=order, lr=lr)
     terms = _terms("gradient", gradient, w, order, sign=-1)
     velocity = terms[-1]
     for term in reversed(terms[:-1]):
@@ -195,10 +150,8 @@ def first_counter_term(gradient: Field, w: Tensor) -> Tensor:
     Two calls of the gradient; arguments, result and errors as in
     :func:`counter_terms` (Barrett & Dherin 2021; Miyagawa 2022).
     """
-    require_callable("gradient", gradient, "a function of a Tensor")
-    require_point("w", w)
-    g = evaluated("gradient", gradient, w)
-    return _along(gradient, w, g) / 2
+    require(gradient=gradient, w=w)
+    return derivative(gradient, w, evaluated("gradient", gradient, w)) / 2
 
 
 def second_counter_term(gradient: Field, w: Tensor) -> Tensor:
@@ -209,25 +162,44 @@ def second_counter_term(gradient: Field, w: Tensor) -> Tensor:
     ξ₀ it is not the gradient of any function in general: that would need
     the ratio 2 : 1 between the two coefficients, and it is 4 : 1.
     """
-    require_callable("gradient", gradient, "a function of a Tensor")
-    require_point("w", w)
+    require(gradient=gradient, w=w)
     g = evaluated("gradient", gradient, w)
     # g is held fixed, so that only the Hessian is differentiated
-    once, third = _value_and_along(lambda v: _along(gradient, v, g), w, g)
-    hessian_twice = _along(gradient, w, once)
-    return hessian_twice / 3 + third / 12
+    along = jvp(lambda v: derivative(gradient, v, g), (w,), (g,))
+    once, third = (part.to(w.dtype) for part in along[:2])
+    total: Tensor = derivative(gradient, w, once) / 3 + third / 12
+    return total
 
 
-def _along(field: Field, w: Tensor, direction: Tensor) -> Tensor:
+def derivative(field: Field, w: Tensor, direction: Tensor) -> Tensor:
     """Derivative of ``field`` at ``w`` along ``direction``."""
-    return _value_and_along(field, w, direction)[1]
+    along: Tensor = jvp(field, (w,), (direction,))[1]
+    return along.to(w.dtype)  # see along_motion
 
 
-def _value_and_along(
-    field: Field, w: Tensor, direction: Tensor
-) -> tuple[Tensor, Tensor]:
-    value, derivative = jvp(field, (w,), (direction,))[:2]
-    return value, derivative.to(w.dtype)  # see _table
+def along_motion(
+    start: Callable[[Tensor], Table],
+    following: Callable[[Table, Tensor, int], Tensor],
+    w: Tensor,
+    level: int,
+) -> Table:
+    """All D[m, r] with m + r ≤ level, from those of r = 0 and F_k of those before."""
+    table = start(w)
+    for j in range(level - 1):
+        inner = level - 1 - j
+        along: Table = jvp(
+            lambda v, inner=inner: along_motion(start, following, v, inner),
+            (w,),
+            (table["w", 1, j],),
+        )[1]
+        for (kind, m, r), part in along.items():
+            key = (kind, m + 1, r + j)
+            # torch lets the tangent of a zero-dimensional float32 tensor times
+            # a Python number become float64 (pytorch issue 160513)
+            part = part.to(w.dtype)
+            table[key] = table[key] + part if key in table else part
+        table["w", 1, j + 1] = following(table, w, j + 1)
+    return table
 
 
 def _terms(
@@ -236,37 +208,17 @@ def _terms(
     if count == 0:
         return []
 
-    def displacement(v: Tensor) -> Tensor:
+    def start(v: Tensor) -> Table:
         value = evaluated(name, function, v)
-        return value if sign > 0 else -value
+        return {("w", 1, 0): value if sign > 0 else -value}
 
-    table = _table(displacement, w, count)
-    return [table[1, k] for k in range(count)]
-
-
-def _table(displacement: Field, w: Tensor, level: int) -> _Table:
-    """All D[m, r] with m + r ≤ level, at one point."""
-    table: _Table = {(1, 0): displacement(w)}
-    for j in range(level - 1):
-        inner = level - 1 - j
-        along: _Table = jvp(
-            lambda v, inner=inner: _table(displacement, v, inner),
-            (w,),
-            (table[1, j],),
-        )[1]
-        for (m, r), derivative in along.items():
-            key = (m + 1, r + j)
-            # torch lets the tangent of a zero-dimensional float32 tensor times
-            # a Python number become float64 (pytorch issue 160513)
-            derivative = derivative.to(w.dtype)
-            table[key] = table[key] + derivative if key in table else derivative
-        table[1, j + 1] = _next_term([table[m, j + 2 - m] for m in range(2, j + 3)])
-    return table
+    table = along_motion(start, _minus_later_derivatives, w, count)
+    return [table["w", 1, k] for k in range(count)]
 
 
-def _next_term(derivatives: list[Tensor]) -> Tensor:
-    """−Σ D_m/m! over D_2, D_3, …"""
-    total = derivatives[0]
-    for m, derivative in enumerate(derivatives[1:], start=3):
-        total = torch.add(total, derivative, alpha=2 / math.factorial(m))
+def _minus_later_derivatives(table: Table, w: Tensor, k: int) -> Tensor:
+    """−Σ D[m, k+1−m]/m! over m from 2 to k + 1."""
+    total = table["w", 2, k - 1]
+    for m in range(3, k + 2):
+        total = torch.add(total, table["w", m, k + 1 - m], alpha=2 / math.factorial(m))
     return torch.add(total, total, alpha=-1.5)

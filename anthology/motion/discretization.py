@@ -1,38 +1,23 @@
-r"""How far gradient descent is from its equation of motion.
+"""How far gradient descent is from its equation of motion.
 
-:func:`equation_of_motion` gives the motion truncated after any number of
-terms, by either way; :func:`discretization_error` follows it and subtracts
-the iterates; :func:`leading_error` predicts the result, to leading order in η,
-without taking a step.
-
->>> import torch
->>> from anthology.motion import discretization_error
 >>> w = torch.ones(1, dtype=torch.float64)
 >>> e = discretization_error(lambda w: w, w, lr=0.1, steps=1, order=1)
 >>> e       # exp(-0.1) - 0.9, close to lr² ξ₀ = 0.005
 tensor([0.0048], dtype=torch.float64)
->>> from anthology.motion.discretization import leading_error
 >>> leading_error(lambda w: w, w, lr=0.1, steps=1, order=1)
 tensor([0.0045], dtype=torch.float64)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
-from anthology.motion._arguments import (
-    Field,
-    evaluated,
-    require_callable,
-    require_count,
-    require_float64,
-    require_learning_rate,
-)
+from anthology.motion._arguments import Field, evaluated, require, require_count
 from anthology.motion.counter_term import counter_field, counter_terms
 from anthology.motion.flow import flow
 from anthology.motion.generator import weights
@@ -49,14 +34,8 @@ def equation_of_motion(
 
     Parameters
     ----------
-    gradient : callable
-        The gradient ∇f as a function of a tensor, returning its shape and
-        dtype.
-    order : int
-        How many terms, at least 1; the distance to gradient descent after a
-        fixed time is :math:`O(\eta^{order})`. Order 1 is gradient flow.
-    lr : float
-        The step size η of the gradient descent to be followed, positive.
+    gradient, order, lr
+        As for :func:`counter_field`, with its errors.
     method : {"series", "differences"}
         ``"series"``: the gradient and ``order - 1`` counter terms
         (:func:`counter_field`, ``2**(order - 1)`` calls of the gradient, the
@@ -68,15 +47,8 @@ def equation_of_motion(
     -------
     callable
         w ↦ dw/dt, from a tensor to one of the same shape and dtype.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments of the wrong kind, or an unknown ``method``.
     """
-    require_callable("gradient", gradient, "a function of a Tensor")
-    require_count("order", order, 1)
-    require_learning_rate(lr)
+    require(gradient=gradient, order=order, lr=lr)
     _require_method(method)
     if method == "series":
         return lambda w: counter_field(gradient, w, order, lr)
@@ -116,18 +88,12 @@ def discretization_error(
 
     Parameters
     ----------
-    gradient : callable
-        The gradient ∇f as a function of a tensor.
+    gradient, lr, order, method
+        As for :func:`equation_of_motion`.
     w0 : Tensor
         The start, float64, any shape.
-    lr : float
-        The step size η, positive.
     steps : int or sequence of int
-        After how many steps: one number, or increasing numbers ≥ 0.
-    order : int
-        How many terms of the motion, at least 1 (1 is gradient flow).
-    method : {"series", "differences"}
-        How the motion is computed, see :func:`equation_of_motion`.
+        After how many: one number, or increasing numbers ≥ 0.
     **integrator
         ``solver``, ``rtol``, ``atol`` and ``max_evaluations`` of :func:`flow`.
 
@@ -136,19 +102,16 @@ def discretization_error(
     Tensor
         The error in the shape of ``w0``, or for a sequence of steps in shape
         ``(len(steps), *w0.shape)``; NaN or infinite where the motion or the
-        descent is.
-
-    Raises
-    ------
-    ImportError, TypeError, ValueError, RuntimeError
-        As :func:`equation_of_motion` and :func:`flow`.
+        descent is. Errors as of :func:`equation_of_motion` and :func:`flow`.
     """
-    require_float64("w0", w0, "float32 would hide differences below 1e-6")
-    counts, single = _counts(steps)
-    velocity = equation_of_motion(gradient, order, lr, method)
-    motion = flow(velocity, w0, [lr * count for count in counts], **integrator)
-    error = motion - _iterates(gradient, w0.detach(), lr, counts)
-    return error[0] if single else error
+    require(w0=w0)
+
+    def errors(counts: list[int]) -> Tensor:
+        velocity = equation_of_motion(gradient, order, lr, method)
+        motion = flow(velocity, w0, [lr * count for count in counts], **integrator)
+        return motion - _iterates(gradient, w0.detach(), lr, counts)
+
+    return _after(steps, errors)
 
 
 def leading_error(
@@ -171,36 +134,8 @@ def leading_error(
 
     and the source s is the first term left out: :math:`\xi_{N-1}` for the
     series, :math:`\frac{(-1)^{N+1}}{N+1} D_{N+1,0}` for differences, with
-    :math:`D_{m,0}` the m-th time derivative of gradient flow (see
-    :func:`anthology.motion.motion_terms`).
-
-    Parameters
-    ----------
-    gradient : callable
-        The gradient ∇f as a function of a tensor, made of torch operations.
-    w0 : Tensor
-        The start, float64, any shape.
-    lr : float
-        The step size η, positive.
-    steps : int or sequence of int
-        After how many steps: one number, or increasing numbers ≥ 0.
-    order : int
-        How many terms of the motion, at least 1 (1 is gradient flow).
-    method : {"series", "differences"}
-        Whose error: see :func:`equation_of_motion`.
-    **integrator
-        ``solver``, ``rtol``, ``atol`` and ``max_evaluations`` of :func:`flow`.
-
-    Returns
-    -------
-    Tensor
-        As of :func:`discretization_error`, with the same sign: motion minus
-        iterate.
-
-    Raises
-    ------
-    ImportError, TypeError, ValueError, RuntimeError
-        As :func:`discretization_error`.
+    :math:`D_{m,0}` the m-th time derivative of gradient flow (:func:`motion_terms`).
+    Arguments, result, its sign and errors as of :func:`discretization_error`.
 
     Notes
     -----
@@ -209,12 +144,8 @@ def leading_error(
     contracts and grows like :math:`(e^{Lt}-1)/L` at worst, with L a bound on
     ‖H‖. Source: derived here; Miyagawa 2022 bounds the error.
     """
-    require_callable("gradient", gradient, "a function of a Tensor")
-    require_float64("w0", w0, "float32 would hide differences below 1e-6")
-    require_count("order", order, 1)
-    require_learning_rate(lr)
+    require(gradient=gradient, w0=w0, order=order, lr=lr)
     _require_method(method)
-    counts, single = _counts(steps)
 
     def velocity(both: Tensor) -> Tensor:
         w, error = both[0], both[1]
@@ -222,10 +153,13 @@ def leading_error(
         descent, curve = motion
         return torch.stack([descent, curve + _source(gradient, w, order, method)])
 
-    both = torch.stack([w0.detach(), torch.zeros_like(w0)])
-    path = flow(velocity, both, [lr * count for count in counts], **integrator)
-    error: Tensor = lr**order * path[:, 1]
-    return error[0] if single else error
+    def errors(counts: list[int]) -> Tensor:
+        both = torch.stack([w0.detach(), torch.zeros_like(w0)])
+        path = flow(velocity, both, [lr * count for count in counts], **integrator)
+        predicted: Tensor = lr**order * path[:, 1]
+        return predicted
+
+    return _after(steps, errors)
 
 
 def _source(gradient: Field, w: Tensor, order: int, method: str) -> Tensor:
@@ -238,16 +172,12 @@ def _source(gradient: Field, w: Tensor, order: int, method: str) -> Tensor:
 
 def _time_derivative(gradient: Field, times: int) -> Field:
     """ẇ along gradient flow, differentiated so many times more by t."""
-
-    def descent(w: Tensor) -> Tensor:
-        return -gradient(w)
-
     if times == 0:
-        return descent
+        return lambda w: -gradient(w)
     inner = _time_derivative(gradient, times - 1)
 
     def derivative(w: Tensor) -> Tensor:
-        along: Tensor = jvp(inner, (w,), (descent(w),))[1]
+        along: Tensor = jvp(inner, (w,), (-gradient(w),))[1]
         return along
 
     return derivative
@@ -258,12 +188,13 @@ def _require_method(method: str) -> None:
         raise ValueError(f"method must be one of {_METHODS}, got {method!r}")
 
 
-def _counts(steps: int | Sequence[int]) -> tuple[list[int], bool]:
-    single = not isinstance(steps, Sequence)
+def _after(steps: int | Sequence[int], errors: Callable[[list[int]], Tensor]) -> Tensor:
+    """The errors after these steps, or the one after a single number of them."""
     counts = list(steps) if isinstance(steps, Sequence) else [steps]
     for count in counts:
         require_count("steps", count, 0)
-    return counts, single
+    found = errors(counts)
+    return found if isinstance(steps, Sequence) else found[0]
 
 
 def _iterates(gradient: Field, w: Tensor, lr: float, counts: list[int]) -> Tensor:

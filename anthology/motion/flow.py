@@ -1,10 +1,5 @@
-"""Follow an equation of motion ẇ = velocity(w) for a given time.
+"""Follow an equation of motion, in float64, by torchdiffeq's integrators.
 
-The integrator is torchdiffeq's, in float64 and with tolerances far below the
-discretization errors that the book measures.
-
->>> import math, torch
->>> from anthology.motion import flow
 >>> w = flow(lambda w: -w, torch.ones(1, dtype=torch.float64), 1.0)
 >>> abs(w.item() - math.exp(-1)) < 1e-11
 True
@@ -13,18 +8,12 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from anthology.motion._arguments import (
-    Field,
-    evaluated,
-    require_callable,
-    require_count,
-    require_float64,
-)
+from anthology.motion._arguments import Field, evaluated, require
 
 __all__ = ["flow"]
 
@@ -56,11 +45,9 @@ def flow(
     t : float or sequence of float
         One time of either sign, or increasing times ≥ 0. Units of η·steps.
     solver : str
-        An adaptive solver of torchdiffeq (``"dopri8"``, ``"dopri5"``,
-        ``"bosh3"``, …).
+        An adaptive one of torchdiffeq (``"dopri8"``, ``"dopri5"``, ``"bosh3"``, …).
     rtol, atol : float
-        Its relative and absolute tolerance for one step, both ≥ 0 and not
-        both 0.
+        Its tolerances for one step, ≥ 0 and not both 0.
     max_evaluations : int
         How often the velocity may be evaluated in all.
 
@@ -68,36 +55,62 @@ def flow(
     -------
     Tensor
         For one time the point, in the shape of ``w0``; for a sequence the
-        points, shape ``(len(t), *w0.shape)``. Carries no gradient. Where the
-        motion has left the floating-point range (it can blow up in finite
-        time, and a non-finite ``w0`` begins there) the points are NaN.
+        points, shape ``(len(t), *w0.shape)``. Carries no gradient. NaN where the
+        motion has left the floating-point range, which it can in finite time.
 
     Raises
     ------
     ImportError
         If torchdiffeq is not installed.
-    TypeError
-        If ``velocity`` is not callable or ``w0`` not a float64 tensor.
-    ValueError
-        If times, tolerances or ``solver`` make no sense.
+    TypeError, ValueError
+        For an argument of the wrong kind or range.
     RuntimeError
         If ``max_evaluations`` did not suffice.
     """
-    require_callable("velocity", velocity, "a function of a Tensor")
-    require_float64("w0", w0, "float32 would hide differences below 1e-6")
-    require_count("max_evaluations", max_evaluations, 1)
-    times, single = _times(t)
-    integrate = _integrator(solver, rtol, atol)
+    require(velocity=velocity, w0=w0, max_evaluations=max_evaluations)
+    times = _times(t)
+    try:
+        from torchdiffeq import odeint
+    except ImportError as error:
+        raise ImportError(
+            "flow integrates with torchdiffeq, which is not installed: "
+            "pip install torchdiffeq"
+        ) from error
+    if solver not in _SOLVERS:
+        raise ValueError(f"solver must be one of {_SOLVERS}, got {solver!r}")
+    if not (rtol >= 0 and atol >= 0 and 0 < rtol + atol < math.inf):
+        raise ValueError(
+            f"rtol and atol must be finite, ≥ 0 and not both 0, got {rtol}, {atol}"
+        )
     field = _Guarded(velocity, w0.shape, max_evaluations)
+
+    def piece(w: Tensor, duration: float) -> Tensor:
+        if not torch.isfinite(w).all():
+            return torch.full_like(w, torch.nan)
+        if duration == 0 or w.numel() == 0:
+            return w
+        field.backward = duration < 0
+        span = torch.tensor([0.0, abs(duration)], dtype=torch.float64, device=w.device)
+        # step_t makes the last step end at the time asked for; otherwise it
+        # overshoots and a low-order interpolation gives the answer
+        ends = {"step_t": span[1:]}
+        tolerances = {"rtol": rtol, "atol": atol}
+        try:
+            path = odeint(field, w, span, method=solver, options=ends, **tolerances)
+        except _OutOfRangeError:
+            return torch.full_like(w, torch.nan)
+        end: Tensor = path[-1]
+        return end
+
     w, now, points = w0.detach().reshape(-1), 0.0, []
     with torch.no_grad():
         for time in times:
             # one piece a time, so that the solver lands on each of them
             # instead of interpolating
-            w = _piece(integrate, field, w, now, time)
+            w = piece(w, time - now)
             now = time
             points.append(w.reshape(w0.shape))
-    if single:
+    if isinstance(t, int | float):
         return points[0]
     return torch.stack(points) if points else w0.new_empty(0, *w0.shape)
 
@@ -130,63 +143,11 @@ class _Guarded:
             raise _OutOfRangeError
 
 
-def _piece(
-    integrate: Callable[..., Tensor],
-    field: _Guarded,
-    w: Tensor,
-    start: float,
-    end: float,
-) -> Tensor:
-    if not torch.isfinite(w).all():
-        return torch.full_like(w, torch.nan)
-    if end == start or w.numel() == 0:
-        return w
-    field.backward = end < start
-    try:
-        return integrate(field, w, abs(end - start))
-    except _OutOfRangeError:
-        return torch.full_like(w, torch.nan)
-
-
-def _integrator(solver: str, rtol: float, atol: float) -> Callable[..., Tensor]:
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError(
-            "flow integrates with torchdiffeq, which is not installed: "
-            "pip install torchdiffeq"
-        ) from error
-    if solver not in _SOLVERS:
-        raise ValueError(f"solver must be one of {_SOLVERS}, got {solver!r}")
-    if not (rtol >= 0 and atol >= 0 and 0 < rtol + atol < math.inf):
-        raise ValueError(
-            f"rtol and atol must be finite, ≥ 0 and not both 0, got {rtol}, {atol}"
-        )
-
-    def integrate(field: _Guarded, w: Tensor, duration: float) -> Tensor:
-        span = torch.tensor([0.0, duration], dtype=torch.float64, device=w.device)
-        # step_t makes the last step end at the time asked for; otherwise it
-        # overshoots and a low-order interpolation gives the answer
-        path: Tensor = odeint(
-            field,
-            w,
-            span,
-            rtol=rtol,
-            atol=atol,
-            method=solver,
-            options={"step_t": span[1:]},
-        )
-        return path[-1]
-
-    return integrate
-
-
-def _times(t: float | Sequence[float]) -> tuple[list[float], bool]:
-    single = isinstance(t, int | float)
+def _times(t: float | Sequence[float]) -> list[float]:
     times = [float(t)] if isinstance(t, int | float) else [float(x) for x in t]
     if not all(math.isfinite(x) for x in times):
         raise ValueError(f"times must be finite, got {t}")
     increasing = all(a <= b for a, b in zip([0.0, *times], times, strict=False))
-    if not (single or increasing):
+    if not (isinstance(t, int | float) or increasing):
         raise ValueError("several times must be ≥ 0 and increasing")
-    return times, single
+    return times

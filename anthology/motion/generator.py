@@ -1,22 +1,4 @@
-r"""The equation of motion of any step map, by forward differences.
-
-If a motion :math:`\dot w = F(w)` passes through the iterates of a step map at
-:math:`t = 0, \eta, 2\eta, …`, then one step is the shift
-:math:`S = e^{\eta L}` of the motion's generator L, and
-:math:`\eta L = \log(1 + \Delta)` with :math:`\Delta = S - 1`:
-
-.. math:: F(w) = \frac1\eta \sum_{n \ge 1} \frac{(-1)^{n-1}}{n} \Delta^n w .
-
-Equivalently: lay a polynomial through the next iterates and read off its
-velocity at the start. No derivative of the step is needed, so it serves any
-deterministic step (for one with a state, let the point hold the state too).
-
->>> import torch
->>> from anthology.motion import generator
->>> w = torch.tensor([1.0], dtype=torch.float64)
->>> generator(lambda w: w - 0.1 * w, w, order=8, lr=0.1)   # log(0.9)/0.1
-tensor([-1.0536], dtype=torch.float64)
-"""
+"""The equation of motion of any step map, by forward differences."""
 
 from __future__ import annotations
 
@@ -25,14 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from anthology.motion._arguments import (
-    Field,
-    evaluated,
-    require_callable,
-    require_count,
-    require_float64,
-    require_learning_rate,
-)
+from anthology.motion._arguments import Field, evaluated, require, require_float64
 
 __all__ = ["generator"]
 
@@ -40,21 +15,23 @@ __all__ = ["generator"]
 def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
     r"""Velocity at ``w`` of the motion that follows a step map.
 
-    :math:`\eta^{-1} \sum_{n=1}^{N} (-1)^{n-1} \Delta^n w / n` with N =
-    ``order``: followed for a fixed time it stays within :math:`O(\eta^N)` of
-    the iterates (classical; the interpolating vector field of the step map).
+    If a motion passes through the iterates at :math:`t = 0, \eta, 2\eta, …`, one step
+    is the shift :math:`S = e^{\eta L}` of its generator L, and :math:`\eta L =
+    \log(1 + \Delta)` with :math:`\Delta = S - 1`. Here :math:`\eta^{-1}
+    \sum_{n=1}^{N} (-1)^{n-1} \Delta^n w / n` with N = ``order``, the velocity of a
+    polynomial through N + 1 iterates: followed for a fixed time it stays within
+    :math:`O(\eta^N)` of them (classical; the interpolating vector field).
 
     Parameters
     ----------
     step : callable
-        One step of the optimizer, w ↦ w', deterministic; it is given a copy
-        of the current point and must return the next one with the same shape
-        and dtype. It is called ``order`` times, at consecutive iterates.
+        One step, w ↦ w', deterministic, called ``order`` times at consecutive
+        iterates with a copy of the point; returns its shape and dtype. Of a step
+        with a state let the point hold the state too.
     w : Tensor
         The point, float64, any shape.
     order : int
-        How many differences, at least 1. Order 1 is (w' − w)/η, which is −g
-        for gradient descent.
+        How many differences, at least 1, which is −g for gradient descent.
     lr : float
         The step size η, positive: the time that one step takes.
 
@@ -66,23 +43,24 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
 
     Raises
     ------
-    TypeError
-        If ``step`` is not callable or returns no tensor, ``w`` is not a
-        float64 tensor, or ``order`` not an int.
-    ValueError
-        If ``order`` < 1, ``lr`` is not positive and finite, or the step
-        changes shape or dtype.
+    TypeError, ValueError
+        For an argument of the wrong kind or range, or if the step returns no tensor,
+        or one of another shape or dtype.
 
     Notes
     -----
     Differences cancel: the rounding error is up to about
-    :math:`2^N \epsilon \|w\| / (N \eta)` with ε = 2e-16, which is why float32
-    is refused.
+    :math:`2^N \epsilon \|w\| / (N \eta)` with ε = 2e-16, so float32 is refused.
+
+    Examples
+    --------
+    >>> w = torch.tensor([1.0], dtype=torch.float64)
+    >>> generator(lambda w: w - 0.1 * w, w, order=8, lr=0.1)   # log(0.9)/0.1
+    tensor([-1.0536], dtype=torch.float64)
     """
-    require_callable("step", step, "a function from a point to the next")
+    require(step=step)
     require_float64("w", w, "forward differences cancel most of its digits")
-    require_count("order", order, 1)
-    require_learning_rate(lr)
+    require(order=order, lr=lr)
     velocity = torch.zeros_like(w)
     for weight in weights(order):
         # a copy, because a step that works in place would otherwise move the

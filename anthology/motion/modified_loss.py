@@ -1,19 +1,22 @@
-r"""The loss that a step really descends, to second order.
+r"""The loss that a step really descends, and the functions φ that say so.
 
-Take a smooth convex φ and the step :math:`w' = w - \eta\nabla\varphi(\nabla f)`.
+A smooth convex φ makes a step :math:`w' = w - \eta\,\nabla\varphi(\nabla f(w))`.
 Up to :math:`O(\eta^2)` its iterates follow the flow of the *same* map on another
 loss,
 
 .. math:: \dot w = -\nabla\varphi(\nabla\tilde f), \qquad
     \tilde f = f + \tfrac{\eta}{2}\, c\, \varphi(\nabla f),
 
-with c = 1 for a plain step and :func:`average_factor` under momentum. For
-φ = ½‖·‖² this is gradient descent and the penalty of Barrett & Dherin 2021;
-for a dual norm it is steepest descent, whatever the norm (derived here).
+with c = 1 for a plain step and :func:`average_factor` under momentum: the step
+silently penalises φ(∇f). For φ = ½‖·‖² this is gradient descent and the penalty of
+Barrett & Dherin 2021; for a dual norm it is steepest descent, whatever the norm
+(derived here). Where that has kinks (ℓ1, nuclear) the smoothed φ here have none,
+and return to it as ε → 0.
 
->>> import torch
->>> from anthology.motion import modified_loss
 >>> from anthology.norms import LInf
+>>> phi, g = smooth_l1(eps=1e-12), torch.tensor([3.0, -4.0])
+>>> phi(g), phi.direction(g)
+(tensor(7.), tensor([ 1., -1.]))
 >>> f = lambda w: w.square().sum() / 2                     # its gradient is w
 >>> modified_loss(f, LInf(), lr=0.1)(torch.tensor([3.0, -4.0]))   # 12.5 + 0.05·7
 tensor(12.8500)
@@ -21,36 +24,224 @@ tensor(12.8500)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from anthology.motion._arguments import (
-    require_callable,
-    require_learning_rate,
-    require_nonnegative,
-    require_point,
-)
+from anthology.linalg.decompositions import robust_qr
+from anthology.motion._arguments import Field, require, require_kind, require_number
 from anthology.motion.averages import average_factor
-from anthology.motion.penalties import dual_norm
 from anthology.norms import Norm
 
-__all__ = ["modified_loss", "reshuffled_loss"]
+__all__ = [
+    "Penalty",
+    "half_square",
+    "modified_loss",
+    "reshuffled_loss",
+    "smooth_l1",
+    "smooth_l2",
+    "smooth_nuclear",
+]
 
-Loss: TypeAlias = Callable[[Tensor], Tensor]
+# The least √ε, in units of the largest entry, that the precision allows
+_FLOORS = {torch.float32: 1e-4, torch.float64: 1e-10}
+
+# Newton's iteration halves the distance of the extreme singular values from 1
+# and then converges quadratically: 17 + 6 steps from _FLOORS
+_NEWTON_STEPS = 24
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A function of the gradient with its own gradient map.
+
+    Attributes
+    ----------
+    name : str
+        What it is, for tables.
+    value : callable
+        φ, from a gradient (any shape it accepts) to a tensor without axes.
+        Calling the penalty calls this.
+    direction : callable
+        ∇φ, from a gradient to a direction of its shape and dtype.
+    """
+
+    name: str
+    value: Field
+    direction: Field
+
+    def __call__(self, g: Tensor) -> Tensor:
+        """φ(g), without axes."""
+        require(g=g)
+        return self.value(g)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def half_square(norm: Norm | None = None) -> Penalty:
+    r"""φ = ½‖g‖_*², whose step is :math:`-\eta\|g\|_*\operatorname{dualize}(g)`.
+
+    Parameters
+    ----------
+    norm : Norm, optional
+        The norm of the step, else TypeError. Default None: Euclidean, φ = ½‖g‖² of
+        all entries, whose step is gradient descent.
+
+    Returns
+    -------
+    Penalty
+        Smooth where the dual norm is.
+    """
+    if norm is None:
+        return Penalty("half_square()", lambda g: g.square().sum() / 2, lambda g: g)
+    require_kind("norm", norm, "an anthology Norm", Norm)
+    dual, flat = _dual_norm(norm), norm.ndim == 1
+
+    def direction(g: Tensor) -> Tensor:
+        dualized = norm.dualize(g.reshape(-1) if flat else g)
+        return dual(g) * (dualized.reshape(g.shape) if flat else dualized)
+
+    return Penalty(f"half_square({norm!r})", lambda g: dual(g).square() / 2, direction)
+
+
+def _dual_norm(norm: Norm) -> Field:
+    """‖·‖_* of a whole tensor: flat for vector norms, summed over a stack."""
+    return lambda g: norm.dual(g.reshape(-1) if norm.ndim == 1 else g).sum()
+
+
+def smooth_l1(eps: float) -> Penalty:
+    r"""φ = :math:`\sum_i \sqrt{g_i^2 + \varepsilon}`, direction g/√(g² + ε).
+
+    The smoothed sign: a step of size at most one in each entry.
+
+    Parameters
+    ----------
+    eps : float
+        ε > 0, in units of g², finite; else TypeError or ValueError.
+
+    Returns
+    -------
+    Penalty
+        For gradients of any shape.
+    """
+    root = _root(eps)
+
+    def lengths(g: Tensor) -> Tensor:
+        return torch.hypot(g, torch.full_like(g, root))
+
+    name = f"smooth_l1({eps!r})"
+    return Penalty(name, lambda g: lengths(g).sum(), lambda g: g / lengths(g))
+
+
+def smooth_l2(eps: float) -> Penalty:
+    r"""φ = :math:`\sqrt{\|g\|^2 + \varepsilon}`, direction g/φ: smoothed
+    normalised gradient descent.
+
+    Arguments, result and errors as for :func:`smooth_l1`.
+    """
+    root = _root(eps)
+
+    def length(g: Tensor) -> Tensor:
+        largest = g.detach().abs().amax() if g.numel() else g.detach().sum()
+        unit = torch.maximum(largest, torch.full_like(largest, root))
+        return unit * ((g / unit).square().sum() + (root / unit).square()).sqrt()
+
+    return Penalty(f"smooth_l2({eps!r})", length, lambda g: g / length(g))
+
+
+def smooth_nuclear(eps: float) -> Penalty:
+    r"""φ = :math:`\sum_i \sqrt{\sigma_i^2 + \varepsilon}` over the singular values,
+    direction :math:`G(G^\top G + \varepsilon I)^{-1/2}`: the smoothed polar factor.
+
+    Made of one QR decomposition and inverses, not of singular vectors, so it
+    can be differentiated any number of times also where singular values
+    coincide.
+
+    Parameters
+    ----------
+    eps : float
+        ε > 0, in units of G², finite; else TypeError or ValueError. Where √ε is
+        below 1e-10 (float64) or 1e-4 (float32) of the largest entry of a matrix,
+        this much is used instead.
+
+    Returns
+    -------
+    Penalty
+        For gradients with at least two axes, else ValueError; leading axes are a
+        stack, over which φ sums.
+    """
+    root = _root(eps)
+
+    def value(g: Tensor) -> Tensor:
+        # ⟨polar factor of R, R⟩ is the sum of R's singular values
+        G, scale, floor = _scaled(g, root)
+        _, R = _with_floor(G, floor)
+        total: Tensor = (_newton_polar(R, floor) * R * scale).sum()
+        return total.to(g.dtype)
+
+    def direction(g: Tensor) -> Tensor:
+        # the polar factor of the stack is Q times that of R; its upper block
+        # is what we want
+        G, _, floor = _scaled(g, root)
+        Q, R = _with_floor(G, floor)
+        result: Tensor = Q[..., : G.shape[-2], :] @ _newton_polar(R, floor)
+        return (result if G.shape == g.shape else result.mT).to(g.dtype)
+
+    return Penalty(f"smooth_nuclear({eps!r})", value, direction)
+
+
+def _scaled(g: Tensor, root: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Tall matrices of size at most about one, their scale, and √ε in its units."""
+    if g.ndim < 2:
+        raise ValueError(
+            f"smooth_nuclear measures matrices (at least 2 axes), got shape "
+            f"{tuple(g.shape)}"
+        )
+    G = g.to(torch.promote_types(g.dtype, torch.float32))
+    if G.shape[-2] < G.shape[-1]:
+        G = G.mT
+    size = G.detach().abs()
+    peak = size.amax((-2, -1), keepdim=True) if G.numel() else size.sum((-2, -1), True)
+    scale = peak.clamp(min=root)
+    floor = (root / scale).clamp(min=_FLOORS[G.dtype])
+    return G / scale, scale, floor
+
+
+def _with_floor(G: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and R of [G; floor·I], whose singular values are √(σ² + floor²)."""
+    identity = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
+    return robust_qr(torch.cat([G, floor * identity], dim=-2))
+
+
+def _newton_polar(R: Tensor, floor: Tensor) -> Tensor:
+    """Polar factor of an invertible R: X ← ½(X + X⁻ᵀ), from R scaled."""
+    X: Tensor = R / floor.sqrt()
+    for _ in range(_NEWTON_STEPS):
+        X = (X + torch.linalg.inv_ex(X).inverse.mT) / 2
+    return X
+
+
+def _root(eps: Any) -> float:
+    require_number("eps", eps)
+    if not (0 < eps < math.inf):
+        raise ValueError(f"eps must be positive and finite, got {eps}")
+    return math.sqrt(eps)
 
 
 def modified_loss(
-    f: Loss,
-    penalty: Norm | Callable[[Tensor], Tensor],
+    f: Field,
+    penalty: Norm | Field,
     lr: float,
     momentum: float = 0.0,
     nesterov: bool = False,
     decay: float = 0.0,
-) -> Loss:
+) -> Field:
     r"""The loss :math:`\tilde f = f + \tfrac{\eta}{2} c\,\varphi(\nabla f)`.
 
     Parameters
@@ -81,12 +272,9 @@ def modified_loss(
 
     Raises
     ------
-    TypeError
-        If ``f`` or ``penalty`` is not callable or does not return one number,
-        or a number is none.
-    ValueError
-        If ``lr`` is not positive and finite, ``momentum`` outside [0, 1), or
-        ``decay`` negative.
+    TypeError, ValueError
+        For an argument of the wrong kind or range, or if ``f`` or ``penalty`` does
+        not return one number.
 
     Notes
     -----
@@ -101,15 +289,19 @@ def modified_loss(
     Where φ has a kink on the way (an entry of g changes sign under sign
     descent) the expansion does not hold.
     """
-    require_callable("f", f, "a loss, a function of a Tensor")
-    phi = _function(penalty)
-    require_learning_rate(lr)
-    require_nonnegative("decay", decay)
+    require(f=f)
+    if isinstance(penalty, type) and issubclass(penalty, Norm):
+        raise TypeError(
+            f"penalty must be a Norm, not its class: write {penalty.__name__}(...)"
+        )
+    phi: Any = penalty
+    if isinstance(penalty, Norm):
+        phi = _dual_norm(penalty)
+    require(penalty=phi, lr=lr, decay=decay)
     weight = lr / 2 * average_factor(momentum, nesterov)
 
     def loss(w: Tensor) -> Tensor:
-        require_point("w", w)
-        g, value = grad_and_value(_scalar(f))(w)
+        g, value = _slope_and_value(f, w)
         extra = _number("penalty", phi(g))
         if decay:
             extra = extra + decay * ((g * w).sum() - value)
@@ -118,7 +310,7 @@ def modified_loss(
     return loss
 
 
-def reshuffled_loss(losses: Sequence[Loss], lr: float) -> Loss:
+def reshuffled_loss(losses: Sequence[Field], lr: float) -> Field:
     r"""The loss that gradient descent over reshuffled batches descends.
 
     For m batches with losses :math:`f_i`, visited once per epoch in random
@@ -142,52 +334,31 @@ def reshuffled_loss(losses: Sequence[Loss], lr: float) -> Loss:
     Returns
     -------
     callable
-        :math:`\tilde f`, from a tensor to a tensor without axes.
-
-    Raises
-    ------
-    TypeError
-        If ``losses`` are not callables that return one number, or ``lr`` is no
-        number.
-    ValueError
-        If there is no loss, or ``lr`` is not positive and finite.
+        :math:`\tilde f`, from a tensor to a tensor without axes. Errors as of
+        :func:`modified_loss`.
     """
-    if not isinstance(losses, Sequence):
-        raise TypeError(
-            f"losses must be a sequence of functions, got {type(losses).__name__}"
-        )
+    require_kind("losses", losses, "a sequence of functions", Sequence)
     batches = list(losses)
     if not batches:
         raise ValueError("losses must have at least one loss, got none")
     for batch in batches:
-        require_callable("each of losses", batch, "a function of a Tensor")
-    require_learning_rate(lr)
+        require_kind("each of losses", batch, "a function of a Tensor")
+    require(lr=lr)
 
     def loss(w: Tensor) -> Tensor:
-        require_point("w", w)
         terms = []
         for batch in batches:
-            g, value = grad_and_value(_scalar(batch))(w)
+            g, value = _slope_and_value(batch, w)
             terms.append(torch.add(value, g.square().sum(), alpha=lr / 4))
         return torch.stack(terms).mean()
 
     return loss
 
 
-def _function(penalty: Any) -> Callable[[Tensor], Tensor]:
-    if isinstance(penalty, Norm):
-        return dual_norm(penalty)
-    if isinstance(penalty, type) and issubclass(penalty, Norm):
-        raise TypeError(
-            f"penalty must be a Norm, not its class: write {penalty.__name__}(...)"
-        )
-    require_callable("penalty", penalty, "a Norm or a function of the gradient")
-    function: Callable[[Tensor], Tensor] = penalty
-    return function
-
-
-def _scalar(f: Loss) -> Loss:
-    return lambda w: _number("f", f(w))
+def _slope_and_value(f: Field, w: Tensor) -> tuple[Tensor, Tensor]:
+    require(w=w)
+    g, value = grad_and_value(lambda v: _number("f", f(v)))(w)
+    return g, value
 
 
 def _number(name: str, value: Any) -> Tensor:

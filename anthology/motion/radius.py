@@ -4,11 +4,8 @@ On a quadratic a step multiplies the direction of curvature h by
 :math:`1 - \eta h`. It has the motion :math:`\eta^{-1}\log(1 - \eta h)` while
 :math:`\eta h < 1`, which the series of counter terms reaches while
 :math:`|\eta h| < 1`; gradient descent itself does not diverge while
-:math:`\eta h \le 2`. :func:`radius` says which of it holds at a point;
-:func:`sharpness` gives the largest eigenvalues of the Hessian.
+:math:`\eta h \le 2`.
 
->>> import torch
->>> from anthology.motion.radius import radius
 >>> loss = lambda w: (torch.tensor([1.0, 30.0], dtype=torch.float64) * w * w).sum()
 >>> w = torch.ones(2, dtype=torch.float64)
 >>> at = radius(loss, w, lr=0.02)                    # λ = 60
@@ -27,12 +24,7 @@ from torch import Tensor
 from torch.func import grad, jvp
 
 from anthology.linalg import robust_eigh
-from anthology.motion._arguments import (
-    require_callable,
-    require_count,
-    require_learning_rate,
-    require_point,
-)
+from anthology.motion._arguments import require, require_count
 
 __all__ = ["Radius", "radius", "sharpness"]
 
@@ -79,11 +71,8 @@ def radius(f: Loss, w: Tensor, lr: float) -> Radius:
 
     Parameters
     ----------
-    f : callable
-        The loss, from a tensor like ``w`` to a scalar; made of torch
-        operations and twice differentiable.
-    w : Tensor
-        The point, float32 or float64, any shape.
+    f, w
+        As for :func:`sharpness`, with its errors.
     lr : float
         The step size η of gradient descent, positive.
 
@@ -93,11 +82,6 @@ def radius(f: Loss, w: Tensor, lr: float) -> Radius:
         The numbers are NaN, and every answer False, where the Hessian is not
         finite; they are 0 for an empty point.
 
-    Raises
-    ------
-    ImportError, TypeError, ValueError, RuntimeError
-        As :func:`sharpness`; also if ``lr`` is not a positive finite float.
-
     Notes
     -----
     The statements are exact for quadratics. Elsewhere they speak of the step
@@ -105,7 +89,7 @@ def radius(f: Loss, w: Tensor, lr: float) -> Radius:
     near it (the derivative of a flow has a positive determinant), and with
     value > 2 descent leaves it.
     """
-    require_learning_rate(lr)
+    require(lr=lr)
     product = _hessian(f, w)
     if w.numel() == 0:
         return Radius(0.0, 0.0)
@@ -142,11 +126,8 @@ def sharpness(f: Loss, w: Tensor, count: int = 1) -> Tensor:
     ------
     ImportError
         If scipy is not installed and the problem is too large to do without.
-    TypeError
-        If ``f`` is not callable or returns no Tensor, ``w`` is not float32 or
-        float64, or ``count`` not an int.
-    ValueError
-        If ``f`` returns no scalar, or ``count`` is not in 1 … n.
+    TypeError, ValueError
+        For an argument of the wrong kind or range, or if ``f`` returns no scalar.
     RuntimeError
         If Lanczos' method did not converge.
 
@@ -165,8 +146,7 @@ def sharpness(f: Loss, w: Tensor, count: int = 1) -> Tensor:
 
 def _hessian(f: Loss, w: Tensor) -> _Product:
     """v ↦ Hv, from and to float64 vectors."""
-    require_callable("f", f, "a loss, a function of a Tensor")
-    require_point("w", w)
+    require(f=f, w=w)
     if w.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"w must be float32 or float64, got {w.dtype}")
     w = w.detach()
@@ -195,9 +175,8 @@ def _eigenvalues(product: _Product, w: Tensor, count: int, which: str) -> Tensor
             return H.new_full((count,), torch.nan)
         values = robust_eigh((H + H.mT) / 2)[0].flip(0)
         return values[:count] if which == "LA" else values[[0, -1]][:count]
-    start = torch.randn(
-        n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+    seeded = torch.Generator().manual_seed(0)
+    start = torch.randn(n, dtype=torch.float64, generator=seeded)
     image = product(start.to(w.device))
     # a random vector shows, with certainty, that H is not finite or zero
     if not image.isfinite().all():
@@ -224,21 +203,14 @@ def _lanczos(
         vector = torch.as_tensor(v, dtype=torch.float64, device=w.device)
         return product(vector.reshape(-1)).cpu().numpy()
 
-    n = w.numel()
-    operator = LinearOperator((n, n), matvec=matvec, dtype="float64")
+    operator = LinearOperator((w.numel(),) * 2, matvec=matvec, dtype="float64")
     # several are sought more finely: the second copy of a multiple one shows late
     tolerance = 1e-5
     if w.dtype == torch.float64:
         tolerance = 1e-9 if which == "LA" and count > 1 else 1e-7
+    options = {"v0": start.numpy(), "tol": tolerance, "return_eigenvectors": False}
     try:
-        values = eigsh(
-            operator,
-            k=count,
-            which=which,
-            v0=start.numpy(),
-            tol=tolerance,
-            return_eigenvectors=False,
-        )
+        values = eigsh(operator, k=count, which=which, **options)
     except ArpackNoConvergence as error:
         raise RuntimeError(
             f"Lanczos' method found {len(error.eigenvalues)} of {count} eigenvalues; "

@@ -4,8 +4,8 @@ On vectors: `L1`, `L2`, `LInf`, `Lp`, `RMS`. On matrices: `Frobenius`, `Spectral
 `Nuclear`, `Schatten`, `RMSToRMS`, `OneTo`, `OneToRMS`, `ToInf`, `RMSToInf`, `MaxAbs`,
 `RowL1`, `ColumnL1`. On convolution kernels: `Conv`, `FlatConv`, `FlatSpectral`.
 Made of others: `Scaled`, `Transpose`, `Split`, and `MaxOver` for several tensors.
-`metrize` chooses for a model (`role_rule` teaches it), and `modular_norm` says how far each of its weights may
-move at a time.
+`metrize` chooses for a model (`role_rule` teaches it), and `modular_norm` says how far
+each of its weights may move at a time.
 
 >>> import torch
 >>> from anthology import norms
@@ -18,17 +18,16 @@ tensor([ 1., -1.])
 True
 """
 
-import anthology.norms.builtin_rules  # noqa: F401  (fills the registry)
 from anthology.norms.base import Norm, Scaled
-from anthology.norms.combine import atom, bond, compose, concat, residual, tare
-from anthology.norms.kernels import FlatConv, FlatSpectral
-from anthology.norms.metrized import Metrized, Row
-from anthology.norms.modular import MaxOver
-from anthology.norms.module_rules import Reader, modular_norm, module_rule
-from anthology.norms.modules import Leaf, Modular
-from anthology.norms.operator import (
+from anthology.norms.by_hand import forget_role_rule, role_rule
+from anthology.norms.lp import (
+    L1,
+    L2,
+    RMS,
     ColumnL1,
     Frobenius,
+    LInf,
+    Lp,
     MaxAbs,
     OneTo,
     OneToRMS,
@@ -36,13 +35,32 @@ from anthology.norms.operator import (
     RowL1,
     ToInf,
 )
-from anthology.norms.role_names import norm_by_shape
-from anthology.norms.role_registry import forget_role_rule, role_rule
+from anthology.norms.max_over import MaxOver
+from anthology.norms.metrized import Metrized, Row
+from anthology.norms.module_rules import Reader, modular_norm, module_rule
+from anthology.norms.modules import (
+    Leaf,
+    Modular,
+    atom,
+    bond,
+    compose,
+    concat,
+    residual,
+    tare,
+)
+from anthology.norms.role_rules import norm_by_shape
 from anthology.norms.roles import metrize
 from anthology.norms.spec import from_spec
-from anthology.norms.spectral import Conv, Nuclear, RMSToRMS, Schatten, Spectral
+from anthology.norms.spectral import (
+    Conv,
+    FlatConv,
+    FlatSpectral,
+    Nuclear,
+    RMSToRMS,
+    Schatten,
+    Spectral,
+)
 from anthology.norms.stored import Split, Transpose
-from anthology.norms.vector import L1, L2, RMS, LInf, Lp
 
 __all__ = [
     "L1",

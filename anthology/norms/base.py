@@ -10,6 +10,14 @@ from torch import Tensor
 from anthology.linalg.safe import guarded, require_numeric
 from anthology.norms.spec import register
 
+_POINTS = {1: "vectors", 2: "matrices"}
+_ADVICE = (
+    "flatten a scalar to one axis and use a vector norm such as RMS, L2 or LInf",
+    "for a vector use RMS, L2, LInf, L1 or Lp",
+    "for a matrix use RMSToRMS, Spectral, Frobenius or MaxAbs; "
+    + "for a kernel with k spatial axes Conv(k)",
+)
+
 
 def number(value: float, name: str) -> float:
     """``value`` as a float; TypeError unless it is a real number."""
@@ -25,11 +33,11 @@ def positive(value: float, name: str) -> float:
     return float(value)
 
 
-def exponent(p: float) -> float:
-    """``p`` as a float; ValueError unless p ≥ 1."""
-    if not number(p, "p") >= 1:
-        raise ValueError(f"a norm needs an exponent p >= 1 (inf allowed), got p={p!r}")
-    return float(p)
+def weight_of(value: float, name: str) -> float:
+    """``value`` as a float; ValueError unless it is finite and not negative."""
+    if not 0 <= number(value, name) < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    return float(value)
 
 
 def conjugate(p: float) -> float:
@@ -156,23 +164,47 @@ class Norm:
         raise NotImplementedError
 
 
-_POINTS = {1: "vectors", 2: "matrices"}
-_ADVICE = {
-    0: "flatten a scalar to one axis and use a vector norm such as RMS, L2 or LInf",
-    1: "for a vector use RMS, L2, LInf, L1 or Lp",
-    2: "for a matrix use RMSToRMS, Spectral, Frobenius or MaxAbs; for a kernel with "
-    "k spatial axes Conv(k)",
-}
+@dataclass(frozen=True, repr=False)
+class _WithExponent(Norm):
+    """A norm that is told its exponent p ≥ 1."""
 
+    p: float
 
-def require_norm(norm: object, who: str) -> None:
-    """TypeError unless it is a norm of single tensors."""
-    if not isinstance(norm, Norm):
-        raise TypeError(f"{who} needs a Norm, got {norm!r}")
+    def __post_init__(self) -> None:
+        if not number(self.p, "p") >= 1:
+            raise ValueError(
+                f"a norm needs an exponent p >= 1 (inf allowed), got p={self.p!r}"
+            )
+        object.__setattr__(self, "p", float(self.p))
+        object.__setattr__(self, "_p", self.p)
 
 
 @dataclass(frozen=True, repr=False)
-class Scaled(Norm):
+class _Around(Norm):
+    """A norm that measures by another one."""
+
+    base: Norm
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Norm):
+            raise TypeError(f"{type(self).__name__} needs a Norm, got {self.base!r}")
+
+    @property
+    def ndim(self) -> int:
+        return self.base.ndim
+
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        for part in self._blocks(x):
+            self.base._check(part)
+
+    def _blocks(self, x: Tensor) -> list[Tensor]:
+        """What the other norm is asked for."""
+        return [x]
+
+
+@dataclass(frozen=True, repr=False)
+class Scaled(_Around):
     """s·‖·‖ (dual norm ‖g‖_*/s, steepest unit step dualize(g)/s).
 
     ``2 * norm`` is the same as ``Scaled(norm, 2.0)``.
@@ -185,20 +217,11 @@ class Scaled(Norm):
         Positive and finite.
     """
 
-    base: Norm
     s: float
 
     def __post_init__(self) -> None:
-        require_norm(self.base, "Scaled")
+        super().__post_init__()
         object.__setattr__(self, "s", positive(self.s, "s"))
-
-    @property
-    def ndim(self) -> int:
-        return self.base.ndim
-
-    def _check(self, x: Tensor) -> None:
-        super()._check(x)
-        self.base._check(x)
 
     def _norm(self, x: Tensor) -> Tensor:
         return self.base._norm(x) * self.s

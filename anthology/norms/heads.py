@@ -21,8 +21,10 @@ _WEAK = re.compile(
 )
 # what a model without a head ends with
 _FEATURES = re.compile(r"(projection|(^|\.)pool(er|ing)(\.[^.]*)?)$", re.IGNORECASE)
-_QUERIES = {"query", "q", "q_proj", "wq", "to_q", "q_lin", "qkv", "qkv_proj", "Wqkv"}
-_QUERIES |= {"c_attn", "query_key_value", "to_qkv", "in_proj_qkv"}
+_QUERIES = re.compile(
+    r"^(query|q|wq|q_(proj|lin)|to_q|qkv|qkv_proj|Wqkv|c_attn|query_key_value"
+    r"|to_qkv|in_proj_qkv)$"
+)
 _PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LAYERS = (
     nn.MultiheadAttention,
@@ -32,17 +34,18 @@ _LAYERS = (
 
 
 def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]:
-    """The output heads of a model."""
+    """Why each head is one, by the module's id; and what is to be warned of."""
     if head is False or head is None:
         return {}, []
-    if isinstance(head, str):
-        head = [head]
     if head is not True:
-        return _given(model, head), []
-    model = _bare(model)
+        return _by_request(model, [head] if isinstance(head, str) else head), []
+    children = dict(model.named_children())
+    while len(children) == 1 and set(children) <= {*WRAPPERS, "module"}:
+        (model,) = children.values()  # in what DDP, FSDP, torch.compile put around it
+        children = dict(model.named_children())
     if is_linear(model):
         return {id(model): "the model itself"}, []
-    tokens = _vocabulary(model) | _tied(model)
+    tokens = _of_tables(model)
     found = tokens | dict(_named(model, _read(model) if tokens else set()))
     return (found, []) if found else _last(model)
 
@@ -56,25 +59,16 @@ def is_router(name: str) -> bool:
 def is_attention(module: nn.Module) -> bool:
     """Whether a module is attention by its type or the names of its parts."""
     name = type(module).__name__.lower()
-    known = isinstance(module, _LAYERS) or "attention" in name or "attn" in name
-    return known or _asks(module)
+    return "attention" in name or "attn" in name or _asks(module)
 
 
 def _asks(module: nn.Module) -> bool:
-    """Whether a module has queries of its own."""
-    return any(part in _QUERIES for part, _ in module.named_children())
+    """Whether a module is one of torch's with attention, or has queries of its own."""
+    asks = any(_QUERIES.match(part) for part, _ in module.named_children())
+    return asks or isinstance(module, _LAYERS)
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """The model inside of what DDP, FSDP or torch.compile put around it."""
-    children = dict(model.named_children())
-    while len(children) == 1 and set(children) <= {*WRAPPERS, "module"}:
-        (model,) = children.values()
-        children = dict(model.named_children())
-    return model
-
-
-def _given(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
+def _by_request(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
     """What the user calls heads."""
     if not isinstance(names, list | tuple | set) or not all(
         isinstance(name, str) for name in names
@@ -99,39 +93,36 @@ def _given(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _tied(model: nn.Module) -> dict[int, str]:
-    """Linear layers that share their weight with an embedding table."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return {
+def _of_tables(model: nn.Module) -> dict[int, str]:
+    """Linear layers, none in a block, with an output a token; or tied to a table."""
+    tables = {n: m for n, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    tied = {id(table.weight) for table in tables.values()}
+    sizes = {
+        (table.embedding_dim, table.num_embeddings)
+        for name, table in tables.items()
+        if "pos" not in name.rpartition(".")[2].lower()
+    }
+    found = {
+        id(m): "as many outputs as the vocabulary"
+        for m in _outside(model, "").values()
+        if widths(m) in sizes and widths(m)[0] < widths(m)[1]
+    }
+    return found | {
         id(m): "tied to an embedding"
         for m in model.modules()
-        if is_linear(m) and id(own(m, "weight")) in tables
-    }
-
-
-def _vocabulary(model: nn.Module) -> dict[int, str]:
-    """Linear layers, none in a block, with an output for each token of a table."""
-    tables = {
-        (m.embedding_dim, m.num_embeddings)
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Embedding) and "pos" not in name.rpartition(".")[2].lower()
-    }
-    return {
-        id(m): "as many outputs as the vocabulary"
-        for name, m in _outside(model, "")
-        if widths(m) in tables and widths(m)[0] < widths(m)[1]
+        if is_linear(m) and id(own(m, "weight")) in tied
     }
 
 
 def _named(module: nn.Module, read: set[int]) -> Iterator[tuple[int, str]]:
     """Layers called heads; or last in what is so called, unless hidden by width."""
     for part, child in module.named_children():
-        strong = _STRONG.search(part)
-        if strong or (_WEAK.search(part) and not is_attention(module)):
+        weak = _WEAK.search(part) and not is_attention(module)
+        if weak or _STRONG.search(part):
             for end in _ends(child):
                 if end is child or widths(end)[1] not in read:
                     yield id(end), f"named {part}"
-        elif not _repeated(module, child) and not is_attention(child):
+        elif not _is_block(module, child):
             yield from _named(child, read)
 
 
@@ -151,8 +142,10 @@ def _counts(name: str) -> bool:
     return "lora_" not in name and not is_router(name)
 
 
-def _repeated(parent: nn.Module, child: nn.Module) -> bool:
-    """Whether a module is one of several alike in a row, as layers of a trunk are."""
+def _is_block(parent: nn.Module, child: nn.Module) -> bool:
+    """Whether a module is attention, or one of several alike, as in a trunk."""
+    if is_attention(child):
+        return True
     if not isinstance(parent, _PLAIN) or is_linear(child):
         return False
     alike = [c for c in parent.children() if type(c) is type(child)]
@@ -161,16 +154,16 @@ def _repeated(parent: nn.Module, child: nn.Module) -> bool:
     return len(alike) > 1 and not isinstance(child, _PLAIN)
 
 
-def _outside(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers that are in no repeated block and no attention."""
+def _outside(module: nn.Module, path: str) -> dict[str, nn.Module]:
+    """Linear layers that are in no block, by name."""
+    found: dict[str, nn.Module] = {}
     for part, child in module.named_children():
         name = f"{path}.{part}" if path else part
-        if not _counts(name):
-            continue
-        if is_linear(child):
-            yield name, child
-        elif not _repeated(module, child) and not is_attention(child):
-            yield from _outside(child, name)
+        if _counts(name) and is_linear(child):
+            found[name] = child
+        elif _counts(name) and not _is_block(module, child):
+            found |= _outside(child, name)
+    return found
 
 
 def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
@@ -180,23 +173,26 @@ def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
         end = [child for child in end if any(True for _ in child.parameters())][-1]
     if is_linear(end):
         return {id(end): f"last of {kind_of(model)}"}, []
-    weighty = _weighty(model)
-    outside = dict(_outside(model, ""))
-    within = isinstance(model, _LAYERS) or _asks(model)
-    if within or not weighty or weighty[-1] not in outside:
+    *before, last = _weighty(model) or [""]
+    outside = _outside(model, "")
+    if _asks(model) or last not in outside or _FEATURES.search(last):
         return {}, []
-    last = weighty[-1]
-    if _FEATURES.search(last):
-        return {}, []
-    chosen = [last, *_beside(last, weighty[-2::-1], outside, _read(model))]
+    read, (inputs, outputs) = _read(model), widths(outside[last])
+    chosen = [last]
+    for name in reversed(before):  # heads beside it: on the same input, read by none
+        beside = name.rpartition(".")[0] == last.rpartition(".")[0] and name in outside
+        if not beside or widths(outside[name])[0] != inputs:
+            break
+        if widths(outside[name])[1] in read:
+            break
+        chosen.append(name)
     said = (
         f"{last!r}, the last linear layer, is taken for the output head, but has as "
         "many outputs as other layers have inputs: say head=None if it is a hidden "
         "layer, or head=[names] of the heads"
     )
-    doubtful = widths(outside[last])[1] in _read(model)
     heads = {id(outside[name]): "last linear layer: a guess" for name in chosen}
-    return heads, [said] if doubtful else []
+    return heads, [said] if outputs in read else []
 
 
 def _weighty(model: nn.Module) -> list[str]:
@@ -210,21 +206,6 @@ def _weighty(model: nn.Module) -> list[str]:
         if any(p.ndim > 1 for p in module.parameters(recurse=False)):
             names.append(part)
     return names
-
-
-def _beside(
-    last: str, before: list[str], outside: dict[str, nn.Module], read: set[int]
-) -> Iterator[str]:
-    """Heads next to the last one: same input, and no layer reads their output."""
-    parent = last.rpartition(".")[0]
-    for name in before:
-        module = outside.get(name)
-        if module is None or name.rpartition(".")[0] != parent:
-            return
-        inner, outer = widths(module)
-        if inner != widths(outside[last])[0] or outer in read:
-            return
-        yield name
 
 
 def _read(model: nn.Module) -> set[int]:

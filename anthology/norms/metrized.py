@@ -1,13 +1,15 @@
 """The table of a model's parameters and their norms, ready for an optimizer."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from anthology.norms.base import Norm
+
+_HEAD = ("name", "shape", "role", "norm", "scale", "why")
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,6 @@ class Row:
         return self.name, shape, self.role, repr(self.norm), f"{self.scale:g}", said
 
 
-_HEAD = ("name", "shape", "role", "norm", "scale", "why")
-
-
 class Metrized(list[dict[str, Any]]):
     """Parameter groups with a norm each, and the table they come from.
 
@@ -69,68 +68,75 @@ class Metrized(list[dict[str, Any]]):
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows: tuple[Row, ...] = tuple(rows)
-        leaders: list[Row] = []
         super().__init__()
-        for row in self.rows:
-            if not row.trainable:
-                continue
-            for leader, group in zip(leaders, self, strict=True):
-                if leader.same_group(row):
-                    break
+        self.rows: tuple[Row, ...] = tuple(rows)
+        groups: list[list[Row]] = []
+        for row in (row for row in self.rows if row.trainable):
+            alike = [group for group in groups if group[0].same_group(row)]
+            if alike:
+                alike[0].append(row)
             else:
-                leaders.append(row)
-                group = {
-                    "params": [],
-                    "param_names": [],
-                    "norm": repr(row.norm),
-                    "role": row.role,
-                    "scale": row.scale,
-                    **row.settings,
+                groups.append([row])
+        for first, *more in groups:
+            self.append(
+                {
+                    "params": [row.param for row in (first, *more)],
+                    "param_names": [row.name for row in (first, *more)],
+                    "norm": repr(first.norm),
+                    "role": first.role,
+                    "scale": first.scale,
+                    **first.settings,
                 }
-                self.append(group)
-            group["params"].append(row.param)
-            group["param_names"].append(row.name)
+            )
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """Names of the parameters that are in no group: no gradient is wanted."""
         return tuple(row.name for row in self.rows if not row.trainable)
 
-    def __repr__(self) -> str:
-        trainable = len(self.rows) - len(self.frozen)
-        return f"Metrized({len(self)} groups of {trainable} parameters)"
-
     @property
     def advice(self) -> str:
         """What to do about frozen parameters; empty if there are none."""
         if not self.frozen:
             return ""
-        few = len(self.frozen) == 1
+        s, them = ("", "it") if len(self.frozen) == 1 else ("s", "them")
         return (
-            f"{len(self.frozen)} frozen parameter{'' if few else 's'} in no group: to "
-            f"train {'it' if few else 'them'} later, metrize(model, include_frozen="
-            "True), or metrize again and add_param_group"
+            f"{len(self.frozen)} frozen parameter{s} in no group: to train {them} "
+            "later, metrize(model, include_frozen=True), or metrize again and "
+            "add_param_group"
         )
+
+    def __repr__(self) -> str:
+        trainable = len(self.rows) - len(self.frozen)
+        return f"Metrized({len(self)} groups of {trainable} parameters)"
 
     def __str__(self) -> str:
-        lines = [_HEAD, *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = (
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
-        return "\n".join(filter(None, (*padded, self.advice)))
+        return as_text([_HEAD, *(row.cells() for row in self.rows)], self.advice)
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{h}</th>' for h in _HEAD)
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td>{html.escape(c)}</td>" for c in row.cells())
-            + "</tr>"
-            for row in self.rows
-        )
-        said = f"<caption>{self.advice}</caption>" if self.advice else ""
-        return (
-            f"<table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        return as_html([_HEAD, *(row.cells() for row in self.rows)], self.advice)
+
+
+def as_text(lines: Sequence[Sequence[str]], last: str) -> str:
+    """A table whose columns are aligned, and what is said below it."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+    return "\n".join(filter(None, (*padded, last)))
+
+
+def as_html(lines: Sequence[Sequence[str]], caption: str) -> str:
+    """The same table for a browser; a column without a name is called "remark"."""
+    head, *body = lines
+    top = "".join(f'<th scope="col">{name or "remark"}</th>' for name in head)
+    rows = (
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in body
+    )
+    said = f"<caption>{caption}</caption>" if caption else ""
+    return (
+        f"<table>{said}<thead><tr>{top}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )

@@ -1,21 +1,22 @@
 """The modular norm of a torch module: a rule for each type, and overrides."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import nn
 
-from anthology.norms.combine import bond, tare
+from anthology.norms.base import weight_of
+from anthology.norms.by_hand import Override
 from anthology.norms.heads import Head
+from anthology.norms.lp import RMS
 from anthology.norms.metrized import Row
-from anthology.norms.modules import Leaf, Modular, weight_of
-from anthology.norms.overrides import Override
+from anthology.norms.modules import Leaf, Modular, bond, compose, residual, tare
 from anthology.norms.roles import metrize
 from anthology.norms.spectral import RMSToRMS
 from anthology.norms.stored import Split
-from anthology.norms.vector import RMS
 
 Values = Mapping[type[nn.Module] | str, float]
 Rule = Callable[[Any, "Reader"], Modular]
@@ -156,36 +157,40 @@ class Reader:
         self,
         model: nn.Module,
         rows: Sequence[Row],
-        mass: dict[type[nn.Module] | str, float],
-        sensitivity: dict[type[nn.Module] | str, float],
+        mass: Values,
+        sensitivity: Values,
     ) -> None:
         self._rows = {id(row.param): row for row in rows}
         self._names: dict[int, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self._names.setdefault(id(module), []).append(name)
         self._given = {"mass": mass, "sensitivity": sensitivity}
+        self._unused = {}
         for what, values in self._given.items():
             for selector, value in values.items():
-                weight_of(value, f"{what}[{selector!r}]")
-        self._used: set[tuple[str, type[nn.Module] | str]] = set()
+                shown = f"{what}[{selector!r}]"
+                weight_of(value, shown)
+                self._unused[what, selector] = shown
 
     def __call__(self, module: nn.Module) -> Modular:
         """The modular norm of one part of the model, with what was set by hand."""
-        sensitivity = self._find("sensitivity", module)
+        names = self._names.get(id(module), [])
+        sensitivity = self._find("sensitivity", names, module)
         rule = _rule(type(module))
         if rule is not None:
             result = rule(module, self)
         elif sensitivity is not None and not any(True for _ in module.parameters()):
             result = bond(sensitivity)
         else:
+            name = names[0] if names else "outside the model"
             raise TypeError(
-                f"no rule for {type(module).__name__} (module {self._name(module)!r}):"
-                " write one with norms.module_rule, or, if it holds no weights, give "
-                "its sensitivity"
+                f"no rule for {type(module).__name__} (module {name!r}): write one "
+                "with norms.module_rule, or, if it holds no weights, give its "
+                "sensitivity"
             )
         if sensitivity is not None:
             result = Modular(sensitivity, result.leaves)
-        mass = self._find("mass", module) if result.leaves else None
+        mass = self._find("mass", names, module) if result.leaves else None
         return result if mass is None else tare(result, mass)
 
     def layer(self, module: nn.Module, gain: float = 1.0, mass: float = 1.0) -> Modular:
@@ -203,55 +208,41 @@ class Reader:
         own = [p for p in module.parameters(recurse=False) if p.requires_grad]
         leaves = []
         for row in (self._rows[id(p)] for p in own):
-            by_hand = self._find("mass", row)
+            by_hand = self._find("mass", [row.name, *row.shared])
             share = mass / len(own) if by_hand is None else by_hand
             leaves.append(Leaf(row, share, gain))
         return Modular(gain, tuple(leaves))
 
     def all_used(self) -> None:
         """ValueError for an override that fits nothing."""
-        for what, values in self._given.items():
-            for selector in values:
-                if (what, selector) not in self._used:
-                    raise ValueError(f"{what}[{selector!r}] fits nothing of the model")
+        for shown in self._unused.values():
+            raise ValueError(f"{shown} fits nothing of the model")
 
-    def _find(self, what: str, of: nn.Module | Row) -> float | None:
-        if isinstance(of, Row):
-            names = [of.name, *of.shared]
-        else:
-            names = self._names.get(id(of), [])
+    def _find(
+        self, what: str, names: Sequence[str], module: nn.Module | None = None
+    ) -> float | None:
+        """What the last entry that fits says of a module, or of a parameter."""
         value = None
         for selector, candidate in self._given[what].items():
             if isinstance(selector, str):
                 fits = any(_matches(name, selector) for name in names)
             else:
-                fits = isinstance(of, selector)
+                fits = isinstance(module, selector)
             if fits:
-                self._used.add((what, selector))
+                self._unused.pop((what, selector), None)
                 value = float(candidate)
         return value
 
-    def _name(self, module: nn.Module) -> str:
-        return self._names.get(id(module), ["outside the model"])[0]
 
-
-def _heads(model: nn.Module) -> list[Override]:
+def _heads(model: nn.Module) -> Iterator[Override]:
     """The heads of attention apart, so that each gets queries and keys of RMS 1."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    return [
-        (partial(_is, id(p)), Split(norm, 3 * module.num_heads))
-        for module in modules
-        if isinstance(module, nn.MultiheadAttention)
-        for norm, p in (
-            (RMSToRMS(), module.in_proj_weight),
-            (RMS(), module.in_proj_bias),
-        )
-        if p is not None
-    ]
-
-
-def _is(key: int, name: str, param: Tensor, module: nn.Module) -> bool:
-    return id(param) == key
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, nn.MultiheadAttention):
+            fused = module.in_proj_weight, module.in_proj_bias
+            for norm, weight in zip((RMSToRMS(), RMS()), fused, strict=True):
+                if weight is not None:
+                    whose = lambda name, p, module, weight=weight: p is weight
+                    yield whose, Split(norm, 3 * module.num_heads)
 
 
 def _matches(name: str, selector: str) -> bool:
@@ -267,3 +258,114 @@ def _rule(kind: type[nn.Module]) -> Rule | None:
         if parent in _RULES:
             return _RULES[parent] if kind.forward is parent.forward else None
     return None
+
+
+# The largest slopes, rounded up: of xΦ(x), of its tanh form, and of x·sigmoid(x).
+_GELU, _GELU_TANH, _SILU = 1.128905, 1.129, 1.09984
+_SLOPES: dict[Callable[..., Any], float] = {F.relu: 1.0, F.gelu: _GELU, F.silu: _SILU}
+
+
+def _max_pool(axes: int) -> Callable[[Any], float]:
+    # each channel may take its maximum elsewhere: up to K positions add up
+    return lambda module: math.sqrt(_positions(module.kernel_size, axes))
+
+
+def _avg_pool(axes: int) -> Callable[[Any], float]:
+    def bound(module: Any) -> float:
+        size, divisor = _positions(module.kernel_size, axes), module.divisor_override
+        return 1.0 if divisor is None else size / abs(divisor)
+
+    return bound
+
+
+def _positions(kernel: int | tuple[int, ...], axes: int) -> int:
+    return kernel**axes if isinstance(kernel, int) else math.prod(kernel)
+
+
+# How much what has no weights can enlarge the largest RMS of a position: at most 1 …
+_PLAIN = (
+    *(nn.Identity, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Tanh, nn.Softplus, nn.Softsign),
+    *(nn.LogSigmoid, nn.Hardtanh, nn.Tanhshrink, nn.AvgPool1d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+)
+# … and otherwise this.
+_STRETCHES: dict[type[nn.Module], Callable[[Any], float]] = {
+    nn.Sigmoid: lambda module: 0.25,
+    nn.GELU: lambda module: _GELU if module.approximate == "none" else _GELU_TANH,
+    nn.SiLU: lambda module: _SILU,
+    nn.LeakyReLU: lambda module: max(1.0, abs(module.negative_slope)),
+    nn.ELU: lambda module: max(1.0, abs(module.alpha)),
+    nn.MaxPool1d: _max_pool(1),
+    nn.MaxPool2d: _max_pool(2),
+    nn.MaxPool3d: _max_pool(3),
+    nn.AvgPool2d: _avg_pool(2),
+    nn.AvgPool3d: _avg_pool(3),
+}
+_LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding),
+    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+
+
+@module_rule(*_LAYERS)
+def _layer(module: nn.Module, reader: Reader) -> Modular:
+    return reader.layer(module)
+
+
+@module_rule(*_PLAIN)
+def _plain(module: nn.Module, reader: Reader) -> Modular:
+    return bond()
+
+
+@module_rule(*_STRETCHES)
+def _stretching(module: nn.Module, reader: Reader) -> Modular:
+    kind = next(kind for kind in type(module).__mro__ if kind in _STRETCHES)
+    return bond(_STRETCHES[kind](module))
+
+
+@module_rule(nn.Sequential)
+def _sequential(module: nn.Sequential, reader: Reader) -> Modular:
+    return compose(*(reader(part) for part in module))
+
+
+@module_rule(nn.MultiheadAttention)
+def _attention(module: nn.MultiheadAttention, reader: Reader) -> Modular:
+    if module.in_proj_weight is None or module.bias_k is not None:
+        raise TypeError(
+            "the rule for MultiheadAttention knows neither kdim and vdim nor "
+            "add_bias_kv: write one with norms.module_rule"
+        )
+    # logits q·k/√d of heads with RMS 1 reach √d, and so does their slope
+    root = math.sqrt(module.head_dim)
+    heads = reader.layer(module, gain=1 + 2 * root, mass=3)
+    return compose(heads, reader(module.out_proj))
+
+
+@module_rule(nn.TransformerEncoderLayer)
+def _encoder_layer(module: nn.TransformerEncoderLayer, reader: Reader) -> Modular:
+    attention = reader(module.self_attn)
+    act = module.activation
+    if not isinstance(act, nn.Module) and act not in _SLOPES:
+        raise TypeError(
+            f"the slope of {act!r} is not known: use relu, gelu, silu or a "
+            "module as activation"
+        )
+    slope = reader(act) if isinstance(act, nn.Module) else bond(_SLOPES[act])
+    forward = compose(reader(module.linear1), slope, reader(module.linear2))
+    norm1, norm2 = reader(module.norm1), reader(module.norm2)
+    if module.norm_first:
+        return compose(
+            residual(compose(norm1, attention)), residual(compose(norm2, forward))
+        )
+    return compose(residual(attention), norm1, residual(forward), norm2)
+
+
+@module_rule(nn.TransformerEncoder)
+def _encoder(module: nn.TransformerEncoder, reader: Reader) -> Modular:
+    parts = [reader(layer) for layer in module.layers]
+    if module.norm is not None:
+        parts.append(reader(module.norm))
+    return compose(*parts)

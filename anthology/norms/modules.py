@@ -1,20 +1,22 @@
 """The modular norm: one norm for the weights of a whole network, by how they act.
 
 Bernstein & Newhouse 2024 (arXiv 2410.21265), Defs 4-7, after Large et al. 2024
-(arXiv 2405.14813). `modular_norm` reads it off a model; here is what it is made of.
+(arXiv 2405.14813). `modular_norm` reads it off a model; here is what it is made of,
+and how modules in a row, side by side and with a shortcut have norms made of others'.
 """
 
-import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import overload
 
 from torch import Tensor
 
-from anthology.norms.base import number
-from anthology.norms.metrized import Metrized, Row
-from anthology.norms.modular import MaxOver
+from anthology.norms.base import Norm, positive, weight_of
+from anthology.norms.max_over import MaxOver
+from anthology.norms.metrized import Metrized, Row, as_html, as_text
+from anthology.norms.spec import from_spec
 
 Weights = Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -116,12 +118,9 @@ class Modular:
 
         Every leaf whose gradient is not zero moves as far as it may.
         """
-        steps = [
-            t.reshape(leaf.row.param.shape)
-            for t, leaf in zip(
-                self.max_over.dualize(self._points(grads)), self._active, strict=True
-            )
-        ]
+        found = self.max_over.dualize(self._points(grads))
+        shapes = [leaf.row.param.shape for leaf in self._active]
+        steps = [t.reshape(shape) for t, shape in zip(found, shapes, strict=True)]
         if isinstance(grads, Mapping):
             return dict(zip(self.names, steps, strict=True))
         return steps
@@ -158,10 +157,9 @@ class Modular:
             ("name", "shape", "role", "norm", "mass", "scale", "")
         ]
         for leaf in self.leaves:
-            name, shape, role, norm, *_ = leaf.row.cells()
             scale = f"{self._scale(leaf):.4g}" if leaf in self._active else "–"
-            mass, remark = f"{leaf.mass:.4g}", leaf.row.remark
-            lines.append((name, shape, role, norm, mass, scale, remark))
+            more = f"{leaf.mass:.4g}", scale, leaf.row.remark
+            lines.append((*leaf.row.cells()[:4], *more))
         return lines
 
     def _title(self) -> str:
@@ -171,29 +169,121 @@ class Modular:
         return f"Modular({len(self.leaves)} leaves, {self._title()})"
 
     def __str__(self) -> str:
-        lines = self._cells()
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = (
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
-        return "\n".join([*padded, self._title()])
+        return as_text(self._cells(), self._title())
 
     def _repr_html_(self) -> str:
-        head, *body = self._cells()
-        top = "".join(f'<th scope="col">{h or "remark"}</th>' for h in head)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>"
-            for line in body
-        )
-        return (
-            f"<table><caption>{self._title()}</caption><thead><tr>{top}</tr></thead>"
-            f"<tbody>{rows}</tbody></table>"
-        )
+        return as_html(self._cells(), self._title())
 
 
-def weight_of(value: float, name: str) -> float:
-    """``value`` as a float; ValueError unless it is finite and not negative."""
-    if not 0 <= number(value, name) < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-    return float(value)
+def atom(
+    name: str,
+    param: Tensor,
+    norm: Norm | str,
+    *,
+    mass: float = 1.0,
+    sensitivity: float = 1.0,
+    role: str = "by hand",
+) -> Modular:
+    """A module that is one weight.
+
+    Parameters
+    ----------
+    name : str
+        Name in the table and in mappings.
+    param : Tensor
+        The weight.
+    norm : Norm or str
+        How a change of it is measured: a unit change must change the output by at
+        most 1, for inputs of size at most 1. Text is read by `from_spec`.
+    mass, sensitivity : float, optional
+        Default 1; not negative and finite.
+    role : str, optional
+        A word for the table.
+    """
+    norm = from_spec(norm) if isinstance(norm, str) else norm
+    if not isinstance(norm, Norm):
+        raise TypeError(f"atom needs a Norm, got {norm!r}")
+    if norm.ndim > 1:
+        norm._check(param)
+    leaf = Leaf(Row(name, param, role, norm), weight_of(mass, "mass"))
+    return Modular(weight_of(sensitivity, "sensitivity"), (leaf,))
+
+
+def bond(sensitivity: float = 1.0) -> Modular:
+    """A module without weights, such as an activation or the product with a number."""
+    return Modular(weight_of(sensitivity, "sensitivity"))
+
+
+def compose(*modules: Modular) -> Modular:
+    """The modules one after the other, the first one nearest to the input.
+
+    Masses add, sensitivities multiply, and a leaf's scale takes the sensitivities of
+    all that follows: ``compose(a, b)`` has the norm
+    max(σ_b(m/m_a)‖·‖_a, (m/m_b)‖·‖_b) with m = m_a + m_b (Def. 5).
+    """
+
+    def pair(first: Modular, second: Modular) -> Modular:
+        s = second.sensitivity
+        moved = tuple(replace(leaf, gain=leaf.gain * s) for leaf in first.leaves)
+        return Modular(first.sensitivity * s, _merged(moved + second.leaves))
+
+    return reduce(pair, modules, bond())
+
+
+def concat(*modules: Modular) -> Modular:
+    """The modules side by side on one input; also the sum of their outputs.
+
+    Masses and sensitivities add; the norm of two is
+    max((m/m_a)‖·‖_a, (m/m_b)‖·‖_b) with m = m_a + m_b (Def. 6).
+    """
+    leaves = tuple(leaf for module in modules for leaf in module.leaves)
+    return Modular(math.fsum(m.sensitivity for m in modules), _merged(leaves))
+
+
+def residual(block: Modular, blocks: int | None = None) -> Modular:
+    """A shortcut around ``block``.
+
+    Parameters
+    ----------
+    block : Modular
+        The branch.
+    blocks : int, optional
+        L: the module is x ↦ (1 − 1/(2L))x + block(x)/(2L), which keeps the
+        sensitivity at 1 if that of the block is 1, however many follow each other.
+        Default None: the plain x ↦ x + block(x), of sensitivity 1 + σ.
+    """
+    if blocks is None:
+        return concat(bond(), block)
+    if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
+        raise ValueError(f"blocks must be a positive integer or None, got {blocks!r}")
+    share = 1 / (2 * blocks)
+    return concat(bond(1 - share), compose(block, bond(share)))
+
+
+def tare(module: Modular, absolute: float = 1.0) -> Modular:
+    """The module with all masses scaled so that they sum to ``absolute``.
+
+    Its own norm stays as it is; its share in what it becomes part of changes. With 0
+    its weights do not move at all.
+
+    Raises
+    ------
+    ValueError
+        If there is no mass to scale, or ``absolute`` is negative or not finite.
+    """
+    share = 0.0
+    if weight_of(absolute, "absolute"):
+        share = absolute / positive(module.mass, "the mass of the module")
+    leaves = tuple(replace(leaf, mass=leaf.mass * share) for leaf in module.leaves)
+    return replace(module, leaves=leaves)
+
+
+def _merged(leaves: Iterable[Leaf]) -> tuple[Leaf, ...]:
+    """A weight used twice is one leaf: its masses add, and so do its gains."""
+    found: dict[int, Leaf] = {}
+    for leaf in leaves:
+        key = id(leaf.row.param)
+        if old := found.get(key):
+            leaf = Leaf(old.row, old.mass + leaf.mass, old.gain + leaf.gain)
+        found[key] = leaf
+    return tuple(found.values())

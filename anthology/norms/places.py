@@ -1,12 +1,21 @@
 """Where a parameter stands in a model, and what its surroundings say of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from anthology.norms.base import Norm
+
+# of peft, torch.compile, FSDP and activation checkpointing
+WRAPPERS = {
+    "base_layer",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}
+_SIZES = (("in_features", "out_features"), ("nx", "nf"), ("in_dim", "out_dim"))
 
 
 class Role(NamedTuple):
@@ -30,9 +39,9 @@ class Place:
     split: bool | int = False
 
     @property
-    def head(self) -> str:
-        """Why the owner is an output head; empty if it is none."""
-        return self.heads.get(id(self.module), "")
+    def full(self) -> str:
+        """The parameter's name in the model."""
+        return f"{self.path}.{self.name}" if self.path else self.name
 
     @property
     def kind(self) -> str:
@@ -40,33 +49,17 @@ class Place:
         return kind_of(self.module)
 
     @property
-    def leaf(self) -> str:
-        """The owner's own name, without what packages wrap around a layer."""
-        return self._parts()[-1] if self._parts() else ""
+    def is_line(self) -> bool:
+        """Whether all its numbers stand along one axis."""
+        return self.param.numel() == max(self.param.shape, default=1)
 
-    def outer(self, levels: int = 1) -> nn.Module | None:
-        """The module whose part the owner is, or that one's; wrappers left out."""
+    def above(self) -> Iterator[tuple[str, nn.Module | None]]:
+        """The owner's name and what it is a part of; that one's …; no wrappers."""
         path = self.path
         while path:
             path, _, last = path.rpartition(".")
-            levels -= last not in WRAPPERS
-            if not levels:
-                return self.modules.get(path)
-        return None
-
-    def _parts(self) -> list[str]:
-        return [part for part in self.path.split(".") if part not in WRAPPERS]
-
-
-# of peft, torch.compile, FSDP and activation checkpointing
-WRAPPERS = (
-    "base_layer",
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-)
-_TURNED = ("Conv1D",)  # GPT-2's layer in transformers
-_SIZES = (("in_features", "out_features"), ("nx", "nf"), ("in_dim", "out_dim"))
+            if last not in WRAPPERS:
+                yield last, self.modules.get(path)
 
 
 def kind_of(module: nn.Module) -> str:
@@ -77,36 +70,44 @@ def kind_of(module: nn.Module) -> str:
     return f"nn.{kind.__name__}" if torchs else kind.__name__
 
 
-def own(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter that a module holds itself, parametrized or not."""
-    found = module._parameters.get(name)
-    if found is None:
-        lists = module._modules.get("parametrizations")
-        part = getattr(lists, name, None)
-        for which in ("original", "original1"):
-            found = found if found is not None else getattr(part, which, None)
-        for old in (f"{name}_orig", f"{name}_v"):  # the hooks before parametrizations
-            found = found if found is not None else module._parameters.get(old)
-    return found
+def own(module: nn.Module, name: str) -> Any:
+    """A parameter that a module holds itself, parametrized or not; or None."""
+    part = getattr(module._modules.get("parametrizations"), name, None)
+    held = module._parameters.get
+    # the last two are of the hooks before parametrizations
+    found = [held(name), *(getattr(part, k, None) for k in ("original", "original1"))]
+    found += [held(f"{name}_orig"), held(f"{name}_v")]
+    return next((p for p in found if p is not None), None)
+
+
+def _told(module: nn.Module) -> tuple[str, tuple[int, int]] | None:
+    """Inputs and outputs that a module names, and what it calls the first."""
+    for inner, outer in _SIZES:
+        sizes = getattr(module, inner, None), getattr(module, outer, None)
+        if isinstance(sizes[0], int) and isinstance(sizes[1], int):
+            return inner, (sizes[0], sizes[1])
+    return None
+
+
+def _like_gpt2(module: nn.Module) -> bool:
+    """Whether it is the layer of GPT-2 in transformers, or derived from it."""
+    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
 
 
 def turned(module: nn.Module, p: Tensor) -> str:
     """Why a matrix is stored in × out, or nothing if it is stored out × in."""
     if isinstance(module, nn.Linear):
         return ""
-    for kind in type(module).__mro__:
-        if kind.__name__ in _TURNED:
-            return "in × out"
-    for inner, outer in _SIZES:
-        sizes = getattr(module, inner, None), getattr(module, outer, None)
-        if all(isinstance(n, int) for n in sizes):
-            there = sizes == tuple(p.shape) and sizes[0] != sizes[1]
-            return f"in × out by its {inner}" if there else ""
+    if _like_gpt2(module):
+        return "in × out"
+    rows, columns = p.shape
+    if told := _told(module):
+        inner, sizes = told
+        there = sizes == (rows, columns) and rows != columns
+        return f"in × out by its {inner}" if there else ""
     bias = own(module, "bias")
-    if bias is not None and bias.ndim == 1:
-        along = len(bias) == p.shape[1] != p.shape[0]
-        return "in × out by its bias" if along else ""
-    return ""
+    along = bias is not None and bias.ndim == 1 and len(bias) == columns != rows
+    return "in × out by its bias" if along else ""
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -116,11 +117,9 @@ def is_linear(module: nn.Module) -> bool:
     weight = own(module, "weight")
     if weight is None or weight.ndim != 2 or isinstance(module, nn.Embedding):
         return False
-    names = {kind.__name__ for kind in type(module).__mro__}
-    if any(n.endswith(("Linear", "LMHead")) or n in _TURNED for n in names):
-        return True
-    pairs = ((getattr(module, a, None), getattr(module, b, None)) for a, b in _SIZES)
-    return any(isinstance(a, int) and isinstance(b, int) for a, b in pairs)
+    names = (kind.__name__ for kind in type(module).__mro__)
+    called = any(n.endswith(("Linear", "LMHead")) for n in names)
+    return called or _like_gpt2(module) or _told(module) is not None
 
 
 def widths(module: nn.Module) -> tuple[int, int]:

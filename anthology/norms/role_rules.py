@@ -4,41 +4,63 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from anthology.norms.base import Norm
-from anthology.norms.fused import Parts, fused, halves, per_head, stack_turned
+from anthology.norms.by_hand import by_a_users_rule
 from anthology.norms.heads import is_router
-from anthology.norms.operator import RMSToInf
+from anthology.norms.lp import RMS, LInf, OneToRMS, RMSToInf
+from anthology.norms.parts import HALVES, of_linear, stack_turned
 from anthology.norms.places import Place, Role, is_linear, kind_of, turned
-from anthology.norms.role_names import (
-    ROWS,
-    by_name,
-    norm_by_shape,
-    of_adapter,
-    of_entries,
-    of_norm,
-)
-from anthology.norms.role_registry import registered
 from anthology.norms.spectral import Conv, RMSToRMS
-from anthology.norms.stored import Split, Transpose
-from anthology.norms.vector import RMS, LInf
+from anthology.norms.stored import Transpose, split, transposed
 
-_GAINS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
-_KERNEL = 15  # no kernel of a convolution is wider, both ways
+_ROWS = Transpose(OneToRMS())
+_TORCHS_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
+_NORM = re.compile(r"norm(gated|layer|\dd)?$|rms_?norm|layer_?norm", re.IGNORECASE)
+_NORM_GAINS = ("weight", "scale", "gamma", "gain", "g", "a_2")
+_NORM_BIASES = ("bias", "beta", "b", "b_2", "shift")
+_LORA = re.compile(r"(?:^|\.)(lora_(?:embedding_)?[AB]|lora_magnitude_vector)\.")
+# pos_embed, position_embeddings, positional_embedding, class_embedding, position,
+# cls_token, mask_tokens, registers, rel_pos_h, wte, token_embedding …
+_TABLE = re.compile(
+    r"(^|_)((pos|position|positional|cls|class|tok|token|word|char|vocab|patch|level)?"
+    r"_?emb(ed(ding)?)?s?(_(weight|table))?|rel_pos(_[a-z])?|wte|wpe"
+    r"|pos(ition)?s?|tokens?|registers?)$",
+    re.IGNORECASE,
+)
+_GAIN = re.compile(
+    r"(^|_)(gamma|gain|scale|scaling|layer_?scale|lambda|magnitude_vector)"
+    r"_?\d*(_parameter)?$|^ia3_l$",
+    re.IGNORECASE,
+)
+# state spaces, RWKV, tables added to the logits of attention
+_ENTRYWISE = re.compile(
+    r"^(A_logs?|A_log_.*|log_A.*|A_real|A_imag|(log_|inv_)?dt(_bias)?|Ds?|sinks"
+    r"|recurrent_param|time_(decay|first|faaaa|maa|mix).*|.*bias_table)$"
+)
 _EXPERTS = re.compile(r"expert|(^|_|\.)moe($|_|\.)", re.IGNORECASE)
+_KERNEL = 15  # no kernel of a convolution is wider, both ways
 
 
 def role_of(place: Place) -> Role:
     """The role and the norm of one parameter; see the table of `metrize`."""
-    for rule in _RULES:
-        found = rule(place)
-        if found is not None:
-            return found
-    return Role("other", norm_by_shape(place.param.ndim), "by shape alone")
+    found = (rule(place) for rule in _RULES)
+    by_shape = Role("other", norm_by_shape(place.param.ndim), "by shape alone")
+    return next((role for role in found if role is not None), by_shape)
+
+
+def norm_by_shape(ndim: int) -> Norm:
+    """The norm of a parameter of which only the number of axes is known.
+
+    Up to one axis RMS, two RMSToRMS, more the convolution kernel Conv(ndim − 2).
+    """
+    if ndim <= 1:
+        return RMS()
+    return RMSToRMS() if ndim == 2 else Conv(ndim - 2)
 
 
 def _parametrized(place: Place) -> Role | None:
@@ -52,26 +74,78 @@ def _parametrized(place: Place) -> Role | None:
         pair = {f"{name}_g", f"{name}_v"} <= set(place.module._parameters)
         if not pair and which != "orig":
             return None
-    base, p = place.modules[path], place.param
-    if several and p.numel() == max(p.shape, default=1):
+    base = place.modules[path]
+    if several and place.is_line:
         return Role("gain", LInf(), f"lengths of {kind_of(base)}")
     found = role_of(replace(place, name=name, module=base, path=path))
     return found._replace(why=f"{found.why}, parametrized")
 
 
-def _gain(place: Place) -> Role | None:
-    if not isinstance(place.module, _GAINS) or place.name not in ("weight", "bias"):
+def _adapter(place: Place) -> Role | None:
+    """The factors of LoRA and of its kin, as in peft."""
+    full = f"{place.path}.{place.name}"
+    found = _LORA.search(full)
+    if not found or place.name == "bias":
         return None
-    if place.name == "weight":
-        return Role("gain", LInf(), place.kind)
-    return Role("bias", RMS(), place.kind)
+    which = found.group(1)
+    if which.endswith("vector"):
+        return Role("gain", LInf(), "DoRA's lengths")
+    if which == "lora_embedding_A":
+        return Role("embedding", OneToRMS(), "LoRA of a table, r × tokens")
+    base = getattr(place.modules.get(full[: found.start()]), "base_layer", None)
+    if which == "lora_B" and place.param.ndim == 2 and id(base) in place.heads:
+        return Role("head", RMSToInf(), "LoRA of the head")
+    return Role("lora", norm_by_shape(place.param.ndim), f"LoRA, {which[-1]}")
 
 
-def _bias(place: Place) -> Role | None:
-    name, p = place.name, place.param
-    named = name == "bias" or name.startswith("bias_") or name.endswith("_bias")
-    if named and p.numel() == max(p.shape, default=1):
+def _of_lines(place: Place) -> Role | None:
+    """Gains and biases of normalisation layers, entries alone, and biases."""
+    name, module = place.name, place.module
+    named = _NORM.search(type(module).__name__) and place.param.ndim <= 2
+    if named or isinstance(module, _TORCHS_NORMS):
+        if name in _NORM_GAINS:
+            return Role("gain", LInf(), place.kind)
+        if name in _NORM_BIASES:
+            return Role("bias", RMS(), place.kind)
+    # a state space has A beside its D
+    states = any(key.startswith(("A_", "log_A")) for key in module._parameters)
+    if _ENTRYWISE.match(name) and (states or name not in ("D", "Ds", "dt")):
+        return Role("entrywise", LInf(), f"named {name}")
+    if place.is_line and (name.startswith("bias_") or f"_{name}".endswith("_bias")):
         return Role("bias", RMS(), place.kind)
+    return None
+
+
+def _of_torch(place: Place) -> Role | None:
+    """Attention, recurrent cells, tables and convolutions; and those named so."""
+    name, p, module, kind = place.name, place.param, place.module, place.kind
+    if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
+        fused = name == "in_proj_weight"
+        parts = (3 if fused else 1) * (module.num_heads if place.split else 1)
+        said = [kind, "q, k, v fused"] if fused else [kind]
+        said += [f"{parts} heads"] if place.split else []
+        role = "qkv" if fused else "linear"
+        return Role(role, split(RMSToRMS(), parts), ", ".join(said))
+    if p.ndim == 2 and re.match(r"weight_(ih|hh|hr)", name):
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            size = module.hidden_size
+        else:
+            state = re.sub("^weight_(ih|hr)", "weight_hh", name)
+            other = module._parameters.get(state)
+            size = other.shape[1] if other is not None else len(p)
+        gates = 1 if name.startswith("weight_hr") or len(p) % size else len(p) // size
+        said = [kind, f"{gates} gates"] if gates > 1 else [kind]
+        return Role("recurrent", split(RMSToRMS(), gates), ", ".join(said))
+    if name != "weight":
+        return None
+    named = "embedding" in type(module).__name__.lower() and p.ndim == 2
+    if named or isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return Role("embedding", _ROWS, kind)
+    if isinstance(module, _ConvNd):
+        norm = split(transposed(Conv(p.ndim - 2), module.transposed), module.groups)
+        if module.groups == module.in_channels > 1:
+            return Role("depthwise", norm, f"{kind}, depthwise")
+        return Role("conv", norm, kind)
     return None
 
 
@@ -80,141 +154,77 @@ def _linear(place: Place) -> Role | None:
     p, module = place.param, place.module
     if place.name != "weight" or p.ndim != 2:
         return None
-    stored, router = turned(module, p), is_router(f"{place.path}.{place.kind}")
-    router = router or is_router(place.path)
-    if not (is_linear(module) or place.head or stored or router):
+    stored, head = turned(module, p), place.heads.get(id(module))
+    router = is_router(f"{place.path}.{place.kind}") or is_router(place.path)
+    if not (is_linear(module) or head or stored or router):
         return None
+    if head:
+        return Role("head", transposed(RMSToInf(), stored), head)
     outputs, inputs = p.shape[::-1] if stored else p.shape
-    kinds = (place.kind, stored, "a router" if router else "")
-    why = ", ".join(filter(None, kinds))
-    if place.head:
-        return Role("head", _turn(RMSToInf(), stored), place.head)
-    known = fused(place, inputs, outputs)
-    if known:
-        role, parts, said = known
-        return Role(role, _turn(Split(RMSToRMS(), parts), stored), f"{why}, {said}")
-    heads = per_head(place, inputs, outputs)
-    if heads:
-        count, along, said = heads
-        norm: Norm = RMSToRMS()
-        norm = _turn(Split(_turn(norm, along), count), along)
-        return Role("linear", _turn(norm, stored), f"{why}, {said}")
-    return Role("linear", _turn(RMSToRMS(), stored), why)
+    role, norm, parts = of_linear(place, inputs, outputs)
+    said = place.kind, stored, "a router" if router else "", parts
+    return Role(role, transposed(norm, stored), ", ".join(filter(None, said)))
 
 
-def _table(place: Place) -> Role | None:
-    known = isinstance(place.module, nn.Embedding | nn.EmbeddingBag)
-    named = "embedding" in type(place.module).__name__.lower() and place.param.ndim == 2
-    if place.name == "weight" and (known or named):
-        return Role("embedding", ROWS, place.kind)
-    return None
-
-
-def _conv(place: Place) -> Role | None:
-    module, p = place.module, place.param
-    if not isinstance(module, _ConvNd) or place.name != "weight":
-        return None
-    kernel: Norm = _turn(Conv(p.ndim - 2), module.transposed)
-    norm = _split(kernel, module.groups)
-    if module.groups == module.in_channels > 1:
-        return Role("depthwise", norm, f"{place.kind}, depthwise")
-    return Role("conv", norm, place.kind)
-
-
-def _attention(place: Place) -> Role | None:
-    name, module = place.name, place.module
-    if not isinstance(module, nn.MultiheadAttention):
-        return None
-    if name == "in_proj_weight":
-        parts = 3 * module.num_heads if place.split else 3
-        said = "q, k, v fused" + (f", {parts} heads" if place.split else "")
-        return Role("qkv", Split(RMSToRMS(), parts), f"{place.kind}, {said}")
-    if name.endswith("_proj_weight"):
-        parts = module.num_heads if place.split else 1
-        said = f", {parts} heads" if place.split else ""
-        return Role("linear", _split(RMSToRMS(), parts), f"{place.kind}{said}")
-    return None
-
-
-def _recurrent(place: Place) -> Role | None:
-    """Gates on top of each other: of torch's cells and of those named like them."""
-    name, p, module = place.name, place.param, place.module
-    if p.ndim != 2 or not re.match(r"weight_(ih|hh|hr)", name):
-        return None
-    state = re.sub("^weight_(ih|hr)", "weight_hh", name)
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        size = module.hidden_size
-    else:
-        other = module._parameters.get(state)
-        size = other.shape[1] if other is not None else len(p)
-    gates = 1 if name.startswith("weight_hr") or len(p) % size else len(p) // size
-    said = f", {gates} gates" if gates > 1 else ""
-    return Role("recurrent", _split(RMSToRMS(), gates), f"{place.kind}{said}")
-
-
-def _of_torch(place: Place) -> Role | None:
-    """Weights of torch's layers that have no norm of their own."""
+def _by_name(place: Place) -> Role | None:
+    """A parameter that a module of one's own holds, by its name."""
+    name, p, said = place.name, place.param, f"named {place.name}"
     if isinstance(place.module, _ConvNd | nn.Bilinear | ParametrizationList):
-        return Role("other", norm_by_shape(place.param.ndim), f"{place.kind}, by shape")
+        return Role("other", norm_by_shape(p.ndim), f"{place.kind}, by shape")
+    if name == "in_proj_weight" and p.ndim == 2 and len(p) == 3 * p.shape[1]:
+        return Role("qkv", split(RMSToRMS(), 3), said)
+    if p.ndim in (1, 2, 3) and _TABLE.search(name):
+        return Role("embedding", _ROWS if p.ndim > 1 else RMS(), said)
+    if _GAIN.search(name) and (place.is_line or _one_an_expert(p, place.module)):
+        return Role("gain", LInf(), said)
+    if "bias" in name.lower().split("_") and p.ndim > 1:
+        if _one_an_expert(p, place.module):
+            return Role("bias", _ROWS, "a row for each expert")
+        return Role("entrywise", LInf(), f"{said}, no row")
     return None
 
 
-def _fused_table(place: Place) -> Role | None:
-    """``in_proj_weight`` in a module of one's own."""
-    p = place.param
-    if place.name == "in_proj_weight" and p.ndim == 2 and len(p) == 3 * p.shape[1]:
-        return Role("qkv", Split(RMSToRMS(), 3), f"named {place.name}")
-    return None
+def _one_an_expert(p: Tensor, module: nn.Module) -> bool:
+    """Whether these are rows, as many as the module has matrices in a stack."""
+    if p.ndim < 2:
+        return False
+    lead = p.shape[:-2] if p.shape[-2] == 1 and p.ndim > 2 else p.shape[:-1]
+    others = (x for x in module.parameters(recurse=False) if x is not p)
+    return p.numel() > p.shape[-1] and any(
+        x.ndim > 2 and x.shape[:-2] == lead for x in others
+    )
 
 
 def _stack(place: Place) -> Role | None:
     """More than two axes in a module of one's own: experts, gains, kernels."""
-    p = place.param
+    name, p, module = place.name, place.param, place.module
     if p.ndim < 3:
         return None
-    if p.shape[-1] == 1 and p.numel() == max(p.shape):
+    if p.shape[-1] == 1 and place.is_line:
         return Role("gain", LInf(), "one entry a channel")
-    if "conv" in type(place.module).__name__.lower():
+    if "conv" in type(module).__name__.lower():
         return None
     if p.ndim == 3 and len(p) == 1:
-        return Role("embedding", ROWS, "rows, 1×n×d")
-    around = f"{place.path}.{place.name}.{type(place.module).__name__}"
-    if p.ndim > 3 and not _EXPERTS.search(around) and min(p.shape[-2:]) <= _KERNEL:
+        return Role("embedding", _ROWS, "rows, 1×n×d")
+    experts = _EXPERTS.search(f"{place.path}.{name}.{type(module).__name__}")
+    if p.ndim > 3 and not experts and min(p.shape[-2:]) <= _KERNEL:
         return None
-    stored = stack_turned(place.name, p, place.module)
-    parts: Parts = 1
-    if halves(place.name) and not place.kind.startswith("GptOss"):
-        parts = 2 if p.shape[-1 if stored else -2] % 2 == 0 else 1
+    stored = stack_turned(name, module)
+    fused = HALVES.match(name) and not place.kind.startswith("GptOss")
+    parts = 2 if fused and p.shape[-1 if stored else -2] % 2 == 0 else 1
     said = ", in × out" if stored else ""
     said += ", gate and up fused" if parts != 1 else ""
-    return Role("stack", _turn(_split(RMSToRMS(), parts), stored), f"matrices{said}")
-
-
-def _turn(norm: Norm, stored: bool | str) -> Norm:
-    if not stored:
-        return norm
-    return norm.base if isinstance(norm, Transpose) else Transpose(norm)
-
-
-def _split(norm: Norm, parts: Parts) -> Norm:
-    return norm if parts == 1 else Split(norm, parts)
+    norm = transposed(split(RMSToRMS(), parts), stored)
+    return Role("stack", norm, f"matrices{said}")
 
 
 _RULES: tuple[Callable[[Place], Role | None], ...] = (
-    registered,
+    by_a_users_rule,
     _parametrized,
-    of_adapter,
-    _gain,
-    of_norm,
-    of_entries,
-    _bias,
-    _attention,
-    _recurrent,
-    _table,
-    _conv,
-    _linear,
+    _adapter,
+    _of_lines,
     _of_torch,
-    _fused_table,
-    by_name,
+    _linear,
+    _by_name,
     _stack,
 )

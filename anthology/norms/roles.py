@@ -3,16 +3,15 @@
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from anthology.norms.by_hand import Override, overridden
 from anthology.norms.heads import Head, find_heads
 from anthology.norms.metrized import Metrized, Row
-from anthology.norms.overrides import Override, Owners, overridden
-from anthology.norms.places import Place, Role, kind_of
+from anthology.norms.places import Place
 from anthology.norms.role_rules import role_of
 
 _LAYERS = (nn.Linear, nn.Embedding, nn.EmbeddingBag, _ConvNd)
@@ -133,69 +132,51 @@ def metrize(
         raise TypeError(f"heads must be True, False or a number, got {heads!r}")
     chosen, notes = find_heads(model, head)
     modules = dict(model.named_modules(remove_duplicate=False))
-    found = _collect(modules)
-    rows = [_row(owners, param, modules, chosen, heads) for param, owners in found]
-    if include_frozen:
-        rows = [replace(row, trainable=True) for row in rows]
+    places: dict[int, list[Place]] = {}
+    for path, module in modules.items():
+        for name, p in module.named_parameters(recurse=False):
+            place = Place(name, p, module, path, modules, chosen, heads)
+            if is_lazy(p):
+                raise ValueError(
+                    f"{place.full} has no shape yet: run the model once first"
+                )
+            places.setdefault(id(p), []).append(place)
+    rows = [_row(uses, include_frozen) for uses in places.values()]
     if heads and not any(re.search(r", \d+ heads", row.why) for row in rows):
         raise ValueError(
             f"heads={heads!r} finds no attention with projections called q_proj, query, "
             "qkv, … that says how many heads it has: give their number, or overrides "
             "with Split(RMSToRMS(), heads)"
         )
-    rows = overridden(rows, [owners for _, owners in found], overrides or ())
+    rows = overridden(rows, [*places.values()], overrides or ())
     notes += _vocabularies(rows)
     if notes:
         warnings.warn("metrize guessed: " + "; ".join(notes), stacklevel=2)
     return Metrized(rows)
 
 
-def _collect(modules: dict[str, nn.Module]) -> list[tuple[Tensor, Owners]]:
-    """Each parameter and every place that owns it, in the order of registration."""
-    found: dict[int, tuple[Tensor, list[tuple[str, nn.Module]]]] = {}
-    for prefix, module in modules.items():
-        for name, param in module.named_parameters(recurse=False):
-            full = f"{prefix}.{name}" if prefix else name
-            if is_lazy(param):
-                raise ValueError(f"{full} has no shape yet: run the model once first")
-            found.setdefault(id(param), (param, []))[1].append((full, module))
-    return [(param, owners) for param, owners in found.values()]
-
-
-def _row(
-    owners: Owners,
-    param: Tensor,
-    modules: dict[str, nn.Module],
-    chosen: dict[int, str],
-    heads: bool | int,
-) -> Row:
+def _row(places: Sequence[Place], include_frozen: bool) -> Row:
     """A tied weight keeps its first name and has the role that comes before others."""
-    roles: list[Role] = []
-    for full, module in owners:
-        path, _, name = full.rpartition(".")
-        _must_be_whole(full, name, param, module)
-        roles.append(role_of(Place(name, param, module, path, modules, chosen, heads)))
+    for place in places:
+        _must_be_whole(place)
+    roles = [role_of(place) for place in places]
     role, norm, why = min(roles, key=lambda found: _FIRST.get(found.role, 2))
-    return Row(
-        name=owners[0][0],
-        param=param,
-        role=role,
-        norm=norm,
-        why=why,
-        shared=tuple(full for full, _ in owners[1:]),
-        trainable=param.requires_grad,
-    )
+    name, *others = (place.full for place in places)
+    p = places[0].param
+    trainable = p.requires_grad or include_frozen
+    return Row(name, p, role, norm, why=why, shared=tuple(others), trainable=trainable)
 
 
-def _must_be_whole(full: str, name: str, p: Tensor, module: nn.Module) -> None:
+def _must_be_whole(place: Place) -> None:
     """Refuse what stands for a weight whose shape is elsewhere."""
+    p, module = place.param, place.module
     elsewhere = type(p).__name__ == "FlatParameter" or hasattr(p, "ds_shape")
-    flat = isinstance(module, _LAYERS) and name == "weight" and p.ndim < 2
+    flat = isinstance(module, _LAYERS) and place.name == "weight" and p.ndim < 2
     others = (x for x in module.parameters(recurse=False) if x.ndim > 1)
     gone = p.shape == (0,) and not any(x.shape[0] == 0 for x in others)
     if p.requires_grad and (elsewhere or flat or gone):
         raise ValueError(
-            f"{full} of {kind_of(module)} has shape {tuple(p.shape)}, which is not its "
+            f"{place.full} of {place.kind} has shape {tuple(p.shape)}, which is not its "
             "own: FSDP flattened it, ZeRO put it elsewhere, or it is empty. Metrize "
             "the model before it is sharded (fully_shard keeps shapes), or freeze it"
         )
@@ -203,17 +184,13 @@ def _must_be_whole(full: str, name: str, p: Tensor, module: nn.Module) -> None:
 
 def _vocabularies(rows: Sequence[Row]) -> list[str]:
     """Matrices known by shape only, with a row for each output of a wide head."""
-    outputs = {
-        row.param.shape[0]
-        for row in rows
-        if row.role in _FIRST and row.param.ndim == 2
-        if row.param.shape[0] > row.param.shape[1]
-    }
+    matrices = [row for row in rows if row.param.ndim == 2]
+    sizes = [row.param.shape for row in matrices if row.role in _FIRST]
+    outputs = {tall for tall, wide in sizes if tall > wide}
     return [
         f"{row.name!r} is a matrix by its shape alone, but has a row for each entry of "
         "the vocabulary: if it is a table, give it the role 'embedding' and the norm "
         f"Transpose(OneToRMS()), as overrides=[({row.name!r}, {{...}})]"
-        for row in rows
-        if row.trainable and row.role == "other" and row.param.ndim == 2
-        if row.param.shape[0] in outputs
+        for row in matrices
+        if row.trainable and row.role == "other" and row.param.shape[0] in outputs
     ]

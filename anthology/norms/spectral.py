@@ -1,8 +1,10 @@
-"""Norms on matrices and convolution kernels that see the singular values.
+r"""Norms on matrices and convolution kernels that see the singular values.
 
 W has shape (d_out, d_in), as in PyTorch. Dual norms and steepest steps:
 Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 5, and Bernstein & Newhouse
-2024 (arXiv 2410.21265) for the RMS-scaled ones.
+2024 (arXiv 2410.21265) for the RMS-scaled ones. `Conv` looks at each position of a
+kernel on its own; the published code of Muon and Scion flattens a kernel
+(d_out, d_in, \*space) into one matrix (d_out, d_in·K), which is another norm.
 """
 
 import math
@@ -17,12 +19,12 @@ from anthology.linalg.polar import (
     reduced_svd,
     singular_values,
 )
-from anthology.norms.base import Norm, conjugate, exponent
-from anthology.norms.vector import lp_dualize, lp_norm
+from anthology.norms.base import Norm, _WithExponent, conjugate
+from anthology.norms.lp import lp_dualize, lp_norm
 
 
 @dataclass(frozen=True, repr=False)
-class Schatten(Norm):
+class Schatten(_WithExponent):
     """ℓp norm of the singular values.
 
     Dual norm: Schatten-q. Steepest step: U diag(σ^(q−1)) Vᵀ/‖σ‖_q^(q−1), without
@@ -36,10 +38,6 @@ class Schatten(Norm):
     """
 
     _ndim: ClassVar[int] = 2
-    p: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "p", exponent(self.p))
 
     def _norm(self, x: Tensor) -> Tensor:
         return lp_norm(singular_values(x), self.p)
@@ -179,3 +177,49 @@ class Conv(Norm):
         t = raw_polar(w, self.method, self.steps) * (_growth(w) / w.shape[-3])
         out: Tensor = t.movedim(-3, -1).unflatten(-1, g.shape[-self.kernel_ndim :])
         return out
+
+
+@dataclass(frozen=True, repr=False)
+class FlatSpectral(Conv):
+    """σ₁ of the flattened kernel, the norm under which Muon orthogonalises kernels.
+
+    Dual norm: Σσ_i. Steepest step: UVᵀ, shaped as the kernel. For inputs whose
+    pixels have length at most 1 a convolution makes pixels of length at most √K
+    times this norm. Parameters as for `Conv`.
+
+    Source: KellerJordan/Muon. Its factor √max(1, rows/columns) is taken of the last
+    two axes of the kernel, not of the flat matrix, and is 1 for square kernels.
+    """
+
+    def _factor(self, x: Tensor) -> float:
+        return 1.0
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.flatten(-self.ndim + 1)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return singular_values(self._flat(x))[..., 0] * self._factor(x)
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return singular_values(self._flat(g)).sum(-1) / self._factor(g)
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        t = raw_polar(self._flat(g), self.method, self.steps)
+        return t.reshape(g.shape) / self._factor(g)
+
+
+@dataclass(frozen=True, repr=False)
+class FlatConv(FlatSpectral):
+    """K·√(d_in/d_out)·σ₁ of the flattened kernel, the norm of Scion's kernels.
+
+    Dual norm: √(d_out/d_in)·Σσ_i/K. Steepest step: √(d_out/d_in)·UVᵀ/K, shaped as
+    the kernel. Never less than `Conv`, so it bounds the convolution too; the step is
+    smaller by a factor of up to √K. Parameters as for `Conv`.
+
+    Source: Pethick et al. 2025 (arXiv 2502.07529) and LIONS-EPFL/scion, whose code
+    flattens.
+    """
+
+    def _factor(self, x: Tensor) -> float:
+        d_out, d_in, *space = x.shape[-self.ndim :]
+        return math.prod(space) * math.sqrt(d_in / d_out)

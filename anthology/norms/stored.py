@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anthology.norms.base import Norm, require_norm
+from anthology.norms.base import Norm, _Around
+
+Parts = int | tuple[int, ...]
 
 
 @dataclass(frozen=True, repr=False)
-class Transpose(Norm):
+class Transpose(_Around):
     """‖Wᵀ‖: for weights that are stored the other way round.
 
     The first two axes of a point are exchanged. Embedding tables are stored
@@ -22,20 +24,13 @@ class Transpose(Norm):
         A norm on matrices or convolution kernels.
     """
 
-    base: Norm
-
     def __post_init__(self) -> None:
-        require_norm(self.base, "Transpose")
+        super().__post_init__()
         if self.base.ndim < 2:
             raise ValueError(f"Transpose needs a norm on matrices, got {self.base!r}")
 
-    @property
-    def ndim(self) -> int:
-        return self.base.ndim
-
-    def _check(self, x: Tensor) -> None:
-        super()._check(x)
-        self.base._check(self._turn(x))
+    def _blocks(self, x: Tensor) -> list[Tensor]:
+        return [self._turn(x)]
 
     def _turn(self, x: Tensor) -> Tensor:
         return x.transpose(-self.ndim, -self.ndim + 1)
@@ -51,7 +46,7 @@ class Transpose(Norm):
 
 
 @dataclass(frozen=True, repr=False)
-class Split(Norm):
+class Split(_Around):
     """max over the blocks that one tensor stacks along its first axis.
 
     Fused weights are several weights in one tensor: query, key and value of
@@ -73,28 +68,23 @@ class Split(Norm):
         point; or the size of each, which must sum to it.
     """
 
-    base: Norm
-    parts: int | tuple[int, ...]
+    parts: Parts
 
     def __post_init__(self) -> None:
-        require_norm(self.base, "Split")
+        super().__post_init__()
         parts = self.parts
-        if isinstance(parts, list | tuple) and parts:
-            object.__setattr__(self, "parts", tuple(parts))
-        for n in parts if isinstance(parts, list | tuple) and parts else (parts,):
+        sizes = tuple(parts) if isinstance(parts, list | tuple) else ()
+        for n in sizes or (parts,):
             if isinstance(n, bool) or not isinstance(n, int):
                 raise TypeError(
                     f"parts must be an integer or a tuple of integers, got {parts!r}"
                 )
             if n < 1:
                 raise ValueError(f"parts must be at least 1, got {parts}")
+        object.__setattr__(self, "parts", sizes or parts)
 
-    @property
-    def ndim(self) -> int:
-        return self.base.ndim
-
-    def _check(self, x: Tensor) -> None:
-        super()._check(x)
+    def _blocks(self, x: Tensor) -> list[Tensor]:
+        """Equal blocks as one tensor with an axis more, others one by one."""
         size, parts = x.shape[-self.ndim], self.parts
         if isinstance(parts, tuple):
             if sum(parts) != size:
@@ -102,19 +92,13 @@ class Split(Norm):
                     f"Split into {parts}, {sum(parts)} in all, does not fit an axis of "
                     f"size {size} (shape {tuple(x.shape)})"
                 )
-        elif size % parts:
+            return list(x.split(parts, -self.ndim))
+        if size % parts:
             raise ValueError(
                 f"Split cannot divide an axis of size {size} into "
                 f"{parts} equal parts (shape {tuple(x.shape)})"
             )
-        for block in self._blocks(x):
-            self.base._check(block)
-
-    def _blocks(self, x: Tensor) -> list[Tensor]:
-        """Equal blocks as one tensor with an axis more, others one by one."""
-        if isinstance(self.parts, tuple):
-            return list(x.split(self.parts, -self.ndim))
-        return [x.unflatten(-self.ndim, (self.parts, -1))]
+        return [x.unflatten(-self.ndim, (parts, -1))]
 
     def _each(self, values: list[Tensor]) -> Tensor:
         """What was measured of the blocks, along the last axis."""
@@ -131,3 +115,15 @@ class Split(Norm):
         if isinstance(self.parts, tuple):
             return torch.cat(steps, -self.ndim)
         return steps[0].flatten(-self.ndim - 1, -self.ndim)
+
+
+def transposed(norm: Norm, stored: bool | str) -> Norm:
+    """The same norm of a weight that is stored the other way round, if it is."""
+    if not stored:
+        return norm
+    return norm.base if isinstance(norm, Transpose) else Transpose(norm)
+
+
+def split(norm: Norm, parts: Parts) -> Norm:
+    """The norm of a weight that is so many in one tensor, or one alone."""
+    return norm if parts == 1 else Split(norm, parts)

@@ -5,6 +5,7 @@ from .adam import Adam, AdamW
 from .certify import Certificates, StepCertificate, certificates
 from .core.base import BaseOptimizer
 from .core.card import Card
+from .core.rule import Rule
 from .count import BatchCounter, count_batch_size
 from .escape import FreeSteepestDescent
 from .kradagrad import KrADagrad
@@ -40,6 +41,7 @@ __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "SIRFShampoo",
     "functional",
     "BaseOptimizer",
+    "Rule",
     "Card",
     "convert_lr",
     "joined",

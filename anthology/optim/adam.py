@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,132 @@ from torch import Tensor
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
+from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import bias_correction, corrected_rate, each, over_root
-from .parts.coefficients import add_square, blend_, kept, plus, rest, value
-from .parts.list_ops import divide, scale, shift
+from .parts.arithmetic import (
+    add_square,
+    bias_correction,
+    blend_,
+    corrected_rate,
+    divide,
+    each,
+    kept,
+    over_root,
+    plus,
+    rest,
+    scale,
+    shift,
+    value,
+)
+
+
+def _averages(param: Tensor, group: Group) -> State:
+    """Zeros for ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, its maximum."""
+    names = ["exp_avg", "exp_avg_sq"]
+    names += ["max_exp_avg_sq"] if group["amsgrad"] else []
+    return {name: torch.zeros_like(param) for name in names}
+
+
+def _root_of_largest(grad: Tensor, group: Group) -> float:
+    """The largest number whose square is finite."""
+    return math.sqrt(torch.finfo(grad.dtype).max)
+
+
+def _adam(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+    decoupled: bool,
+) -> None:
+    """One tensor; the definition."""
+    lr, decay = group["lr"], group["weight_decay"]
+    beta1, beta2 = group["betas"]
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    if decay and decoupled:
+        param.mul_(kept(lr, decay))
+    elif decay:
+        grad = plus(grad, param, decay)
+    blend_(m, grad, beta1)
+    add_square(v.mul_(value(beta2)), grad, rest(beta2))
+    if group["amsgrad"]:
+        top = state["max_exp_avg_sq"]
+        v = torch.maximum(top.clone() if group["differentiable"] else top, v)
+        top.copy_(v)
+    denominator = over_root(v.sqrt(), beta2, step).add_(value(group["eps"]))
+    size = corrected_rate(lr, beta1, step, param.dtype)
+    if isinstance(size, Tensor):
+        param.addcdiv_(m * -size, denominator)
+    else:
+        param.addcdiv_(m, denominator, value=-size)
+
+
+def _adam_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+    decoupled: bool,
+) -> None:
+    """Lists of tensors, with list operations or PyTorch's fused kernel."""
+    lr, decay = group["lr"], group["weight_decay"]
+    beta1, beta2 = group["betas"]
+    m = [s["exp_avg"] for s in states]
+    v = [s["exp_avg_sq"] for s in states]
+    top = [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else []
+    if group["fused"] and all(t.is_contiguous() for t in (*params, *grads, *m)):
+        kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        kernel(
+            params,
+            grads,
+            m,
+            v,
+            top,
+            [s["step"] for s in states],
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=decay,
+            eps=group["eps"],
+            amsgrad=group["amsgrad"],
+            maximize=False,
+        )
+        return
+    if decay and decoupled:
+        scale(params, 1 - lr * decay)
+    elif decay:
+        grads = list(torch._foreach_add(grads, params, alpha=decay))
+    torch._foreach_lerp_(m, grads, 1 - beta1)
+    scale(v, beta2)
+    torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
+    if top:
+        torch._foreach_maximum_(top, v)
+    denominators = list(torch._foreach_sqrt(top or v))
+    dtype = params[0].dtype
+    roots = each(steps, lambda t: bias_correction(beta2, t, dtype) ** 0.5)
+    sizes = each(steps, lambda t: -lr / bias_correction(beta1, t, dtype))
+    divide(denominators, roots)
+    shift(denominators, group["eps"])
+    if isinstance(sizes[0], Tensor):
+        torch._foreach_addcdiv_(params, torch._foreach_mul(m, sizes), denominators)
+    else:
+        torch._foreach_addcdiv_(params, m, denominators, sizes)
+
+
+def _rule(decoupled: bool) -> Rule:
+    """Adam's rule, its decay coupled to the gradient or not."""
+    return Rule(
+        partial(_adam, decoupled=decoupled),
+        partial(_adam_lists, decoupled=decoupled),
+        _averages,
+        _root_of_largest,
+        entrywise=True,
+        numbers=("betas", "eps", "weight_decay"),
+        torch_kernel=True,
+        triton="adamw" if decoupled else None,
+    )
 
 
 class Adam(BaseOptimizer):
@@ -49,21 +172,9 @@ class Adam(BaseOptimizer):
         κ; g + κw takes the place of g. Default 0.
     amsgrad : bool
         Divide by the largest v so far. Default False.
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize : bool
-        Ascend instead. Default False.
-    capturable : bool
-        Keep step counters in tensors on every device (on CUDA they always are).
-    differentiable : bool
-        Let autograd follow the step. Default False.
-    fused : bool or str, optional
-        One pass over the memory: True takes the fused kernel of PyTorch, "compile"
-        compiles the step once, "triton" takes the kernels of this package (`AdamW`
-        on CUDA). Default None: do not.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`. "triton" is for `AdamW`; a kind of decay that is not
+        "plain" is decoupled.
 
     Raises
     ------
@@ -104,11 +215,7 @@ class Adam(BaseOptimizer):
         state="2 (3 with amsgrad)",
         source="Kingma & Ba 2015, Alg. 1; Bernstein & Newhouse 2024, eqs. 3-8",
     )
-    elementwise = True
-    decoupled = False
-    entrywise = True
-    has_torch_kernel = True
-    numbers = ("betas", "eps", "weight_decay")
+    rule = _rule(decoupled=False)
 
     def __init__(
         self,
@@ -133,97 +240,6 @@ class Adam(BaseOptimizer):
         super().check(group)
         at_least_zero("epsilon value", group["eps"])
         check_betas(group["betas"])
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``exp_avg``, ``exp_avg_sq`` and, with amsgrad, its maximum."""
-        names = ["exp_avg", "exp_avg_sq"]
-        names += ["max_exp_avg_sq"] if group["amsgrad"] else []
-        return {name: torch.zeros_like(param) for name in names}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """The largest number whose square is finite."""
-        return math.sqrt(torch.finfo(grad.dtype).max)
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        lr, decay = group["lr"], group["weight_decay"]
-        beta1, beta2 = group["betas"]
-        m, v = state["exp_avg"], state["exp_avg_sq"]
-        if decay and self.decoupled:
-            param.mul_(kept(lr, decay))
-        elif decay:
-            grad = plus(grad, param, decay)
-        blend_(m, grad, beta1)
-        add_square(v.mul_(value(beta2)), grad, rest(beta2))
-        if group["amsgrad"]:
-            top = state["max_exp_avg_sq"]
-            v = torch.maximum(top.clone() if group["differentiable"] else top, v)
-            top.copy_(v)
-        denominator = over_root(v.sqrt(), beta2, step).add_(value(group["eps"]))
-        size = corrected_rate(lr, beta1, step, param.dtype)
-        if isinstance(size, Tensor):
-            param.addcdiv_(m * -size, denominator)
-        else:
-            param.addcdiv_(m, denominator, value=-size)
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors, with list operations or PyTorch's fused kernel."""
-        lr, decay = group["lr"], group["weight_decay"]
-        beta1, beta2 = group["betas"]
-        m = [s["exp_avg"] for s in states]
-        v = [s["exp_avg_sq"] for s in states]
-        top = [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else []
-        if group["fused"] and all(t.is_contiguous() for t in (*params, *grads, *m)):
-            kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
-            kernel(
-                params,
-                grads,
-                m,
-                v,
-                top,
-                [s["step"] for s in states],
-                lr=lr,
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=decay,
-                eps=group["eps"],
-                amsgrad=group["amsgrad"],
-                maximize=False,
-            )
-            return
-        if decay and self.decoupled:
-            scale(params, 1 - lr * decay)
-        elif decay:
-            grads = list(torch._foreach_add(grads, params, alpha=decay))
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        scale(v, beta2)
-        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
-        if top:
-            torch._foreach_maximum_(top, v)
-        denominators = list(torch._foreach_sqrt(top or v))
-        dtype = params[0].dtype
-        roots = each(steps, lambda t: bias_correction(beta2, t, dtype) ** 0.5)
-        sizes = each(steps, lambda t: -lr / bias_correction(beta1, t, dtype))
-        divide(denominators, roots)
-        shift(denominators, group["eps"])
-        if isinstance(sizes[0], Tensor):
-            torch._foreach_addcdiv_(params, torch._foreach_mul(m, sizes), denominators)
-        else:
-            torch._foreach_addcdiv_(params, m, denominators, sizes)
 
 
 class AdamW(Adam):
@@ -252,8 +268,7 @@ class AdamW(Adam):
         answer="is Adam with its weight decay taken out of the gradient.",
         source="Loshchilov & Hutter 2019, Alg. 2",
     )
-    decoupled = True
-    kernel = "adamw"
+    rule = _rule(decoupled=True)
 
     def __init__(
         self,
@@ -271,17 +286,4 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | str | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            decay=decay,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        BaseOptimizer.__init__(self, params, hyperparameters(locals()))

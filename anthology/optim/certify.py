@@ -17,9 +17,9 @@ from torch.utils.hooks import RemovableHandle
 
 from anthology.norms import Norm
 
-from .core.spread import whole, whole_state
+from .core.sharding.layer import whole, whole_state
 from .core.state import state_dtype
-from .parts.kronecker.rotation import ROTATED, turned
+from .parts.kronecker.basis import ROTATED, turned_entry
 from .parts.param_norm import as_points, must_fit, norm_for, spec
 
 Norms = Norm | str | Mapping[str, Norm | str] | None
@@ -237,7 +237,7 @@ def _average(
     """The direction an optimizer averaged, as a function of the gradient."""
     m = state.get("momentum_buffer", state.get("exp_avg"))
     if ROTATED in state:  # of SOAP
-        m = turned(state[ROTATED], dict(state), back=True)
+        m = turned_entry(state[ROTATED], dict(state), back=True)
     if not isinstance(m, Tensor) or m.shape != p.shape:
         return None
     beta = group.get("momentum")

@@ -14,10 +14,33 @@ from anthology.norms import Norm
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
+from .core.rule import Group, Rule, coupled
+from .core.state import State
 from .parts.param_norm import spec
-from .parts.prodigy.distance import _DistanceEstimate
+from .parts.prodigy.distance import (
+    _DistanceEstimate,
+    estimate_entries,
+    estimate_state,
+    memory,
+)
 from .parts.prodigy.totals import counted, factor, top_rate
-from .steepest import SteepestDescent
+from .steepest import SteepestDescent, kept, momentum_of
+
+
+def _state(param: Tensor, group: Group) -> State:
+    """That of steepest descent and that of the estimate."""
+    return {**momentum_of(param, group), **estimate_state(param, group)}
+
+
+def _entries(group: Group) -> tuple[str, ...]:
+    """Those of both."""
+    return (*kept(group), *estimate_entries(group))
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for the dual norm and, with memory, for the weights of s."""
+    room = 2.0**40 if memory(group) else 1.0
+    return torch.finfo(grad.dtype).max / (room * grad.numel())
 
 
 class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
@@ -118,6 +141,9 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     True
     """
 
+    rule = Rule(coupled, None, _state, _room, _entries)
+    switched = (*SteepestDescent.switched, *_DistanceEstimate.switched)
+
     card = Card(
         answer="takes the steepest step under any norm and finds its own length, an "
         "estimate of how far the minimum is.",
@@ -164,11 +190,6 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
                 raise ValueError(f"{name} is always {value!r} here; leave it out")
         super().check(group)
 
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the dual norm and, with memory, for the weights of s."""
-        room = 2.0**40 if self.remembers(group) else 1.0
-        return torch.finfo(grad.dtype).max / (room * grad.numel())
-
     def apply(self, batches: list[Batch]) -> None:
         """Average and dualize all tensors, let d grow, and move."""
         for scope, ready in self.opened(batches):
@@ -179,7 +200,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
                 plans.append(self._plan(batch))
                 moves, _ = plans[-1]
                 r, s = self._remembered(batch, factor(d, batch), factor(top, batch))
-                if batch.group["momentum"] or self.remembers(batch.group):
+                if batch.group["momentum"] or memory(batch.group):
                     moves = self._dualize(batch, s)
                 products.append(counted(batch, r))
                 lengths.append(counted(batch, self._duals(batch, s, moves)))

@@ -3,41 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anthology.linalg.products import symmetric
-
 from .core import limits
-from .core.base import Params, hyperparameters
+from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
-from .core.state import State, fresh_state, real
-from .parts.kronecker.blocks import (
-    dominate,
-    gram,
-    multiply,
-    nonzero,
-    positive_root,
-)
-from .parts.kronecker.grafting import lengths
-from .parts.kronecker.schedule import (
-    axes_of,
-    blocks_of,
-    damps,
-    keeps_roots,
-    power_of,
-    turn_of,
-)
-from .parts.kronecker.stacked import _Alike
+from .core.rule import Group
+from .core.state import State, real
+from .parts.arithmetic import multiplied
+from .parts.kronecker import bounds
+from .parts.kronecker.grafting import grafted, heavy_ball
+from .parts.kronecker.roots import follow_roots, keeps_roots
+from .parts.kronecker.stacks import States, Tensors, counted, in_stacks, rule_of_lists
 
 BOUNDS = ("frobenius", "trace")
 VARIANTS = ("star", "mm")
 
 
-class KrADagrad(_Alike):
+def _kradagrad_state(param: Tensor, group: Group) -> State:
+    """Zeros for the momentum; factors (with their roots) as multiples of I."""
+    state = {"momentum_buffer": torch.zeros_like(param)}
+    for tag, block in bounds.blocks_of(param, group):
+        x = param[block]
+        for axis in bounds.axes_of(x.shape, group):
+            eye = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
+            state[f"factor_{tag}{axis}"] = eye * group["initial"]
+            if keeps_roots(group):
+                root = group["initial"] ** (1 / bounds.power_of(x.ndim, group))
+                state[f"root_{tag}{axis}"] = eye * root
+    return state
+
+
+def _kradagrad_limit(grad: Tensor, group: Group) -> float:
+    """Room for the product of a factor and a Gram matrix."""
+    largest = group["initial"]
+    if group["beta2"] < 1:
+        largest = max(largest, 1 / group["eps"])
+    # "mm" multiplies G by the roots of the other axes first
+    times = max(grad.ndim, 1) if group["variant"] == "mm" else 1
+    room = max(largest, 1.0) ** times * max(grad.numel(), 1) ** 2
+    return math.sqrt(torch.finfo(grad.dtype).max / room)
+
+
+def _kradagrad(
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
+) -> None:
+    """Lists of tensors: blocks of equal shape and age go through as one stack."""
+    moves = in_stacks(
+        bounds.bounded, [grads], states, counted(steps), group, bounds.blocks_of
+    )
+    if group["grafting"] == "sgd":
+        moves = grafted(moves, grads)
+    if group["weight_decay"]:
+        decay = torch._foreach_mul(params, group["weight_decay"])
+        moves = list(torch._foreach_add(moves, decay))
+    moves = heavy_ball(moves, states, group)
+    torch._foreach_sub_(params, multiplied(moves, group["lr"]))
+
+
+class KrADagrad(BaseOptimizer):
     r"""Shampoo whose inverse factors are updated by products alone.
 
     One step minimises :math:`\langle G, \Delta W\rangle + \frac{1}{2\eta}
@@ -101,21 +129,9 @@ class KrADagrad(_Alike):
     block_size : int, optional
         Tensors are cut into blocks of at most so many entries along an axis, each
         with factors of its own. Default None: they are not (published: 128).
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
-    foreach : bool, optional
-        Treat tensors of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False. Autograd takes the factors for constants; on
-        CUDA reading the counters and the roots wait for the device.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
-    TypeError
-        If one is not a number.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`; a `decay` other than "plain" is decoupled. Autograd takes
+        the factors for constants; on CUDA reading the counters and the roots wait.
 
     Notes
     -----
@@ -145,6 +161,8 @@ class KrADagrad(_Alike):
     """
 
     derived = "root_"
+
+    rule = rule_of_lists(_kradagrad, _kradagrad_state, _kradagrad_limit)
 
     card = Card(
         answer="is Shampoo with its factors kept inverted, by products alone.",
@@ -186,7 +204,7 @@ class KrADagrad(_Alike):
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
-    def check(self, group: Mapping[str, Any]) -> None:
+    def check(self, group: Group) -> None:
         """Refuse what KrADagrad cannot use; see the class for the limits."""
         super().check(group)
         limits.below_one("momentum value", group["momentum"])
@@ -212,95 +230,9 @@ class KrADagrad(_Alike):
         limits.one_of("variant", group["variant"], VARIANTS)
         limits.one_of("grafting", group["grafting"], ("none", "sgd"))
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for the momentum; factors (with their roots) as multiples of I."""
-        state = {"momentum_buffer": torch.zeros_like(param)}
-        for tag, block in blocks_of(param, group):
-            x = param[block]
-            for axis in axes_of(x, group):
-                eye = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
-                state[f"factor_{tag}{axis}"] = eye * group["initial"]
-                if keeps_roots(group):
-                    root = group["initial"] ** (1 / power_of(x, group))
-                    state[f"root_{tag}{axis}"] = eye * root
-        return state
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+    def state_of(self, p: Tensor, group: Group) -> State:
         """As in the base; roots are kept only where they are used again."""
-        state = super().state_of(p, group)
-        factors = [name for name in state if name.startswith("factor_")]
-        roots = [name.replace("factor", "root") for name in factors]
-        keeps = keeps_roots(group)
-        if all((root in state) == keeps for root in roots):
-            return state
-        fresh = fresh_state(p, group, self.new_state) if keeps else {}
-        for name, root in zip(factors, roots, strict=True):
-            state.pop(root, None)
-            if keeps:
-                last = positive_root(real(state[name]), power_of(real(p), group))
-                real(fresh[root]).copy_(last)
-                state[root] = fresh[root]
+        state, power = super().state_of(p, group), bounds.power_of(real(p).ndim, group)
+        root = partial(bounds.positive_root, power=power)
+        follow_roots(p, state, group, self.rule.new_state, root)
         return state
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the product of a factor and a Gram matrix."""
-        largest = group["initial"]
-        if group["beta2"] < 1:
-            largest = max(largest, 1 / group["eps"])
-        # "mm" multiplies G by the roots of the other axes first
-        times = max(grad.ndim, 1) if group["variant"] == "mm" else 1
-        room = max(largest, 1.0) ** times * max(grad.numel(), 1) ** 2
-        return math.sqrt(torch.finfo(grad.dtype).max / room)
-
-    def advance(
-        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
-    ) -> None:
-        """Tensors of equal shape and age, stacked; the definition."""
-        u = torch.zeros_like(w)
-        for tag, block in blocks_of(w[0], group):
-            part = (slice(None), *block)
-            u[part] = _preconditioned(g[part], state, tag, step, group)
-        if group["grafting"] == "sgd":
-            size = lengths(g) / nonzero(lengths(u))
-            u = u * size.reshape(-1, *(1,) * (w.ndim - 1))
-        if group["weight_decay"]:
-            u = u + w * group["weight_decay"]
-        m = state["momentum_buffer"]
-        m.mul_(group["momentum"]).add_(u)
-        w.sub_((u + m * group["momentum"] if group["nesterov"] else m) * group["lr"])
-
-
-def _preconditioned(
-    g: Tensor, state: State, tag: str, step: int, group: Mapping[str, Any]
-) -> Tensor:
-    """The gradients of a block, stacked; its factors learn of them first."""
-    order, axes = g.ndim - 1, axes_of(g[0], group)
-    u, others = g, list[int]()
-    if group["variant"] == "mm" and axes:
-        turn = turn_of(step - 1, axes, g.shape[1:])
-        others = [axis for axis in axes if axis != turn]
-        axes = [turn]
-    for axis in others:
-        root = state[f"root_{tag}{axis}"]
-        # what autograd keeps must not be refreshed below
-        root = root.clone() if group["differentiable"] else root
-        u = multiply(u, root, axis, order)
-    seen = u.detach()
-    due = (step - 1) % group["refresh"] == 0
-    for axis in axes:
-        factor = state[f"factor_{tag}{axis}"]
-        if group["beta2"] < 1:
-            factor.div_(group["beta2"])
-        if damps(factor.dtype, group):
-            factor.sub_(symmetric(factor, factor), alpha=group["eps"])
-        factor.copy_(dominate(factor, gram(seen, axis, order), group["bound"]))
-    roots = {}
-    for axis in axes + others * (group["refresh"] > 1) if due else []:
-        fresh = positive_root(state[f"factor_{tag}{axis}"], power_of(g[0], group))
-        roots[axis] = fresh
-        if keeps_roots(group):
-            state[f"root_{tag}{axis}"].copy_(fresh)
-    for axis in axes:
-        root = roots[axis] if axis in roots else state[f"root_{tag}{axis}"]
-        u = multiply(u, root, axis, order)
-    return u

@@ -12,10 +12,60 @@ from torch import Tensor
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
-from .core.state import State, fresh_state
-from .parts.averages import descend
-from .parts.coefficients import blend, blend_, kept
-from .parts.list_ops import scale
+from .core.rule import Group, Rule
+from .core.state import State
+from .parts.arithmetic import blend, blend_, descend, kept, scale
+
+
+def _momentum(param: Tensor, group: Group) -> State:
+    """Zeros for ``momentum_buffer`` where there is a momentum."""
+    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+
+
+def _half(grad: Tensor, group: Group) -> float:
+    """Half of the largest number, so that g − m is finite."""
+    return torch.finfo(grad.dtype).max / 2
+
+
+def _kept(group: Group) -> tuple[str, ...]:
+    """The momentum, where there is one."""
+    return ("momentum_buffer",) if group["momentum"] else ()
+
+
+def _signum(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor; the definition."""
+    lr, beta, ahead = group["lr"], group["momentum"], grad
+    if beta:
+        m = blend_(state["momentum_buffer"], grad, beta)
+        ahead = blend(m, grad, beta) if group["nesterov"] else m
+    if group["weight_decay"]:
+        param.mul_(kept(lr, group["weight_decay"]))
+    param.sub_(ahead.sign().mul_(lr))
+
+
+def _signum_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors."""
+    lr, beta, ahead = group["lr"], group["momentum"], grads
+    if beta:
+        ahead = [state["momentum_buffer"] for state in states]
+        torch._foreach_lerp_(ahead, grads, 1 - beta)
+        if group["nesterov"]:
+            ahead = list(torch._foreach_lerp(grads, ahead, beta))
+    if group["weight_decay"]:
+        scale(params, 1 - lr * group["weight_decay"])
+    descend(params, list(torch._foreach_sign(ahead)), lr)
 
 
 class Signum(BaseOptimizer):
@@ -44,16 +94,8 @@ class Signum(BaseOptimizer):
         Look ahead: the sign of βm + (1−β)g instead of that of m. Default False.
     weight_decay : float
         κ, decoupled. Default 0.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. The sign has no slope: autograd sees lr and the decay only.
-    fused : bool or str, optional
-        One pass over the memory: True or "compile" compiles the step, once; "triton"
-        takes the kernels of this package on CUDA. Default None: do not.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`. The sign has no slope: autograd sees lr and decay only.
 
     Raises
     ------
@@ -80,7 +122,6 @@ class Signum(BaseOptimizer):
     tensor([-0.5000,  0.0000,  0.5000])
     """
 
-    elementwise = True
     switched = ("step", "momentum_buffer")
     card = Card(
         answer="keeps only the signs of an average: all weights move equally far.",
@@ -92,8 +133,16 @@ class Signum(BaseOptimizer):
         state="1 (0 without momentum)",
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
-    entrywise, kernel = True, "signum"
-    numbers = ("momentum", "weight_decay")
+    rule = Rule(
+        _signum,
+        _signum_lists,
+        _momentum,
+        _half,
+        _kept,
+        entrywise=True,
+        numbers=("momentum", "weight_decay"),
+        triton="signum",
+    )
 
     def __init__(
         self,
@@ -118,60 +167,43 @@ class Signum(BaseOptimizer):
         below_one("momentum value", group["momentum"])
         check_nesterov(group)
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``momentum_buffer`` where there is a momentum."""
-        return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
 
-    def entries(self, group: Mapping[str, Any]) -> set[str]:
-        """The counter and the momentum where there is one."""
-        return {"step", "momentum_buffer"} if group["momentum"] else {"step"}
+def _average(param: Tensor, group: Group) -> State:
+    """Zeros for ``exp_avg``."""
+    return {"exp_avg": torch.zeros_like(param)}
 
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; a momentum that was switched on later starts at zero."""
-        state = super().state_of(p, group)
-        if group["momentum"] and "momentum_buffer" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
-        return state
 
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Half of the largest number, so that g − m is finite."""
-        return torch.finfo(grad.dtype).max / 2
+def _lion(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor; the definition."""
+    (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
+    if group["weight_decay"]:
+        param.mul_(kept(lr, group["weight_decay"]))
+    param.sub_(blend(m, grad, beta1).sign_().mul_(lr))
+    blend_(m, grad, beta2)
 
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        lr, beta, ahead = group["lr"], group["momentum"], grad
-        if beta:
-            m = blend_(state["momentum_buffer"], grad, beta)
-            ahead = blend(m, grad, beta) if group["nesterov"] else m
-        if group["weight_decay"]:
-            param.mul_(kept(lr, group["weight_decay"]))
-        param.sub_(ahead.sign().mul_(lr))
 
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors."""
-        lr, beta, ahead = group["lr"], group["momentum"], grads
-        if beta:
-            ahead = [state["momentum_buffer"] for state in states]
-            torch._foreach_lerp_(ahead, grads, 1 - beta)
-            if group["nesterov"]:
-                ahead = list(torch._foreach_lerp(grads, ahead, beta))
-        if group["weight_decay"]:
-            scale(params, 1 - lr * group["weight_decay"])
-        descend(params, list(torch._foreach_sign(ahead)), lr)
+def _lion_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors."""
+    (beta1, beta2), lr = group["betas"], group["lr"]
+    m = [state["exp_avg"] for state in states]
+    if group["weight_decay"]:
+        scale(params, 1 - lr * group["weight_decay"])
+    ahead = torch._foreach_lerp(m, grads, 1 - beta1)
+    torch._foreach_sign_(ahead)
+    torch._foreach_lerp_(m, grads, 1 - beta2)
+    descend(params, list(ahead), lr)
 
 
 class Lion(BaseOptimizer):
@@ -201,14 +233,7 @@ class Lion(BaseOptimizer):
     weight_decay : float
         κ, decoupled. Default 0. The authors take lr 3 to 10 times smaller than for
         `AdamW`, and κ as many times larger.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Signum`.
-    fused : bool or str, optional
+    decay, foreach, maximize, capturable, differentiable, fused
         As for `Signum`.
 
     Raises
@@ -235,7 +260,6 @@ class Lion(BaseOptimizer):
     tensor([-1.,  0.])
     """
 
-    elementwise = True
     switched = ("step",)
     card = replace(
         Signum.card,
@@ -247,8 +271,15 @@ class Lion(BaseOptimizer):
         state="1",
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
-    entrywise, kernel = True, "lion"
-    numbers = ("betas", "weight_decay")
+    rule = Rule(
+        _lion,
+        _lion_lists,
+        _average,
+        _half,
+        entrywise=True,
+        numbers=("betas", "weight_decay"),
+        triton="lion",
+    )
 
     def __init__(
         self,
@@ -270,44 +301,3 @@ class Lion(BaseOptimizer):
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
         check_betas(group["betas"])
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``exp_avg``."""
-        return {"exp_avg": torch.zeros_like(param)}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Half of the largest number, so that g − m is finite."""
-        return torch.finfo(grad.dtype).max / 2
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
-        if group["weight_decay"]:
-            param.mul_(kept(lr, group["weight_decay"]))
-        param.sub_(blend(m, grad, beta1).sign_().mul_(lr))
-        blend_(m, grad, beta2)
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors."""
-        (beta1, beta2), lr = group["betas"], group["lr"]
-        m = [state["exp_avg"] for state in states]
-        if group["weight_decay"]:
-            scale(params, 1 - lr * group["weight_decay"])
-        ahead = torch._foreach_lerp(m, grads, 1 - beta1)
-        torch._foreach_sign_(ahead)
-        torch._foreach_lerp_(m, grads, 1 - beta2)
-        descend(params, list(ahead), lr)

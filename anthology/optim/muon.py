@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,23 +16,77 @@ from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
-from .core.state import State, fresh_state
+from .core.rule import Group, Rule
+from .core.state import State
 from .parts.matrix.polar import (
+    ENTRY,
     PRODUCTS,
+    SIDES,
     descend_along,
     dtype_name,
     factors,
     orthogonal,
     rows_of,
 )
-from .parts.matrix.routing import ADAMW, MUON, RATE, in_words, reference
-from .parts.matrix.row_scaling import ENTRY, SIDES
+from .parts.matrix.routing import ADAMW, RATE, in_words, reference
 from .parts.matrix.two_rules import _Routed
 from .parts.matrix.view import KERNELS, check_scale
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
 DEVICE_TOGETHER = 2**26
+
+
+def _momentum(param: Tensor, group: Group) -> State:
+    """Zeros for ``momentum_buffer`` and for what is averaged of rows."""
+    return {"momentum_buffer": torch.zeros_like(param), **rows_of(param, group)}
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for a difference of gradients, or for ‖U‖_*."""
+    room = grad.numel() if group["step_rule"] == "steepest" else 1
+    return torch.finfo(grad.dtype).max / (2 * room)
+
+
+def _kept(group: Group) -> tuple[str, ...]:
+    """An average of rows, where there is one."""
+    return () if group["row_beta"] is None else (ENTRY,)
+
+
+def _muon(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor; the definition."""
+    lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
+    m.lerp_(grad, 1 - beta)
+    u = grad.lerp(m, beta) if group["nesterov"] else m
+    t = orthogonal(u, group, state[ENTRY] if _kept(group) else None)
+    param.mul_(1 - lr * group["weight_decay"])
+    param.sub_(t * lr)
+
+
+def _muon_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors; matrices of equal shape are orthogonalised together."""
+    lr, beta = group["lr"], group["momentum"]
+    m = [state["momentum_buffer"] for state in states]
+    torch._foreach_lerp_(m, grads, 1 - beta)
+    if group["weight_decay"]:
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+    rows = [state[ENTRY] for state in states] if _kept(group) else None
+    if group["nesterov"]:
+        descend_along(params, grads, m, group, rows)
+    else:
+        descend_along(params, m, None, group, rows)
 
 
 class Muon(_Routed):
@@ -112,13 +165,8 @@ class Muon(_Routed):
         β₁, β₂ of that rule. Default (0.9, 0.95).
     adamw_eps : float
         ε of that rule, in the units of the gradient. Default 1e-10.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Orthogonalise matrices of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
 
     Raises
     ------
@@ -178,6 +226,7 @@ class Muon(_Routed):
     """
 
     switched = (ENTRY,)
+    rule = Rule(_muon, _muon_lists, _momentum, _room, _kept)
 
     card = Card(
         answer="averages the gradients of a matrix and brings all their singular values "
@@ -250,9 +299,9 @@ class Muon(_Routed):
     def __str__(self) -> str:
         return in_words(self.param_groups, factors)
 
-    def needs_whole(self, group: Mapping[str, Any]) -> bool:
-        """Matrices are needed whole; AdamW works entry by entry."""
-        return bool(group["rule"] == MUON)
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """That of AdamW for tensors that are no matrices."""
+        return AdamW.rule if group["rule"] == ADAMW else self.rule
 
     def together(self, group: Mapping[str, Any]) -> int:
         """Matrices of equal shape want to be one batch, as far as memory allows."""
@@ -260,95 +309,8 @@ class Muon(_Routed):
             return super().together(group)
         return CPU_TOGETHER if group["params"][0].is_cpu else DEVICE_TOGETHER
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``momentum_buffer`` and rows, or AdamW's two averages."""
-        if group["rule"] == ADAMW:
-            return _adamw().new_state(param, {"amsgrad": False})
-        state = {"momentum_buffer": torch.zeros_like(param)}
-        return {**state, **rows_of(param, group)}
-
-    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
-        """As in the base; an average of rows may be switched on later."""
-        if type(self).state_of is not Muon.state_of:
-            return None
-        return {"step", *_kept(group)}
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; an average of rows that was switched on later is zero."""
-        state = super().state_of(p, group)
-        seen = self.group_of(p, group)
-        if not _kept(seen) <= state.keys():
-            state.update({**fresh_state(p, seen, self.new_state), **state})
-        return state
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for a difference of gradients, for ‖U‖_*, or for AdamW's squares."""
-        if group["rule"] == ADAMW:
-            return _adamw().gradient_limit(grad, group)
-        room = grad.numel() if group["step_rule"] == "steepest" else 1
-        return torch.finfo(grad.dtype).max / (2 * room)
-
     def apply(self, batches: list[Batch]) -> None:
         """As in the base; the rule must know which pairs are complex numbers."""
         for batch in batches:
             batch.group = {**batch.group, "complex": batch.is_complex}
         super().apply(batches)
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        if group["rule"] == ADAMW:
-            _adamw().single(param, grad, state, step, _adamw_group(group))
-            return
-        lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
-        m.lerp_(grad, 1 - beta)
-        u = grad.lerp(m, beta) if group["nesterov"] else m
-        t = orthogonal(u, group, state[ENTRY] if _kept(group) else None)
-        param.mul_(1 - lr * group["weight_decay"])
-        param.sub_(t * lr)
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors; matrices of equal shape are orthogonalised together."""
-        if group["rule"] == ADAMW:
-            _adamw().multi(params, grads, states, steps, _adamw_group(group))
-            return
-        lr, beta = group["lr"], group["momentum"]
-        m = [state["momentum_buffer"] for state in states]
-        torch._foreach_lerp_(m, grads, 1 - beta)
-        if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        rows = [state[ENTRY] for state in states] if _kept(group) else None
-        if group["nesterov"]:
-            descend_along(params, grads, m, group, rows)
-        else:
-            descend_along(params, m, None, group, rows)
-
-
-def _kept(group: Mapping[str, Any]) -> set[str]:
-    """Entries that only some groups have."""
-    keeps = group["rule"] == MUON and group["row_beta"] is not None
-    return {ENTRY} if keeps else set()
-
-
-@cache
-def _adamw() -> AdamW:
-    """Whose rule the other parameters follow; it holds no parameter of anybody."""
-    return AdamW([torch.zeros(())])
-
-
-def _adamw_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    own = {"betas": group["adamw_betas"], "eps": group["adamw_eps"]}
-    return {**group, **own, "amsgrad": False, "fused": None}

@@ -13,12 +13,25 @@ from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
+from .core.rule import Group, Rule, coupled
 from .core.state import State
-from .parts.list_ops import add_scaled, mapped, on_cpu, one_norms, scale
-from .parts.prodigy.distance import _DistanceEstimate
+from .parts.arithmetic import add_scaled, mapped, on_cpu, one_norms, scale
+from .parts.prodigy.distance import _DistanceEstimate, estimate_entries, estimate_state
 from .parts.prodigy.plan import two_passes
 from .parts.prodigy.totals import counted, factor, top_rate
 from .parts.prodigy.update import corrected, move
+
+
+def _averages_and_estimate(param: Tensor, group: Group) -> State:
+    """As for the estimate, and ``exp_avg_sq`` and, if β₁ > 0, ``exp_avg``."""
+    names = ["exp_avg_sq"] + ["exp_avg"] * (group["betas"][0] > 0)
+    averages = {name: torch.zeros_like(param) for name in names}
+    return {**averages, **estimate_state(param, group)}
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for the square of dg, for any d up to a million."""
+    return 2.0**-20 * math.sqrt(torch.finfo(grad.dtype).max)
 
 
 class Prodigy(_DistanceEstimate):
@@ -130,6 +143,8 @@ class Prodigy(_DistanceEstimate):
     True
     """
 
+    rule = Rule(coupled, None, _averages_and_estimate, _room, estimate_entries)
+
     card = Card(
         answer="has Adam's ruler and finds its own step length, an estimate of how far "
         "the minimum is.",
@@ -187,21 +202,6 @@ class Prodigy(_DistanceEstimate):
     def needs_whole(self, group: Mapping[str, Any]) -> bool:
         """Only to take every p-th number of a tensor."""
         return bool(group["slice_p"] > 1)
-
-    def remembers(self, group: Mapping[str, Any]) -> float:
-        """β₃, which is √β₂ unless it is given."""
-        beta3 = group["beta3"]
-        return float(math.sqrt(group["betas"][1]) if beta3 is None else beta3)
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """As for the estimate, and ``exp_avg_sq`` and, if β₁ > 0, ``exp_avg``."""
-        names = ["exp_avg_sq"] + ["exp_avg"] * (group["betas"][0] > 0)
-        averages = {name: torch.zeros_like(param) for name in names}
-        return {**averages, **super().new_state(param, group)}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the square of dg, for any d up to a million."""
-        return 2.0**-20 * math.sqrt(torch.finfo(grad.dtype).max)
 
     def apply(self, batches: list[Batch]) -> None:
         """Average, let d grow over all tensors that share it, and move."""

@@ -5,24 +5,90 @@ S estimates curvature, so the step divides by S itself; it averages B·g² from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .core.base import Params, hyperparameters
+from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
-from .core.limits import below_one, check_betas
+from .core.limits import at_least_zero, below_one, check_betas, check_terms
+from .core.rule import Group, Rule
 from .core.state import State
-from .parts.averages import bias_correction, corrected_rate, descend, each
-from .parts.coefficients import add_square, blend_, kept, plus, rest, value
-from .parts.curvature import _RootFree
-from .parts.list_ops import scale
+from .parts.arithmetic import (
+    add_square,
+    bias_correction,
+    blend_,
+    corrected_rate,
+    descend,
+    each,
+    kept,
+    plus,
+    rest,
+    scale,
+    value,
+)
 
 
-class RootFreeRMSProp(_RootFree):
+def _check_curvature(group: Group) -> None:
+    at_least_zero("epsilon value", group["eps"])
+    check_terms(group)
+
+
+def _state_with(average: str) -> Callable[[Tensor, Group], State]:
+    """Zeros for an average of that name, ones for ``exp_avg_sq`` (S)."""
+
+    def new_state(param: Tensor, group: Group) -> State:
+        return {average: torch.zeros_like(param), "exp_avg_sq": torch.ones_like(param)}
+
+    return new_state
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """The largest gradient for which B·g² is finite."""
+    return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"])
+
+
+def _rmsprop(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor; the definition."""
+    s, m, alpha = state["exp_avg_sq"], state["momentum_buffer"], group["alpha"]
+    add_square(s.mul_(value(alpha)), grad, rest(alpha) * value(group["batch_size"]))
+    m.mul_(value(group["momentum"])).addcdiv_(grad, s + value(group["eps"]))
+    if group["weight_decay"]:
+        m.copy_(plus(m, param, group["weight_decay"]))
+    descend([param], [m], group["lr"])
+
+
+def _rmsprop_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors."""
+    s = [state["exp_avg_sq"] for state in states]
+    m = [state["momentum_buffer"] for state in states]
+    alpha = group["alpha"]
+    scale(s, alpha)
+    torch._foreach_addcmul_(s, grads, grads, (1 - alpha) * group["batch_size"])
+    scale(m, group["momentum"])
+    torch._foreach_addcdiv_(m, grads, torch._foreach_add(s, group["eps"]))
+    if group["weight_decay"]:
+        torch._foreach_add_(m, params, alpha=group["weight_decay"])
+    descend(params, m, group["lr"])
+
+
+class RootFreeRMSProp(BaseOptimizer):
     r"""RMSProp without the root: the diagonal of a Newton-like step.
 
     One step minimises :math:`\langle g, \Delta w\rangle + \frac{1}{2\eta}
@@ -47,16 +113,13 @@ class RootFreeRMSProp(_RootFree):
         ε, damping added to S, in the units of B·g². Default 1e-4.
     weight_decay : float
         κ, added after S and inside the momentum. Default 0.
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
     momentum : float
         μ in [0, 1); heavy ball, not damped by 1 − μ. Default 0.9.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required: a wrong value
         would rescale S silently. `count_batch_size` keeps it right where it varies.
-    foreach, maximize, capturable, differentiable, fused
-        As for `Signum`.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`.
 
     Raises
     ------
@@ -92,9 +155,16 @@ class RootFreeRMSProp(_RootFree):
         state="2",
         source="Lin et al. 2024 (2402.03496), published code",
     )
-    _buffer = "momentum_buffer"
-    entrywise, kernel = True, "rmsprop"
-    numbers = ("alpha", "eps", "weight_decay", "momentum", "batch_size")
+    rule = Rule(
+        _rmsprop,
+        _rmsprop_lists,
+        _state_with("momentum_buffer"),
+        _room,
+        entrywise=True,
+        numbers=("alpha", "eps", "weight_decay", "momentum", "batch_size"),
+        triton="rmsprop",
+        zero_is_none=True,
+    )
 
     def __init__(
         self,
@@ -118,47 +188,57 @@ class RootFreeRMSProp(_RootFree):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
+        _check_curvature(group)
         below_one("alpha value", group["alpha"])
         below_one("momentum value", group["momentum"])
 
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        s, m, alpha = state["exp_avg_sq"], state["momentum_buffer"], group["alpha"]
-        add_square(s.mul_(value(alpha)), grad, rest(alpha) * value(group["batch_size"]))
-        m.mul_(value(group["momentum"])).addcdiv_(grad, s + value(group["eps"]))
-        if group["weight_decay"]:
-            m.copy_(plus(m, param, group["weight_decay"]))
-        descend([param], [m], group["lr"])
 
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors."""
-        s = [state["exp_avg_sq"] for state in states]
-        m = [state["momentum_buffer"] for state in states]
-        alpha = group["alpha"]
-        scale(s, alpha)
-        torch._foreach_addcmul_(s, grads, grads, (1 - alpha) * group["batch_size"])
-        scale(m, group["momentum"])
-        torch._foreach_addcdiv_(m, grads, torch._foreach_add(s, group["eps"]))
-        if group["weight_decay"]:
-            torch._foreach_add_(m, params, alpha=group["weight_decay"])
-        descend(params, m, group["lr"])
+def _adamw(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor; the definition."""
+    (beta1, beta2), lr = group["betas"], group["lr"]
+    m, s = state["exp_avg"], state["exp_avg_sq"]
+    if group["weight_decay"]:
+        param.mul_(kept(lr, group["weight_decay"]))
+    blend_(m, grad, beta1)
+    add_square(s.mul_(value(beta2)), grad, rest(beta2) * value(group["batch_size"]))
+    if group["bias_correction"]:
+        s = s / bias_correction(beta2, step, param.dtype)
+        lr = corrected_rate(lr, beta1, step, param.dtype)
+    rate, move = (-1.0, m * lr) if isinstance(lr, Tensor) else (-lr, m)
+    param.addcdiv_(move, s + value(group["eps"]), value=rate)
 
 
-class RootFreeAdamW(_RootFree):
+def _adamw_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors."""
+    (beta1, beta2), lr, dtype = group["betas"], group["lr"], params[0].dtype
+    m = [state["exp_avg"] for state in states]
+    s = [state["exp_avg_sq"] for state in states]
+    if group["weight_decay"]:
+        scale(params, 1 - lr * group["weight_decay"])
+    torch._foreach_lerp_(m, grads, 1 - beta1)
+    scale(s, beta2)
+    torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
+    if group["bias_correction"]:
+        weights = each(steps, lambda t: bias_correction(beta2, t, dtype))
+        s = list(torch._foreach_div(s, weights))
+        lr = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
+    m = list(torch._foreach_mul(m, lr))
+    torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)
+
+
+class RootFreeAdamW(BaseOptimizer):
     r"""AdamW without the root.
 
     .. math::
@@ -181,16 +261,13 @@ class RootFreeAdamW(_RootFree):
         ε, damping added to S, in the units of B·g². Default 1e-4.
     weight_decay : float
         κ, decoupled. Default 0.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
     bias_correction : bool
         Divide m and S by 1 − βᵗ. Default False: S starts at one, not at zero.
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
-    foreach, maximize, capturable, differentiable, fused
-        As for `Signum`.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`.
 
     Raises
     ------
@@ -221,9 +298,16 @@ class RootFreeAdamW(_RootFree):
         update=r"$\Delta w=-\eta\,m/(S+\varepsilon)$",
         average=r"gradient; $B g^2$ from 1",
     )
-    _buffer = "exp_avg"
-    entrywise, kernel = True, "rootfree"
-    numbers = ("betas", "eps", "weight_decay", "batch_size")
+    rule = Rule(
+        _adamw,
+        _adamw_lists,
+        _state_with("exp_avg"),
+        _room,
+        entrywise=True,
+        numbers=("betas", "eps", "weight_decay", "batch_size"),
+        triton="rootfree",
+        zero_is_none=True,
+    )
 
     def __init__(
         self,
@@ -247,49 +331,5 @@ class RootFreeAdamW(_RootFree):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
+        _check_curvature(group)
         check_betas(group["betas"])
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        (beta1, beta2), lr = group["betas"], group["lr"]
-        m, s = state["exp_avg"], state["exp_avg_sq"]
-        if group["weight_decay"]:
-            param.mul_(kept(lr, group["weight_decay"]))
-        blend_(m, grad, beta1)
-        add_square(s.mul_(value(beta2)), grad, rest(beta2) * value(group["batch_size"]))
-        if group["bias_correction"]:
-            s = s / bias_correction(beta2, step, param.dtype)
-            lr = corrected_rate(lr, beta1, step, param.dtype)
-        rate, move = (-1.0, m * lr) if isinstance(lr, Tensor) else (-lr, m)
-        param.addcdiv_(move, s + value(group["eps"]), value=rate)
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors."""
-        (beta1, beta2), lr, dtype = group["betas"], group["lr"], params[0].dtype
-        m = [state["exp_avg"] for state in states]
-        s = [state["exp_avg_sq"] for state in states]
-        if group["weight_decay"]:
-            scale(params, 1 - lr * group["weight_decay"])
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        scale(s, beta2)
-        torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
-        if group["bias_correction"]:
-            weights = each(steps, lambda t: bias_correction(beta2, t, dtype))
-            s = list(torch._foreach_div(s, weights))
-            lr = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
-        m = list(torch._foreach_mul(m, lr))
-        torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)

@@ -25,8 +25,7 @@ from .core.base import Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import number, one_of
-from .parts.averages import descend
-from .parts.list_ops import scale
+from .parts.arithmetic import descend, scale
 from .parts.param_norm import spec
 from .steepest import SteepestDescent
 
@@ -69,10 +68,8 @@ class Scion(SteepestDescent):
         Norm of the tensors, or its ``repr``; `scion_norm` has those of the paper.
         None goes by shape: RMS for up to one axis, RMSToRMS for matrices, Conv for
         kernels, all with exact duality maps.
-    foreach : bool, optional
-        Dualize tensors of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
 
     Raises
     ------

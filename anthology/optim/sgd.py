@@ -13,10 +13,108 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, number
-from .core.state import State, fresh_state
-from .parts.averages import descend
-from .parts.coefficients import plus, value
-from .parts.list_ops import scale
+from .core.rule import Group, Rule
+from .core.state import State
+from .parts.arithmetic import descend, plus, scale, value
+
+
+def _direction(param: Tensor, grad: Tensor, state: State, group: Group) -> Tensor:
+    """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
+    momentum, dampening = group["momentum"], group["dampening"]
+    if group["weight_decay"]:
+        grad = plus(grad, param, group["weight_decay"])
+    if not momentum:
+        return grad
+    m = state["momentum_buffer"].mul_(value(momentum))
+    if dampening:
+        m.add_(grad * (1 - value(dampening) * state["started"].to(grad.dtype)))
+        state["started"].fill_(1.0)
+    else:
+        m.add_(grad)
+    return plus(grad, m, momentum) if group["nesterov"] else m
+
+
+def _directions(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    group: Group,
+) -> list[Tensor]:
+    """The same for lists."""
+    momentum, dampening = group["momentum"], group["dampening"]
+    if group["weight_decay"]:
+        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+    if not momentum:
+        return grads
+    m = [state["momentum_buffer"] for state in states]
+    scale(m, momentum)
+    if dampening:
+        started = torch.stack([state["started"] for state in states])
+        shares = 1 - dampening * started.to(grads[0].dtype)
+        torch._foreach_add_(m, torch._foreach_mul(grads, list(shares.unbind())))
+        for state in states:
+            state["started"].fill_(1.0)
+    else:
+        torch._foreach_add_(m, grads)
+    return (
+        list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
+    )
+
+
+def _new_state(param: Tensor, group: Group) -> State:
+    """Zeros for ``momentum_buffer`` and, with dampening, ``started``."""
+    if not group["momentum"]:
+        return {}
+    state = {"momentum_buffer": torch.zeros_like(param)}
+    if group["dampening"]:
+        state["started"] = param.new_zeros(())
+    return state
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for the sum g + μg + μ²g + … that the momentum may become."""
+    room = 0.5 * (1 - group["momentum"]) if group["momentum"] < 1 else 0.5
+    return torch.finfo(grad.dtype).max * (room if group["momentum"] else 1.0)
+
+
+def _kept(group: Group) -> tuple[str, ...]:
+    """What momentum and dampening keep."""
+    kept = ("momentum_buffer", "started")[: 1 + bool(group["dampening"])]
+    return kept if group["momentum"] else ()
+
+
+def _sgd(
+    param: Tensor,
+    grad: Tensor,
+    state: State,
+    step: Any,
+    group: Group,
+) -> None:
+    """One tensor, not normalised; the definition."""
+    descend([param], [_direction(param, grad, state, group)], group["lr"])
+
+
+def _sgd_lists(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[State],
+    steps: list[Any],
+    group: Group,
+) -> None:
+    """Lists of tensors, not normalised."""
+    descend(params, _directions(params, grads, states, group), group["lr"])
+
+
+RULE = Rule(
+    _sgd,
+    _sgd_lists,
+    _new_state,
+    _room,
+    _kept,
+    entrywise=True,
+    numbers=("momentum", "dampening", "weight_decay"),
+    triton="sgd",
+)
 
 
 class SGD(BaseOptimizer):
@@ -54,15 +152,8 @@ class SGD(BaseOptimizer):
         ask for it are measured together, by one Euclidean norm, so that the
         direction in the space of all weights is kept; groups may differ in lr, and
         then each has the share of its own η. A zero m gives no step.
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
-    fused : bool or str, optional
-        As for `Signum`.
+    decay, foreach, maximize, capturable, differentiable, fused
+        See `BaseOptimizer`; a kind of decay that is not "plain" is decoupled.
 
     Raises
     ------
@@ -92,8 +183,6 @@ class SGD(BaseOptimizer):
     tensor([-0.3000,  0.4000])
     """
 
-    elementwise = True
-
     switched = ("step", "momentum_buffer", "started")
 
     card = Card(
@@ -109,8 +198,7 @@ class SGD(BaseOptimizer):
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
 
-    entrywise, kernel = True, "sgd"
-    numbers = ("momentum", "dampening", "weight_decay")
+    rule = RULE
 
     def __init__(
         self,
@@ -131,7 +219,7 @@ class SGD(BaseOptimizer):
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
-    def check(self, group: Mapping[str, Any]) -> None:
+    def check(self, group: Group) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
         at_least_zero("momentum value", group["momentum"])
@@ -147,62 +235,18 @@ class SGD(BaseOptimizer):
                 "fused form; leave fused=None"
             )
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``momentum_buffer`` and, with dampening, ``started``."""
-        if not group["momentum"]:
-            return {}
-        state = {"momentum_buffer": torch.zeros_like(param)}
-        if group["dampening"]:
-            state["started"] = param.new_zeros(())
-        return state
-
-    def entries(self, group: Mapping[str, Any]) -> set[str]:
-        """The counter and, with momentum and dampening, what these keep."""
-        kept = ("momentum_buffer", "started")[: 1 + bool(group["dampening"])]
-        return {"step", *kept} if group["momentum"] else {"step"}
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; what was switched on later starts as it would have."""
-        state = super().state_of(p, group)
-        if any(name not in state for name in self.entries(group)):
-            running = "momentum_buffer" in state
-            state.update({**fresh_state(p, group, self.new_state), **state})
-            if running:
-                state["started"].fill_(1.0)
-        return state
+    def state_made(
+        self, p: Tensor, state: State, missing: set[str], group: Group
+    ) -> None:
+        """A momentum that is there has started."""
+        if "started" in missing and "momentum_buffer" not in missing:
+            state["started"].fill_(1.0)
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
         """As in the base; a momentum that is there has started."""
         if "started" in fresh and "momentum_buffer" in saved:
             return {**fresh, "started": torch.ones_like(fresh["started"])}
         return fresh
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the sum g + μg + μ²g + … that the momentum may become."""
-        room = 0.5 * (1 - group["momentum"]) if group["momentum"] < 1 else 0.5
-        return torch.finfo(grad.dtype).max * (room if group["momentum"] else 1.0)
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor, not normalised; the definition."""
-        descend([param], [_direction(param, grad, state, group)], group["lr"])
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors, not normalised."""
-        descend(params, _directions(params, grads, states, group), group["lr"])
 
     def apply(self, batches: list[Batch]) -> None:
         """Tensors that are not normalised as in the base, the others together."""
@@ -255,48 +299,3 @@ class SGD(BaseOptimizer):
         scaled = over(own, gathered(own, math.inf).detach().clamp_min(floor))
         rest = iter(over(scaled, gathered(scaled, 2.0).clamp_min(0.5)))
         return [next(rest) if part else part for part in parts]
-
-
-def _direction(
-    param: Tensor, grad: Tensor, state: State, group: Mapping[str, Any]
-) -> Tensor:
-    """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
-    momentum, dampening = group["momentum"], group["dampening"]
-    if group["weight_decay"]:
-        grad = plus(grad, param, group["weight_decay"])
-    if not momentum:
-        return grad
-    m = state["momentum_buffer"].mul_(value(momentum))
-    if dampening:
-        m.add_(grad * (1 - value(dampening) * state["started"].to(grad.dtype)))
-        state["started"].fill_(1.0)
-    else:
-        m.add_(grad)
-    return plus(grad, m, momentum) if group["nesterov"] else m
-
-
-def _directions(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    group: Mapping[str, Any],
-) -> list[Tensor]:
-    """The same for lists."""
-    momentum, dampening = group["momentum"], group["dampening"]
-    if group["weight_decay"]:
-        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-    if not momentum:
-        return grads
-    m = [state["momentum_buffer"] for state in states]
-    scale(m, momentum)
-    if dampening:
-        started = torch.stack([state["started"] for state in states])
-        shares = 1 - dampening * started.to(grads[0].dtype)
-        torch._foreach_add_(m, torch._foreach_mul(grads, list(shares.unbind())))
-        for state in states:
-            state["started"].fill_(1.0)
-    else:
-        torch._foreach_add_(m, grads)
-    return (
-        list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,32 +9,55 @@ from torch import Tensor
 
 from anthology.linalg import ROOT_METHODS
 
+from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
-from .core.limits import (
-    at_least_zero,
-    below_one,
-    check_nesterov,
-    one_of,
-    positive_integer,
-)
-from .core.state import State, fresh_state
-from .parts.kronecker.blocks import cut
-from .parts.kronecker.grafting import (
-    GRAFTING,
-    averages_of,
-    check_sum_betas,
-    finish,
-    first_moments,
-)
-from .parts.kronecker.roots import (
-    FACTORS,
-    SIDES,
-    follow_roots,
-    keeps_roots,
-    preconditioned,
-    sides,
-)
+from .core.rule import Group
+from .core.state import State
+from .parts.arithmetic import descend
+from .parts.kronecker import grafting, roots
+from .parts.kronecker.stacks import States, Tensors, counted, in_stacks, rule_of_lists
+
+
+def _shampoo_state(param: Tensor, group: Group) -> State:
+    """Zeros: averages, and factors and roots by number of block and axis."""
+    state = {name: torch.zeros_like(param) for name in grafting.averages_of(group)}
+    kinds = ("factor", "root") if roots.keeps_roots(group) else ("factor",)
+    many = 1 if group["vectors"] == "diagonal" and param.ndim < 2 else 2
+    whole = param.reshape(param.shape or (1,))
+    for tag, block in roots.numbered(whole, group):
+        shape = whole[block].shape
+        for a in sorted(roots.sides(shape, group)):
+            for kind in kinds:
+                state[f"{kind}_{tag}{a}"] = param.new_zeros(shape[a : a + 1] * many)
+    return state
+
+
+def _shampoo_limit(grad: Tensor, group: Group) -> float:
+    """Room for a million Gram matrices, each a sum over the entries."""
+    room = 2.0**20 * max(grad.numel(), 1)
+    return float((torch.finfo(grad.dtype).max / room) ** 0.5)
+
+
+def _shampoo(
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
+) -> None:
+    """Lists of tensors: blocks of equal shape and age go through as one stack."""
+    averages = grafting.first_moments(grads, states, steps, group)
+    seen = [[x.reshape(x.shape or (1,)) for x in xs] for xs in (grads, averages)]
+    waits = group["refresh"] > 1 and not group["capturable"]
+    ages = counted(steps) if waits else steps
+    moves = in_stacks(roots.preconditioned, seen, states, ages, group, roots.numbered)
+    moves = [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
+    if group["grafting"] != "none":
+        others = averages
+        if group["grafting"] == "rms":
+            others = grafting.adam_steps(averages, grads, states, steps, group)
+        moves = grafting.grafted(moves, others)
+    moves = grafting.heavy_ball(moves, states, group) if group["momentum"] else moves
+    if group["weight_decay"]:
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+    descend(params, moves, group["lr"])
 
 
 class Shampoo(BaseOptimizer):
@@ -103,21 +125,9 @@ class Shampoo(BaseOptimizer):
     sides : str
         "all" axes have factors (default), or "one": the shorter of a matrix, the first
         of a tensor with more, with the exponent −1/2.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Treat blocks of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False. On CUDA ``root="eigh"`` waits for the device,
-        and so does reading the counters for T > 1 unless capturable.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
-    TypeError
-        If one is not a number.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`. On CUDA ``root="eigh"`` waits for the device, and so does
+        reading the counters for T > 1 unless capturable.
 
     Notes
     -----
@@ -153,6 +163,10 @@ class Shampoo(BaseOptimizer):
     """
 
     switched, derived = ("exp_avg", "exp_avg_sq", "momentum_buffer"), "root_"
+
+    rule = rule_of_lists(
+        _shampoo, _shampoo_state, _shampoo_limit, entries=grafting.averages_of
+    )
 
     card = Card(
         answer="measures a matrix by how far it can stretch a vector, so the steepest "
@@ -198,81 +212,37 @@ class Shampoo(BaseOptimizer):
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
-    def check(self, group: Mapping[str, Any]) -> None:
+    def check(self, group: Group) -> None:
         """Refuse what Shampoo cannot use; see the class for the limits."""
         super().check(group)
-        check_sum_betas(group["betas"])
-        at_least_zero("epsilon value", group["eps"])
-        at_least_zero("grafting epsilon", group["grafting_eps"])
-        below_one("momentum value", group["momentum"])
-        below_one("grafting beta", group["grafting_beta"])
-        check_nesterov(group)
-        positive_integer("max_dim", group["max_dim"])
-        positive_integer("refresh", group["refresh"])
+        grafting.check_sum_betas(group["betas"])
+        limits.at_least_zero("epsilon value", group["eps"])
+        limits.at_least_zero("grafting epsilon", group["grafting_eps"])
+        limits.below_one("momentum value", group["momentum"])
+        limits.below_one("grafting beta", group["grafting_beta"])
+        limits.check_nesterov(group)
+        limits.positive_integer("max_dim", group["max_dim"])
+        limits.positive_integer("refresh", group["refresh"])
         if group["power"] is not None:
-            positive_integer("power", group["power"])
-        one_of("root", group["root"], ROOT_METHODS)
-        one_of("vectors", group["vectors"], ("full", "diagonal"))
-        one_of("grafting", group["grafting"], GRAFTING)
-        one_of("factors", group["factors"], FACTORS)
-        one_of("sides", group["sides"], SIDES)
+            limits.positive_integer("power", group["power"])
+        limits.one_of("root", group["root"], ROOT_METHODS)
+        limits.one_of("vectors", group["vectors"], ("full", "diagonal"))
+        limits.one_of("grafting", group["grafting"], grafting.GRAFTING)
+        limits.one_of("factors", group["factors"], roots.FACTORS)
+        limits.one_of("sides", group["sides"], roots.SIDES)
         if group["factors"] == "kl" and group["power"] not in (None, 2):
             raise ValueError(
                 f"Invalid power: {group['power']}; with factors='kl' the exponents "
                 "are -1/2, power=2 or None"
             )
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros: averages, and factors and roots by number of block and axis."""
-        state = {name: torch.zeros_like(param) for name in averages_of(group)}
-        diagonal = group["vectors"] == "diagonal" and param.ndim < 2
-        for b, block in enumerate(cut(param.shape, group["max_dim"])):
-            lengths = tuple(part.stop - part.start for part in block)
-            for a in sorted(sides(lengths, group)):
-                shape = lengths[a : a + 1] * (1 if diagonal else 2)
-                state[f"factor_{b}_{a}"] = param.new_zeros(shape)
-                if keeps_roots(group):
-                    state[f"root_{b}_{a}"] = param.new_zeros(shape)
-        return state
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+    def state_of(self, p: Tensor, group: Group) -> State:
         """As in the base; averages may start later, and roots come and go."""
         state = super().state_of(p, group)
-        if any(name not in state for name in averages_of(group)):
-            state.update({**fresh_state(p, group, self.new_state), **state})
-        keeps = keeps_roots(group)
-        if p.numel() and keeps != any(name.startswith("root_") for name in state):
-            fresh = fresh_state(p, group, self.new_state) if keeps else {}
-            follow_roots(state, fresh, max(p.ndim + p.is_complex(), 1), group)
+        order = max(p.ndim + p.is_complex(), 1)
+
+        def root(factor: Tensor) -> Tensor:
+            return roots.inverted(factor[None], float(state["step"]), order, group)[0]
+
+        roots.follow_roots(p, state, group, self.rule.new_state, root)
         return state
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for a million Gram matrices, each a sum over the entries."""
-        room = 2.0**20 * max(grad.numel(), 1)
-        return float((torch.finfo(grad.dtype).max / room) ** 0.5)
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor, block by block; the definition."""
-        m = first_moments([grad], [state], [step], group)
-        moves = preconditioned([grad], m, [state], [step], group, joint=False)
-        finish([param], moves, m, [grad], [state], [step], group)
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors: blocks of equal shape go through as one batch."""
-        averages = first_moments(grads, states, steps, group)
-        moves = preconditioned(grads, averages, states, steps, group)
-        finish(params, moves, averages, grads, states, steps, group)

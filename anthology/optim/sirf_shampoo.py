@@ -3,38 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import (
-    at_least_zero,
-    below_one,
-    check_terms,
-    one_of,
-    positive_integer,
-)
+from .core.rule import Group
 from .core.state import State
-from .parts.averages import descend
-from .parts.kronecker.inverse_free import (
-    Structures,
-    check_structures,
-    kinds_for,
-    precondition,
-    refreshed,
-    squeezed,
-)
+from .parts.arithmetic import descend
+from .parts.kronecker import inverse_free as factors
+from .parts.kronecker.grafting import heavy_ball
 from .parts.kronecker.joined import matrix_like, must_pair, pair_batches
-from .parts.kronecker.stacked import batched, stacked
+from .parts.kronecker.stacks import States, Tensors, in_stacks, rule_of_lists
 
 FACTOR_DTYPES = ("bfloat16", "float32", "float64")
 # what a group has beside the hyper-parameters
 OF_GROUPS = {"joined": False, "steps_taken": 0}
+
+
+def _sirf_shampoo_state(param: Tensor, group: Group) -> State:
+    """Zeros for momenta, packed identities for factors and products; none for a bias."""
+    if group["joined"]:
+        if param.ndim < 2:
+            return {}
+        param = matrix_like(param)
+    state = {"momentum_buffer": torch.zeros_like(param)}
+    dtype = getattr(torch, group["factor_dtype"] or "", param.dtype)
+    like = param.new_empty(0, dtype=dtype)
+    kinds = factors.kinds_for(
+        factors.squeezed(param.shape), group["structures"], group["max_dim"]
+    )
+    for n, kind in enumerate(kinds):
+        state[f"factor_{n}"] = kind.identity(like)
+        state[f"factor_momentum_{n}"] = torch.zeros_like(state[f"factor_{n}"])
+        if kind.symmetric and group["refresh"] > 1:
+            state[f"product_{n}"] = kind.identity(like)
+    return state
+
+
+def _sirf_shampoo_limit(grad: Tensor, group: Group) -> float:
+    """The largest gradient for which B·g² is finite."""
+    return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"]) / 2
+
+
+def _sirf_shampoo(
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
+) -> None:
+    """Lists of tensors, those that are alike without axes of one as a stack."""
+    seen = [g.reshape(factors.squeezed(g.shape)) for g in grads]
+    ages = [0] * len(grads)  # when factors are due is counted for the whole group
+    moves = in_stacks(factors.inverse_free, [seen], states, ages, group)
+    moves = [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
+    if group["weight_decay"]:
+        moves = list(torch._foreach_add(moves, params, alpha=group["weight_decay"]))
+    descend(params, heavy_ball(moves, states, group), group["lr"])
 
 
 class SIRFShampoo(BaseOptimizer):
@@ -74,9 +100,6 @@ class SIRFShampoo(BaseOptimizer):
         amplified up to G/λ, as an ε would. Default 1e-3.
     weight_decay : float
         κ (``kappa``), added to the preconditioned gradient. Default 0.
-    decay : str
-        Default "plain"; "cautious", "corrected" or "cautious+corrected", see
-        `BaseOptimizer`, are decoupled.
     refresh : int
         T: the factors are updated in every T-th step, the first included, and kept
         with their products KKᵀ between. Default 1.
@@ -95,13 +118,9 @@ class SIRFShampoo(BaseOptimizer):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
-    foreach, maximize, capturable, differentiable
-        As for `Adam`. A captured step cannot choose, so it needs ``refresh=1``.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`; a `decay` other than "plain" is decoupled. A captured step
+        cannot choose, so it needs ``refresh=1``.
 
     Notes
     -----
@@ -128,7 +147,11 @@ class SIRFShampoo(BaseOptimizer):
     [(4,), (9,)]
     """
 
-    zero_is_none, before = True, (("max_dim", 2**63 - 1),)
+    before = (("max_dim", 2**63 - 1),)
+    rule = rule_of_lists(
+        _sirf_shampoo, _sirf_shampoo_state, _sirf_shampoo_limit, zero_is_none=True
+    )
+
     card = Card(
         answer="is Shampoo without roots and inverses; it learns its ruler's factors.",
         update=r"$\Delta W=-\eta\,m$, with $m\leftarrow\mu m+CC^\top GKK^\top$",
@@ -150,7 +173,7 @@ class SIRFShampoo(BaseOptimizer):
         damping: float = 1e-3,
         weight_decay: float = 0.0,
         refresh: int = 1,
-        structures: Structures | None = None,
+        structures: factors.Structures | None = None,
         factor_dtype: str | None = None,
         max_dim: int = 1024,
         *,
@@ -163,21 +186,21 @@ class SIRFShampoo(BaseOptimizer):
     ) -> None:
         super().__init__(params, {**hyperparameters(locals()), **OF_GROUPS})
 
-    def check(self, group: Mapping[str, Any]) -> None:
+    def check(self, group: Group) -> None:
         """Refuse what the method cannot use; see the class for the limits."""
         super().check(group)
-        below_one("factor_lr", group["factor_lr"])
-        below_one("momentum value", group["momentum"])
-        below_one("factor_momentum value", group["factor_momentum"])
-        at_least_zero("damping", group["damping"])
-        positive_integer("refresh", group["refresh"])
-        positive_integer("max_dim", group["max_dim"])
+        limits.below_one("factor_lr", group["factor_lr"])
+        limits.below_one("momentum value", group["momentum"])
+        limits.below_one("factor_momentum value", group["factor_momentum"])
+        limits.at_least_zero("damping", group["damping"])
+        limits.positive_integer("refresh", group["refresh"])
+        limits.positive_integer("max_dim", group["max_dim"])
         if group["refresh"] > 1 and group["capturable"]:
             raise ValueError("capturable=True needs refresh=1: a graph cannot choose")
         if group["factor_dtype"] is not None:
-            one_of("factor_dtype", group["factor_dtype"], FACTOR_DTYPES)
-        check_terms(group)
-        check_structures(group["structures"])
+            limits.one_of("factor_dtype", group["factor_dtype"], FACTOR_DTYPES)
+        limits.check_terms(group)
+        factors.check_structures(group["structures"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in the base; a group with ``joined=True`` must hold pairs."""
@@ -186,121 +209,10 @@ class SIRFShampoo(BaseOptimizer):
             param_group = {**param_group, "params": pairs}
         super().add_param_group(param_group)
 
-    def units(self, group: Mapping[str, Any]) -> list[list[Tensor]]:
-        """Weight and bias together where they are one matrix."""
-        params = group["params"]
-        if not group["joined"]:
-            return super().units(group)
-        return [list(pair) for pair in zip(params[::2], params[1::2], strict=True)]
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for momenta, packed identities for factors and kept products.
-
-        A pair of weight and bias has one state, that of the weight.
-        """
-        if group["joined"]:
-            if param.ndim < 2:
-                return {}
-            param = matrix_like(param)
-        state = {"momentum_buffer": torch.zeros_like(param)}
-        dtype = getattr(torch, group["factor_dtype"] or "", param.dtype)
-        like = param.new_empty(0, dtype=dtype)
-        dims = squeezed(param.shape)
-        kinds = kinds_for(dims, group["structures"], group["max_dim"])
-        for n, kind in enumerate(kinds):
-            state[f"factor_{n}"] = kind.identity(like)
-            state[f"factor_momentum_{n}"] = torch.zeros_like(state[f"factor_{n}"])
-            if kind.symmetric and group["refresh"] > 1:
-                state[f"product_{n}"] = kind.identity(like)
-        return state
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """The largest gradient for which B·g² is finite."""
-        return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"]) / 2
-
     def apply(self, batches: list[Batch]) -> None:
         """Run the rule; then count the step, by which `refresh` is decided."""
         alone = [batch for batch in batches if not batch.group["joined"]]
-        super().apply(alone + pair_batches(self))
+        with pair_batches(self) as pairs:
+            super().apply(alone + pairs)
         for group in self.param_groups:
             group["steps_taken"] += 1
-
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """One tensor; the definition."""
-        move = _direction([grad], [state], group)[0]
-        if group["weight_decay"]:
-            move = move.add(param, alpha=group["weight_decay"])
-        buffer = state["momentum_buffer"]
-        buffer.mul_(group["momentum"]).add_(move)
-        descend([param], [buffer], group["lr"])
-
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """Lists of tensors, those that are alike without axes of one as a stack."""
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for index, (grad, state) in enumerate(zip(grads, states, strict=True)):
-            kind = (*squeezed(grad.shape), -len(state))
-            alike.setdefault(kind, []).append(index)
-        moves = list(grads)
-        for members in batched(alike, not grads[0].is_cpu):
-            some = [grads[i] for i in members], [states[i] for i in members]
-            for i, move in zip(members, _direction(*some, group), strict=True):
-                moves[i] = move
-        if group["weight_decay"]:
-            moves = list(torch._foreach_add(moves, params, alpha=group["weight_decay"]))
-        buffers = [state["momentum_buffer"] for state in states]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, moves)
-        descend(params, buffers, group["lr"])
-
-
-def _direction(
-    grads: list[Tensor], states: list[State], group: Mapping[str, Any]
-) -> list[Tensor]:
-    """Ĝ of gradients that are alike; refreshes their factors when it is time."""
-    dims = squeezed(grads[0].shape)
-    kinds = kinds_for(dims, group["structures"], group["max_dim"])
-    stack = stacked([grad.reshape(dims) for grad in grads])
-    names = [f"product_{n}" for n in range(len(dims))]
-    due = group["steps_taken"] % group["refresh"] == 0
-    factors = None
-    if due or any(name not in states[0] for name in names):
-        factors = [_kept(states, f"factor_{n}", group) for n in range(len(dims))]
-    if due and factors is not None:
-        momenta = [
-            _kept(states, f"factor_momentum_{n}", group) for n in range(len(dims))
-        ]
-        factors, momenta = refreshed(stack, kinds, factors, momenta, group)
-        for n, kind in enumerate(kinds):
-            _store(states, f"factor_{n}", factors[n])
-            _store(states, f"factor_momentum_{n}", momenta[n])
-            if names[n] in states[0]:
-                _store(states, names[n], kind.outer(factors[n]))
-    products = [_kept(states, x, group) if x in states[0] else None for x in names]
-    moves = precondition(stack, kinds, factors, products)
-    return [m.reshape(g.shape) for m, g in zip(moves.unbind(), grads, strict=True)]
-
-
-def _kept(states: list[State], name: str, group: Mapping[str, Any]) -> Tensor:
-    """As a stack; a copy where autograd keeps it, as the state will be written."""
-    stack = stacked([state[name] for state in states])
-    shared = group["differentiable"] and len(states) == 1
-    return stack.clone() if shared else stack
-
-
-def _store(states: list[State], name: str, values: Tensor) -> None:
-    for state, value in zip(states, values.unbind(), strict=True):
-        state[name].copy_(value)

@@ -9,26 +9,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.products import add_gram_
-
-from .core.base import Params, hyperparameters
+from .core import limits
+from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
-from .core.limits import (
-    at_least_zero,
-    below_one,
-    check_betas,
-    one_of,
-    positive_integer,
-)
+from .core.rule import Group
 from .core.state import State, real
-from .parts.kronecker.blocks import multiply, nonzero, unfold, whitened
-from .parts.kronecker.eigenbasis import first_basis, next_basis, reordered, whitener
+from .parts.kronecker import basis
 from .parts.kronecker.roots import FACTORS
-from .parts.kronecker.rotation import ROTATED, average_of, rotated, turned
-from .parts.kronecker.stacked import _Alike
+from .parts.kronecker.stacks import States, Tensors, counted, in_stacks, rule_of_lists
 
 
-class SOAP(_Alike):
+def _soap_state(param: Tensor, group: Group) -> State:
+    """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
+    axes = basis.rotated(param.shape, group)
+    state = {
+        n: torch.zeros_like(param)
+        for n in (basis.average_of(axes, group), "exp_avg_sq")
+    }
+    for axis in axes:
+        for name in ("gram", "basis"):
+            state[f"{name}_{axis}"] = param.new_zeros(param.shape[axis : axis + 1] * 2)
+    return state
+
+
+def _soap_limit(grad: Tensor, group: Group) -> float:
+    """Room for the squared length of the whole gradient."""
+    return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))
+
+
+def _soap(
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
+) -> None:
+    """Lists of tensors; those of equal shape and age go through as one stack."""
+    moves = in_stacks(basis.adam_in_basis, [grads], states, counted(steps), group)
+    moved = [i for i, move in enumerate(moves) if move is not None]
+    if moved:
+        params = [params[i] for i in moved]
+        torch._foreach_sub_(params, [moves[i] for i in moved])
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+
+
+class SOAP(BaseOptimizer):
     r"""Adam run in the eigenbasis of averaged Gram matrices.
 
     Without averages (``betas=(0, 0)``, ``basis_eps=0``, ε → 0) the first step of a
@@ -90,21 +112,9 @@ class SOAP(_Alike):
         :math:`G_{(i)}S^{-1}G_{(i)}^\top/d` with S the averages of all other axes that
         have one, in their bases and before the step, plus ρ times their largest
         eigenvalue, and d the lengths of the others multiplied.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Treat tensors of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False. Autograd takes the bases for constants; on
-        CUDA reading the counters and the first basis wait for the device.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
-    TypeError
-        If one is not a number.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`. Autograd takes the bases for constants; on CUDA reading
+        the counters and the first basis wait for the device.
 
     Notes
     -----
@@ -136,6 +146,8 @@ class SOAP(_Alike):
     >>> [[abs(round(x, 6)) for x in row] for row in w.tolist()]
     [[0.0, 1.0], [1.0, 0.0]]
     """
+
+    rule = rule_of_lists(_soap, _soap_state, _soap_limit)
 
     card = Card(
         answer="runs Adam in the directions that Shampoo finds; without memory its "
@@ -176,134 +188,39 @@ class SOAP(_Alike):
     ) -> None:
         super().__init__(params, hyperparameters(locals()))
 
-    def check(self, group: Mapping[str, Any]) -> None:
+    def check(self, group: Group) -> None:
         """Refuse what SOAP cannot use; see the class for the limits."""
         super().check(group)
-        check_betas(group["betas"])
-        at_least_zero("epsilon value", group["eps"])
-        at_least_zero("basis_eps value", group["basis_eps"])
+        limits.check_betas(group["betas"])
+        limits.at_least_zero("epsilon value", group["eps"])
+        limits.at_least_zero("basis_eps value", group["basis_eps"])
         if group["gram_beta"] is not None:
-            below_one("gram_beta value", group["gram_beta"])
-        positive_integer("refresh", group["refresh"])
-        positive_integer("max_dim", group["max_dim"])
-        one_of("vectors", group["vectors"], ("full", "diagonal"))
-        one_of("factors", group["factors"], FACTORS)
+            limits.below_one("gram_beta value", group["gram_beta"])
+        limits.positive_integer("refresh", group["refresh"])
+        limits.positive_integer("max_dim", group["max_dim"])
+        limits.one_of("vectors", group["vectors"], ("full", "diagonal"))
+        limits.one_of("factors", group["factors"], FACTORS)
 
     @property
     def warmup_steps(self) -> int:
         """1 where ``skip_first`` is on, which is the default; else 0."""
         return int(any(group["skip_first"] for group in self.param_groups))
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
-        axes = rotated(param, group)
-        names = (average_of(axes, group), "exp_avg_sq")
-        state = {name: torch.zeros_like(param) for name in names}
-        for axis in axes:
-            d = param.shape[axis]
-            for name in ("gram", "basis"):
-                state[f"{name}_{axis}"] = param.new_zeros(d, d)
-        return state
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+    def state_of(self, p: Tensor, group: Group) -> State:
         """As in the base; turns an average that was not kept as it is now."""
         state = super().state_of(p, group)
-        axes = rotated(real(p), group)
-        name = average_of(axes, group)
-        kept = "exp_avg" if "exp_avg" in state else ROTATED
+        name = basis.average_of(basis.rotated(real(p).shape, group), group)
+        kept = "exp_avg" if "exp_avg" in state else basis.ROTATED
         if kept == name:
-            state.pop(ROTATED if name == "exp_avg" else "exp_avg", None)
+            state.pop(basis.ROTATED if name == "exp_avg" else "exp_avg", None)
             return state
         with torch.no_grad():
-            state[name] = turned(state.pop(kept), state, back=name == "exp_avg")
+            back = name == "exp_avg"
+            state[name] = basis.turned_entry(state.pop(kept), state, back=back)
         return state
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
         """As in the base; an average kept in the other basis is turned at a step."""
-        swap = {"exp_avg": ROTATED, ROTATED: "exp_avg"}
+        swap = {"exp_avg": basis.ROTATED, basis.ROTATED: "exp_avg"}
         other = {a: b for a, b in swap.items() if a not in saved and b in saved}
         return {other.get(name, name): x for name, x in fresh.items()}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the squared length of the whole gradient."""
-        return math.sqrt(torch.finfo(grad.dtype).max / (4 * max(grad.numel(), 1)))
-
-    def advance(
-        self, w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
-    ) -> None:
-        """Tensors of equal shape and age, stacked; the definition."""
-        _advance(w, g, state, step, group)
-
-
-def _advance(
-    w: Tensor, g: Tensor, state: State, step: int, group: Mapping[str, Any]
-) -> None:
-    """One step of tensors of equal shape, stacked along a first axis."""
-    (beta1, beta2), order = group["betas"], w.ndim - 1
-    beta = beta2 if group["gram_beta"] is None else group["gram_beta"]
-    axes = rotated(w[0], group)
-    grams = {axis: state[f"gram_{axis}"] for axis in axes}
-    bases = {axis: state[f"basis_{axis}"] for axis in axes}
-    follow = group["differentiable"]
-
-    kl = group["factors"] == "kl"
-    by: dict[int, Tensor] = {}
-
-    def gather(axis: int) -> None:
-        seen = whitened(g.detach(), axis, by) if kl else g.detach()
-        add_gram_(grams[axis], unfold(seen, axis, order), beta, 1 - beta)
-
-    def know(axis: int, steps: int) -> None:
-        if kl:
-            by[axis] = whitener(
-                bases[axis], grams[axis], group["basis_eps"], beta**steps
-            )
-
-    def turn(x: Tensor, back: bool = False) -> Tensor:
-        for axis, basis in bases.items():
-            used = basis.clone() if follow else basis  # a refresh overwrites it
-            x = multiply(x, used if back else used.mT, axis, order)
-        return x
-
-    if step <= 1:
-        for axis in sorted(axes, key=lambda axis: -w.shape[axis + 1] * kl):
-            gather(axis)
-            bases[axis].copy_(first_basis(grams[axis], group["basis_eps"]))
-            know(axis, 1)
-        if group["skip_first"]:
-            return
-    count = max(step - int(group["skip_first"]), 1)
-    name, g_turned = average_of(axes, group), turn(g)
-    m, v = state[name], state["exp_avg_sq"]
-    m.lerp_(g_turned if name == ROTATED else g, 1 - beta1)
-    v.mul_(beta2).addcmul_(g_turned, g_turned, value=1 - beta2)
-    root = _sqrt(v.clone()) if follow else v.sqrt()
-    eps = group["eps"]
-    if group["relative_eps"]:
-        eps = eps * root.flatten(1).amax(1) if order else eps * root
-        eps = eps.reshape(-1, *(1,) * order)
-    kept = (m.clone() if follow else m) if name == ROTATED else turn(m)
-    move = turn(kept / nonzero(root + eps), back=True)
-    size = math.sqrt(1 - beta2**count) / (1 - beta1**count)
-    lr = group["lr"]
-    w.sub_(move * (lr * size))
-    if group["weight_decay"]:
-        w.mul_(1 - lr * group["weight_decay"])
-    if step > 1:
-        for axis in axes:
-            know(axis, step - 1)
-        for axis in axes:
-            gather(axis)
-    if bases and count % group["refresh"] == 0:
-        straight = turn(m, back=True) if name == ROTATED else m
-        for axis, basis in bases.items():
-            fresh, places = next_basis(basis, grams[axis], group["basis_eps"])
-            basis.copy_(fresh)
-            v.copy_(reordered(v.clone() if follow else v, places, axis))
-        if name == ROTATED:
-            m.copy_(turn(straight))
-
-
-def _sqrt(v: Tensor) -> Tensor:
-    """√v with slope zero, not infinity, at zero."""
-    return torch.where(v > 0, nonzero(v).sqrt(), 0.0)

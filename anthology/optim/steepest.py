@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,14 +14,30 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import below_one, check_nesterov, number, one_of
-from .core.state import State, fresh_state
-from .parts.averages import averaged, descend
-from .parts.list_ops import scale
+from .core.rule import Group, Rule, coupled
+from .core.state import State
+from .parts.arithmetic import averaged, descend, scale
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
 from .parts.polyak import check_polyak, excess, shorten
 from .parts.renamed import renamed, with_names_of_today
 
 Plan = tuple[list[Tensor], list[Tensor]]
+
+
+def momentum_of(param: Tensor, group: Group) -> State:
+    """Zeros for ``momentum_buffer`` where there is a momentum."""
+    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+
+
+def kept(group: Group) -> tuple[str, ...]:
+    """The momentum, where there is one."""
+    return ("momentum_buffer",) if group["momentum"] else ()
+
+
+def _room(grad: Tensor, group: Group) -> float:
+    """Room for the dual norm, a sum over the entries, where it is needed."""
+    room = grad.numel() if _needs_duals(group) else 1
+    return torch.finfo(grad.dtype).max / room
 
 
 class SteepestDescent(BaseOptimizer):
@@ -69,16 +85,11 @@ class SteepestDescent(BaseOptimizer):
     across : str
         How tensors are measured together: "max" (default) or "l2". One choice for
         all groups.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
     f_star : float
         f*, the least value of the loss (the largest with ``maximize``), or a bound of
         it. Only for ``step="polyak"``. Default 0.
-    foreach : bool, optional
-        Dualize tensors of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
 
     Raises
     ------
@@ -123,7 +134,8 @@ class SteepestDescent(BaseOptimizer):
     tensor([-3.,  3.])
     """
 
-    switched = ("step", "momentum_buffer")
+    switched: ClassVar[tuple[str, ...]] = ("step", "momentum_buffer")
+    rule = Rule(coupled, None, momentum_of, _room, kept)
     _gap: Tensor | None = None  # how far the loss is above f*, during a step
 
     card = Card(
@@ -219,22 +231,6 @@ class SteepestDescent(BaseOptimizer):
         for group in self.param_groups:
             group["norm"] = spec(group["norm"])
         return super().state_dict()
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """Zeros for ``momentum_buffer`` where there is a momentum."""
-        return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """Room for the dual norm, a sum over the entries, where it is needed."""
-        room = grad.numel() if _needs_duals(group) else 1
-        return torch.finfo(grad.dtype).max / room
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; a momentum that was switched on later starts at zero."""
-        state = super().state_of(p, group)
-        if group["momentum"] and "momentum_buffer" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
-        return state
 
     def heard(self, loss: Any) -> None:
         """Keep how far the loss is from f*, which Polyak's step asks for."""

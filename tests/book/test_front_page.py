@@ -7,9 +7,9 @@ import pytest
 
 from anthology.lab.palette import STYLES
 from tests.book.sitefiles import ROOT, SITE, soup
-from tools import contents, front_page, look
+from tools import cards, contents, front_page, look
 
-CARDS = front_page.carded()
+CARDS = cards.carded()
 CHAPTERS = contents.chapters()
 
 
@@ -44,7 +44,7 @@ def test_cards_answer_in_one_plain_sentence() -> None:
     ],
 )
 def test_a_card_wears_the_colour_of_its_ruler(norm, update, ruler) -> None:
-    card = front_page.Card("is it.", update, "", norm, "", "", "")
+    card = cards.Card("is it.", update, "", norm, "", "", "")
     assert card.ruler == ruler and card.dual
 
 

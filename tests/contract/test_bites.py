@@ -1,6 +1,7 @@
 """The suite bites: an optimizer broken on purpose fails the check meant for it."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,15 +25,18 @@ def test_a_fault_fails_its_check_and_no_other(name: str) -> None:
     assert report.failed == [name], str(report)
 
 
+def watching(param: Any, group: Any) -> Any:
+    watched = torch.zeros((), device=param.device)
+    return {**Sound.rule.new_state(param, group), "watched": watched}
+
+
 def patient(kind: type[Sound], steps: int) -> type[Sound]:
     """The same optimizer, which only watches the first gradients of each tensor."""
 
     class Patient(kind):  # type: ignore[valid-type, misc]
         warmup_steps = steps
 
-        def new_state(self, param: Any, group: Any) -> Any:
-            watched = torch.zeros((), device=param.device)
-            return {**super().new_state(param, group), "watched": watched}
+        rule = replace(Sound.rule, new_state=watching)
 
         def hide(self) -> list[Any]:
             hidden = []

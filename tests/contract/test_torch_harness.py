@@ -219,7 +219,7 @@ def test_groups_have_their_own_rate_and_their_own_decay(info):
         optimizer = info.optim_cls(groups, **given)
         start = [p.detach().clone() for p in params]
         # to some rules zeros are no gradient; nobody's step of this is seen
-        least = 1e-300 if optimizer.zero_is_none else 0.0
+        least = 1e-300 if optimizer.rule.zero_is_none else 0.0
         for _ in range(3):
             for p in params:
                 p.grad = torch.full_like(p, least)

@@ -25,7 +25,7 @@ FUSED = [
     (name, fused)
     for name, (make, _) in ENTRYWISE.items()
     for fused in (True, "triton", "compile")
-    if fused is not True or make.has_torch_kernel
+    if fused is not True or make.rule.torch_kernel
 ]
 # A tensor with a launch of its own; long in the interpreter.
 LARGE: dict[str, list[tuple[int, ...]]] = {"cuda": [(600, 601)], "cpu": []}

@@ -23,8 +23,10 @@ from torch.distributed.tensor.parallel import (
 )
 
 from anthology import optim
-from anthology.optim.core.sharding.assign import assign, matrix_cost, traffic
+from anthology.optim.core.sharding.assign import assign, matrix_cost
+from anthology.optim.core.sharding.layer import shards_of
 from anthology.optim.core.sharding.mesh import Place
+from experiments.ranks import traffic
 from tests.distributed.processes import Processes
 from tests.distributed.test_training import MAKERS, model, same, train
 
@@ -150,7 +152,7 @@ def check_messages() -> None:
         patch.setattr("anthology.optim.core.sharding.transfer.ROUND", 100)
         optimizer.step()
     owners = assign([matrix_cost(shape) for shape in shapes], size)
-    assert [optimizer.spread(optimizer.param_groups).owner(p) for p in params] == owners
+    assert [shards_of(optimizer).owner(p) for p in params] == owners
     assert (sum(sent), sum(received)) == traffic(shapes, owners, size)[rank]
     assert len(sent) > 2  # there and back, in more than one round
     kept = sum(x.numel() for p in params for x in optimizer.state[p].values() if x.ndim)

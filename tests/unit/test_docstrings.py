@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import anthology
-from anthology import optim
+from tests.examples import public
 
 MODULES = [
     module.name
@@ -20,13 +20,6 @@ WITH_EXAMPLES = [
     for name in MODULES
     if ">>>" in inspect.getsource(importlib.import_module(name))
 ]
-OPTIMIZERS = [
-    name
-    for name in optim.__all__
-    if inspect.isclass(cls := getattr(optim, name))
-    and issubclass(cls, optim.BaseOptimizer)
-    and cls is not optim.BaseOptimizer
-]
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
@@ -36,7 +29,7 @@ def test_the_examples_run(name):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", public())
 def test_every_optimizer_has_an_example(name):
-    own = getattr(optim, name).__doc__
+    own = public()[name].__doc__
     assert own is not None and ">>>" in own, f"{name} has no runnable example"

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from anthology.motion import flow, generator
-from anthology.motion.steps.step_map import step_map
+from anthology.motion import flow, generator, step_map
 
 
 def network_map(make):

@@ -1,7 +1,6 @@
 """The probe under every optimizer: it sees all of them and changes none."""
 
 import copy
-import inspect
 import math
 
 import pytest
@@ -11,15 +10,9 @@ from torch import nn
 from anthology import optim
 from anthology.motion import Probe
 from anthology.norms import metrize
+from tests.examples import EXAMPLES
 
-NEEDS = {"batch_size": 8.0, "lr": 0.01}
-OURS = [
-    kind
-    for name in optim.__all__
-    if inspect.isclass(kind := getattr(optim, name))
-    and issubclass(kind, optim.BaseOptimizer)
-    and kind is not optim.BaseOptimizer
-]
+OURS = [example.kind for example in EXAMPLES.values()]
 THEIRS = [
     torch.optim.SGD,
     torch.optim.Adam,
@@ -37,9 +30,8 @@ THEIRS = [
 
 
 def build(kind, params):
-    known = inspect.signature(kind).parameters
-    required = {k for k, p in known.items() if p.default is p.empty}
-    return kind(params, **{k: v for k, v in NEEDS.items() if k in required})
+    needs = EXAMPLES[kind.__name__].needs if kind in OURS else {}
+    return kind(params, **needs)
 
 
 class Net(nn.Module):

@@ -133,6 +133,10 @@ METRICS = {
         rooted(optim.Adam, betas=(0.0, 0.9)),
         lambda v, t: (v / (1 - 0.9**t)).sqrt() + 1e-8,
     ),
+    "AMSGrad": (
+        rooted(optim.Adam, betas=(0.0, 0.9), amsgrad=True),
+        lambda v, t: (v / (1 - 0.9**t)).sqrt() + 1e-8,
+    ),
     "RMSprop": (rooted(torch.optim.RMSprop), lambda v, t: v.sqrt() + 1e-8),
     "Adagrad": (rooted(torch.optim.Adagrad), lambda v, t: v.sqrt() + 1e-10),
     "RootFreeAdamW": (
@@ -157,7 +161,8 @@ def test_the_product_is_that_of_the_preconditioned_hessian(name):
         before, g = net.w.detach().clone(), net.w.grad.clone()
         optimizer.step()
         state = optimizer.state[net.w]
-        kept = [state[k] for k in ("exp_avg_sq", "square_avg", "sum") if k in state]
+        names = ("max_exp_avg_sq", "exp_avg_sq", "square_avg", "sum")
+        kept = [state[k] for k in names if k in state]
         p = metric(kept[0] if kept else None, step)
         exact = 0.02 * torch.linalg.eigvals(net.a / p.double()[:, None]).real.max()
         assert math.isclose(probe.records[-1]["product"], exact, rel_tol=1e-4)

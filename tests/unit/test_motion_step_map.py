@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import anthology.optim as ours
-from anthology.motion import generator
-from anthology.motion.steps.step_map import step_map
+from anthology.motion import generator, step_map
 from tests.step_map_cases import (
     ALL,
     assert_same,

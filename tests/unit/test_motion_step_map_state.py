@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from anthology.motion.steps.step_map import step_map
+from anthology.motion import step_map
 from tests.step_map_cases import (
     assert_same,
     built,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from anthology.optim.core.sharding.assign import assign, matrix_cost, traffic
-from experiments.ranks import MODELS, RESULTS, matrices, table
+from anthology.optim.core.sharding.assign import assign, matrix_cost
+from experiments.ranks import MODELS, RESULTS, matrices, table, traffic
 
 
 def loads(costs: list[float], owners: list[int], ranks: int) -> list[float]:

@@ -9,24 +9,29 @@ from torch import Tensor
 
 from anthology.linalg import decompositions
 from anthology.norms import metrize
-from anthology.optim import AdamW, BaseOptimizer, Lion, SteepestDescent
-from anthology.optim.core import batch, gather
-from anthology.optim.parts import list_ops as passes
+from anthology.optim import AdamW, BaseOptimizer, Lion, Rule, SteepestDescent
+from anthology.optim.core import batch
+from anthology.optim.core import dispatch as gather
+from anthology.optim.parts import arithmetic as passes
 from anthology.testing import contract
+
+
+def average(param, group):
+    return {"exp_avg": torch.zeros_like(param)}
+
+
+def descend_by_signs(param, grad, state, step, group):
+    state["exp_avg"].lerp_(grad, 1 - group["beta"])
+    param.sub_(state["exp_avg"].sign() * group["lr"])
 
 
 class Tiny(BaseOptimizer):
     """All that a new optimizer needs: here sign descent on an average."""
 
+    rule = Rule(descend_by_signs, new_state=average)
+
     def __init__(self, params, lr=0.01, beta=0.5, maximize=False):
         super().__init__(params, {"lr": lr, "beta": beta, "maximize": maximize})
-
-    def new_state(self, param, group):
-        return {"exp_avg": torch.zeros_like(param)}
-
-    def single(self, param, grad, state, step, group):
-        state["exp_avg"].lerp_(grad, 1 - group["beta"])
-        param.sub_(state["exp_avg"].sign() * group["lr"])
 
 
 def test_a_new_optimizer_is_ten_lines_and_keeps_the_contract():

@@ -5,9 +5,9 @@ import inspect
 import pytest
 import torch
 
-from anthology import optim
 from anthology.norms import metrize
 from anthology.optim import functional
+from tests.examples import public
 from tests.pure_forms import FORMS, NEEDED
 
 
@@ -28,14 +28,7 @@ def copies(tree):
 
 
 def test_every_public_optimizer_has_a_form():
-    classes = {
-        cls
-        for name in optim.__all__
-        if inspect.isclass(cls := getattr(optim, name))
-        and issubclass(cls, optim.BaseOptimizer)
-        and cls is not optim.BaseOptimizer
-    }
-    assert {rule_of(name) for name in FORMS} == classes
+    assert {rule_of(name) for name in FORMS} == set(public().values())
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -7,22 +7,13 @@ import torch
 from torch import nn
 
 from anthology import norms, optim
-from anthology.optim.core.base import BaseOptimizer
+from tests.examples import EXAMPLES
 
 MAKE = {
     "FreeSteepestDescent": partial(optim.FreeSteepestDescent, norm=norms.L2()),
-    "RootFreeAdamW": partial(optim.RootFreeAdamW, batch_size=1),
-    "RootFreeRMSProp": partial(optim.RootFreeRMSProp, batch_size=1),
-    "SIRFShampoo": partial(optim.SIRFShampoo, batch_size=1),
     "SteepestDescent": partial(optim.SteepestDescent, lr=1e-2, norm=norms.L2()),
 }
-KINDS = [
-    name
-    for name in optim.__all__
-    if isinstance(getattr(optim, name), type)
-    and issubclass(getattr(optim, name), BaseOptimizer)
-    and name != "BaseOptimizer"
-]
+KINDS = list(EXAMPLES)
 # Bytes a parameter, where AdamW keeps 8; and of a tensor, with its counters, besides:
 # two squares of 1024, twice, for each axis of a stack. Shampoo has those for a block.
 BYTES, BESIDES = 16, 3 * 4 * 2 * 1024**2 + 1024
@@ -41,7 +32,7 @@ def state_bytes(make, shape: tuple[int, ...]) -> int:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_state_bytes_of_large_tables(name) -> None:
-    make = MAKE.get(name, getattr(optim, name))
+    make = MAKE.get(name, EXAMPLES[name].make())
     for shape in TABLES:
         numel = torch.Size(shape).numel()
         cuts = [-(-d // 1024) if name == "Shampoo" else 1 for d in shape]
@@ -52,7 +43,7 @@ def test_state_bytes_of_large_tables(name) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_vocabulary_of_gpt2(name) -> None:
     shape = (50257, 768)
-    make = MAKE.get(name, getattr(optim, name))
+    make = MAKE.get(name, EXAMPLES[name].make())
     assert state_bytes(make, shape) <= BYTES * 50257 * 768 + 1024
 
 

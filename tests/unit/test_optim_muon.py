@@ -10,7 +10,7 @@ from torch import nn
 
 from anthology.norms import RMSToRMS, metrize
 from anthology.optim import AdamW, Muon, convert_lr
-from anthology.optim.core.gather import DEVICE_BATCH, gather, split
+from anthology.optim.core.dispatch import DEVICE_BATCH, gather, split
 
 SCALES = {
     "original": lambda m, n: math.sqrt(max(1, m / n)),

@@ -10,6 +10,7 @@ from torch.optim import lr_scheduler, swa_utils
 from anthology.norms import metrize
 from anthology.optim import AdamW, functional
 from anthology.optim import Muon as Measured
+from anthology.optim.parts.matrix.routing import divided
 from tests.random_steps import train
 
 
@@ -204,7 +205,7 @@ def halves(optimizer):
     groups, state, number = [], {}, 0
     for group, kept in zip(optimizer.param_groups, now["param_groups"], strict=True):
         index = dict(zip(map(id, group["params"]), kept["params"], strict=True))
-        for part in optimizer.divided(group):
+        for part in divided(group):
             old = {k: v for k, v in kept.items() if not k.startswith("adamw_")}
             old |= {"adamw_betas": kept["adamw_betas"], "adamw_eps": 1e-10}
             old |= {"rule": part["rule"], "lr": part["lr"], "params": []}

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from functools import partial
 
 import pytest
 import torch
@@ -13,15 +12,9 @@ from anthology.norms import metrize
 from anthology.optim.core.names import named
 from anthology.optim.core.watch import LONG
 from tests.device_cases import OURS
+from tests.examples import EXAMPLES
 
-KINDS = {
-    **{name: getattr(optim, name) for name in optim.__all__[:16]},
-    "SteepestDescent": partial(optim.SteepestDescent, lr=0.1),
-    **{
-        name: partial(getattr(optim, name), batch_size=1)
-        for name in ("RootFreeRMSProp", "RootFreeAdamW", "SIRFShampoo")
-    },
-}
+KINDS = {name: example.make() for name, example in EXAMPLES.items()}
 
 
 def network():

@@ -190,14 +190,3 @@ def test_the_watch_bites(waits: Callable[[torch.Tensor], object]) -> None:
     x = torch.empty(3, device="meta")
     with pytest.raises((Waiting, RuntimeError)), Numbers(), Kernels():
         waits(x)
-
-
-def test_every_optimizer_is_watched() -> None:
-    public = {getattr(optim, name) for name in optim.__all__}
-    rules = {
-        x for x in public if isinstance(x, type) and issubclass(x, optim.BaseOptimizer)
-    }
-    watched = {
-        getattr(make, "func", make) for make in (*OURS.values(), *CHOOSING.values())
-    }
-    assert rules - {optim.BaseOptimizer} == watched

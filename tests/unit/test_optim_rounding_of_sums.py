@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from anthology import norms, optim
-from anthology.optim.core.base import BaseOptimizer
+from tests.examples import EXAMPLES
 
 MAKE = {
     "FreeSteepestDescent": partial(optim.FreeSteepestDescent, norm=norms.L2()),
@@ -17,13 +17,7 @@ MAKE = {
     "Scion": partial(optim.Scion, radius=1.0),  # a step is as long as its rate
     "SteepestDescent": partial(optim.SteepestDescent, lr=1e-2, norm=norms.L2()),
 }
-KINDS = [
-    name
-    for name in optim.__all__
-    if isinstance(getattr(optim, name), type)
-    and issubclass(getattr(optim, name), BaseOptimizer)
-    and name != "BaseOptimizer"
-]
+KINDS = list(EXAMPLES)
 # Learning rates, after 20 steps.
 LIMITS = dict.fromkeys(KINDS, 2e-4) | {"SOAP": 5e-3, "Shampoo": 5e-3}
 
@@ -56,7 +50,7 @@ def test_every_class_is_here() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_two_halves_are_one_batch(name) -> None:
     """The last layer's gradient has a direction, common to all classes, of zero."""
-    make = MAKE.get(name, getattr(optim, name))
+    make = MAKE.get(name, EXAMPLES[name].make())
     for seed in range(6):
         assert apart(make, seed) < LIMITS[name]
 

@@ -1,5 +1,6 @@
 """Compiled code reads what a schedule changes: nothing is compiled anew."""
 
+import inspect
 import math
 from typing import Any
 
@@ -10,52 +11,36 @@ from anthology import optim
 from anthology.optim.core.fused.compile import missing_compiler
 from anthology.optim.core.fused.passes import compiled_kernels
 from anthology.optim.parts.prodigy.compiled import pass_kernels
+from tests.examples import EXAMPLES, Example
 
 pytestmark = pytest.mark.skipif(
     bool(missing_compiler(torch.device("cpu"))), reason="no compiler here"
 )
-# Every class with fused="compile", and what it has that a schedule may change.
-CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
-    "Adam": (optim.Adam, {"weight_decay": 0.1}, ("betas", "weight_decay", "eps")),
-    "AdamW": (optim.AdamW, {}, ("betas", "weight_decay", "eps")),
-    "Lion": (optim.Lion, {"weight_decay": 0.1}, ("betas", "weight_decay")),
-    "Signum": (
-        optim.Signum,
-        {"weight_decay": 0.1, "nesterov": True},
-        ("momentum", "weight_decay"),
-    ),
-    "SGD": (
-        optim.SGD,
-        {"momentum": 0.9, "weight_decay": 0.1, "dampening": 0.1},
-        ("momentum", "weight_decay", "dampening"),
-    ),
-    "RootFreeRMSProp": (
-        optim.RootFreeRMSProp,
-        {"batch_size": 4.0, "weight_decay": 0.1},
-        ("alpha", "momentum", "weight_decay", "eps", "batch_size"),
-    ),
-    "RootFreeAdamW": (
-        optim.RootFreeAdamW,
-        {"batch_size": 4.0, "weight_decay": 0.1, "bias_correction": True},
-        ("betas", "weight_decay", "eps", "batch_size"),
-    ),
-    "Prodigy": (
-        optim.Prodigy,
-        {"weight_decay": 0.1, "d0": 0.1},
-        ("betas", "weight_decay", "eps"),
-    ),
+# What a schedule may change, of all that have it.
+SCHEDULED = (
+    *("betas", "momentum", "alpha", "dampening"),
+    *("weight_decay", "eps", "batch_size"),
+)
+COMPILED = {
+    name: example
+    for name, example in EXAMPLES.items()
+    if example.kind.rule.entrywise or getattr(example.kind, "has_passes", False)
 }
 
 
-def test_every_class_that_compiles_is_among_them() -> None:
-    fused = set()
-    for name in optim.__all__:
-        kind = getattr(optim, name)
-        if not isinstance(kind, type) or not issubclass(kind, optim.BaseOptimizer):
-            continue
-        if kind.entrywise or getattr(kind, "has_passes", False):
-            fused.add(kind.__name__)
-    assert fused == set(CASES)
+def case(example: Example) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
+    """A class with fused="compile", its options, and what a schedule may change."""
+    known = inspect.signature(example.kind).parameters
+    decay = {"weight_decay": 0.1} if "weight_decay" in known else {}
+    names = tuple(name for name in SCHEDULED if name in known)
+    return example.kind, {**example.needs, **decay, **example.compiled}, names
+
+
+CASES = {name: case(example) for name, example in COMPILED.items()}
+
+
+def test_the_classes_that_compile_are_known_by_their_flags() -> None:
+    assert {"SGD", "Adam", "AdamW", "RootFreeAdamW", "Prodigy"} <= set(CASES)
 
 
 def changed(group: dict[str, Any], names: tuple[str, ...], k: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from anthology import optim
+from anthology.optim import Rule
 from anthology.optim.core.fused import passes as compiled
 from anthology.optim.core.fused import triton as launching
 from anthology.optim.core.fused.compile import missing_compiler
@@ -34,24 +35,18 @@ def stepped(kind: Any, options: dict[str, Any]) -> list[float]:
     return found
 
 
-def own_single(kind: Any) -> Any:
-    def single(
-        self: Any, param: Any, grad: Any, state: Any, step: Any, group: Any
-    ) -> None:
-        self.seen = True  # what no compiled pass can do
-        param.sub_(grad, alpha=0.25)
-
-    return type(kind.__name__, (kind,), {"single": single})
+def quarter(param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
+    param.sub_(grad, alpha=float(grad.new_tensor(0.25)))  # what no compiled pass can do
 
 
-def own_multi(kind: Any) -> Any:
-    def multi(
-        self: Any, params: Any, grads: Any, states: Any, steps: Any, group: Any
-    ) -> None:
-        for p, g in zip(params, grads, strict=True):
-            p.sub_(g, alpha=0.25)
+def quarters(params: Any, grads: Any, states: Any, steps: Any, group: Any) -> None:
+    for p, g in zip(params, grads, strict=True):
+        p.sub_(g, alpha=0.25)
 
-    return type(kind.__name__, (kind,), {"multi": multi})
+
+def with_rule(kind: Any, *parts: Any, **options: Any) -> Any:
+    rule = Rule(*parts, new_state=kind.rule.new_state, **options)
+    return type(kind.__name__, (kind,), {"rule": rule})
 
 
 @pytest.mark.parametrize("options", WAYS, ids=str)
@@ -62,9 +57,12 @@ def test_a_rule_of_its_own_is_taken(
     kind = getattr(optim, name)
     before = compiled.compiled_kernels()
     given = {**ENTRYWISE[name], **options}
-    assert stepped(own_single(kind), given) == [0.5] * 7
-    if options.get("foreach") is not False:  # which asks for `single`
-        assert stepped(own_multi(kind), given) == [0.5] * 7
+    for own in (with_rule(kind, quarter), with_rule(kind, quarter, quarters)):
+        if "fused" in options:  # which only a rule that says `entrywise` can have
+            with pytest.raises(ValueError, match="does not work entry by entry"):
+                stepped(own, given)
+        else:
+            assert stepped(own, given) == [0.5] * 7
     assert compiled.compiled_kernels() == before
 
 
@@ -77,23 +75,29 @@ def test_kernels_are_found_by_the_class_and_not_by_its_name(name: str) -> None:
         return launching.plan_of(optimizer, optimizer.param_groups[0])
 
     assert (plan(kind) is None) == (name == "Adam")
-    for other in (own_single(kind), own_multi(kind), type(name, (kind,), {})):
+    for other in (with_rule(kind, quarter), with_rule(kind, quarter, quarters)):
         assert other.__name__ == name
         assert plan(other) is None
+    assert plan(type("Mine", (kind,), {})) == plan(kind)  # it holds the same rule
+
+
+@pytest.mark.parametrize("part", ["single", "multi", "new_state", "gradient_limit"])
+def test_a_rule_written_as_methods_is_refused(part: str) -> None:
+    with pytest.raises(TypeError, match=rf"Mine.{part} is a method.*rule = Rule\("):
+        type("Mine", (optim.AdamW,), {part: lambda self: None})
 
 
 @pytest.mark.skipif(
     bool(missing_compiler(torch.device("cpu"))), reason="no compiler here"
 )
 def test_a_subclass_that_says_so_is_compiled() -> None:
-    class Halved(optim.AdamW):
-        entrywise = True
+    def half(group: Any) -> Any:  # a helper of its own, which compiled code may call
+        return group["lr"] * 0.5
 
-        def single(
-            self, param: Any, grad: Any, state: Any, step: Any, group: Any
-        ) -> None:
-            param.sub_(grad * group["lr"] * 0.5)
+    def halved(param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
+        param.sub_(grad * half(group))
 
+    Halved = with_rule(optim.AdamW, halved, entrywise=True)
     before = compiled.compiled_kernels()
     assert stepped(Halved, {"fused": "compile"}) == [0.5] * 7
     assert compiled.compiled_kernels() == before + 1

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from anthology import lab, optim
+from anthology import lab
+from tests.examples import EXAMPLES
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 STORED = FOLDER / "results" / "race.jsonl"
@@ -107,15 +108,9 @@ def test_steps_to_a_target(rule):
 
 
 def test_every_optimizer_of_the_package_races(entries):
-    classes = {
-        name
-        for name in optim.__all__
-        if isinstance(cls := getattr(optim, name), type)
-        and issubclass(cls, optim.BaseOptimizer)
-        and cls is not optim.BaseOptimizer
-    }
+    measured = {name for name, example in EXAMPLES.items() if example.measured}
     ours = {name for name in entries.CONTESTANTS if not name.startswith("torch.")}
-    assert ours == classes
+    assert ours == measured
 
 
 def test_momentum_is_taken_from_all_that_have_one(entries):

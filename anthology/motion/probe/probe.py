@@ -1,54 +1,34 @@
-r"""A probe of the motion: what an optimizer does to a model, layer by layer.
-
-:class:`Probe` hangs on the step hooks of any optimizer and writes down, every so
-many steps, how far each layer is from the regime in which steps follow a motion.
-
->>> import torch
->>> from anthology.motion import Probe
->>> model = torch.nn.Linear(2, 1, bias=False)
->>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
->>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
->>> def loss(net):
-...     return net(x).square().sum() / 2
->>> with Probe(model, optimizer, loss) as probe:
-...     for _ in range(3):
-...         optimizer.zero_grad()
-...         loss(model).backward()
-...         optimizer.step()
->>> [round(record["product"], 3) for record in probe.records]  # lr times 4
-[0.4, 0.4, 0.4]
-"""
+"""A probe of the motion: what an optimizer does to a model, layer by layer."""
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from anthology.motion._arguments import require_callable
-from anthology.motion._fixed_batch import FixedBatch, Values
-from anthology.motion.probe.laws import Laws, shrinkage
-from anthology.motion.probe.readings import (
-    Rows,
-    Watched,
-    at_hand,
-    of_penalty,
-    of_steps,
-    of_turn,
-    sharpest,
-    watched,
-)
-from anthology.motion.probe.schedule import Clock, Schedule
+from anthology.motion._arguments import require
+from anthology.motion.models import FixedBatch, Loss, Values
+from anthology.motion.probe import readings
+from anthology.motion.probe.readings import Watched, watched
+from anthology.motion.probe.step_rules import shrinkage
 from anthology.motion.symmetry.pieces import Symmetry
 
 __all__ = ["Probe"]
 
+PARTS = ("steps", "penalty", "symmetry", "turn", "sharpness", "blocks")
+_ON_THE_BATCH = ("turn", "sharpness", "blocks")
+
 
 class Probe:
     r"""Measure the steps of an optimizer against its equation of motion.
+
+    Hangs on its step hooks and writes down, every so many steps, how far each layer is
+    from the regime in which steps follow a motion.
 
     Parameters
     ----------
@@ -72,10 +52,9 @@ class Probe:
 
     Raises
     ------
-    TypeError
-        If an argument is of the wrong kind.
-    ValueError
-        If a part is unknown or lacks its `loss`, or `every` is not positive.
+    TypeError, ValueError
+        For an argument of the wrong kind, a part that is unknown or lacks its `loss`,
+        or `every` below 1.
 
     Notes
     -----
@@ -127,33 +106,52 @@ class Probe:
     The random numbers and the buffers of the fixed batch are its own; layers keep
     their mode. Under ``torch.amp`` the gradient at hand is the scaled one. A model
     wrapped for several devices is to be given bare.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> loss = lambda net: net(x).square().sum() / 2
+    >>> with Probe(model, optimizer, loss) as probe:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         loss(model).backward()
+    ...         optimizer.step()
+    >>> [round(record["product"], 3) for record in probe.records]  # lr times 4
+    [0.4, 0.4, 0.4]
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss: Callable[[Callable[..., Any]], Tensor] | None = None,
+        loss: Loss | None = None,
         *,
         symmetries: Sequence[Symmetry] = (),
         every: int | Mapping[str, int] = 1,
         parts: Collection[str] | None = None,
     ) -> None:
-        _require("model", model, nn.Module)
-        _require("optimizer", optimizer, torch.optim.Optimizer)
+        require(model=model, optimizer=optimizer)
         if loss is not None:
-            require_callable("loss", loss, "a function of the model")
-        names = [name for name, _ in model.named_parameters()]
-        self._laws = Laws(symmetries, names)
-        self._due = Schedule(every, parts, loss is not None, bool(self._laws)).due
+            require(loss=loss)
+        self._lawful = {name for s in symmetries for name in s.names}
+        known = {name for name, _ in model.named_parameters()}
+        if unknown := sorted(self._lawful - known):
+            raise ValueError(f"the model has no parameter {unknown[0]!r}")
+        lacking = {} if symmetries else {"symmetry": "symmetries"}
+        if loss is None:
+            lacking |= dict.fromkeys(_ON_THE_BATCH, "a loss on a fixed batch")
+        self._every = _schedule(every, parts, lacking)
         self._model, self._optimizer = model, optimizer
         self._batch = None if loss is None else FixedBatch(model, loss)
-        self._rows: list[Rows] = []
+        self._laws: dict[Symmetry, Tensor | None] = dict.fromkeys(symmetries)
+        self._rows: list[dict[str, Any]] = []
         self._count, self._warned = 0, False
         self._before: dict[Tensor, Tensor] = {}
         self._moves: dict[Tensor, Tensor] = {}
         self._slope: tuple[Tensor, Values] | None = None
-        self._clock = Clock()
+        self._first, self._last, self._inside = math.nan, math.nan, 0.0
         self._hooks = (
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -161,17 +159,13 @@ class Probe:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """What was measured, in order, as plain numbers; reading waits for the device.
+        """What was measured, as plain numbers; reading waits for the device.
 
-        Returns
-        -------
-        list of dict
-            One a measured step: ``step`` (from 1), ``loss`` on the fixed batch before
-            it, figures of the whole model, ``layers``, for each parameter by name
-            its figures, and ``symmetries``. What was not due is absent; what has no
-            value is NaN.
+        One dict a measured step: ``step`` (from 1), ``loss`` on the fixed batch before
+        it, figures of the whole model, ``layers``, by name the figures of each
+        parameter, and ``symmetries``. What was not due is absent; NaN has no value.
         """
-        return [row.plain() for row in self._rows]
+        return [readings.plain(row) for row in self._rows]
 
     @property
     def overhead(self) -> float:
@@ -180,7 +174,8 @@ class Probe:
         From the first step to the last, so let it see many. On an accelerator only
         what the host waits for is seen.
         """
-        return self._clock.share
+        outside = self._last - self._first - self._inside
+        return self._inside / outside if outside > 0 else math.nan
 
     def remove(self) -> None:
         """Take the hooks off; the records stay."""
@@ -199,91 +194,106 @@ class Probe:
         self.remove()
 
     def __str__(self) -> str:
-        return self._rows[-1].table() if self._rows else "no step was measured"
+        return readings.table(self._rows[-1]) if self._rows else "no step was measured"
 
+    def _due(self, part: str, later: int = 0) -> bool:
+        """Whether a part is to be measured at the step now, or so many later."""
+        every = self._every.get(part)
+        return every is not None and (self._count + later - 1) % every == 0
+
+    @torch.no_grad()
     def _before_step(self, _: Any, args: Any, kwargs: Any) -> None:
-        with self._clock, torch.no_grad():
-            self._look(evaluates=len(args) > 1 or kwargs.get("closure") is not None)
-
-    def _after_step(self, *_: Any) -> None:
-        with self._clock, torch.no_grad():
-            self._measure()
-
-    def _look(self, evaluates: bool) -> None:
+        start = time.perf_counter()
         self._count += 1
-        step = self._count
-        soon = self._due("steps", step) or self._due("steps", step + 1)
-        gradients = self._due("turn", step) or self._due("penalty", step)
         layers = watched(self._model, self._optimizer)
-        self._before, self._slope = {}, None
-        everything = soon or self._due("turn", step)
-        for x in layers:
-            if everything or x.name in self._laws.names:
-                self._before[x.tensor] = x.tensor.detach().clone()
-        if gradients and self._batch is not None:
-            self._slope = self._batch.gradient()
-        elif gradients and not evaluates:
-            self._slope = at_hand(layers)
+        moving = self._due("steps") or self._due("steps", 1) or self._due("turn")
+        self._before = {
+            x.tensor: x.tensor.detach().clone()
+            for x in layers
+            if moving or x.name in self._lawful
+        }
+        self._slope = None
+        evaluates = len(args) > 1 or kwargs.get("closure") is not None
+        if self._due("turn") or self._due("penalty"):
+            if self._batch is not None:
+                self._slope = self._batch.gradient()
+            elif not evaluates:
+                self._slope = readings.at_hand(layers)
+        self._spent(start)
 
-    def _measure(self) -> None:
-        step = self._count
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        start = time.perf_counter()
         layers = watched(self._model, self._optimizer)
         moves = {
             x.tensor: x.tensor.detach() - self._before[x.tensor]
             for x in layers
             if x.tensor in self._before
         }
-        rows = Rows(step)
-        if self._due("steps", step):
-            rows.add(of_steps(layers, moves, self._moves))
-        self._follow(rows, layers)
-        if self._due("penalty", step):
-            slope = self._slope or at_hand(layers)
-            rows.add(of_penalty(self._optimizer, layers, slope[1]))
+        row = readings.Row({}, {})
+        if self._due("steps"):
+            row.add(*readings.of_steps(layers, moves, self._moves))
+        laws = self._follow(layers)
+        if self._due("penalty"):
+            slope = self._slope or readings.at_hand(layers)
+            row.add(*readings.of_penalty(self._optimizer, layers, slope[1]))
         if self._batch is not None:
-            self._on_the_batch(self._batch, rows, layers, moves)
-        self._moves = moves if self._due("steps", step + 1) else {}
+            self._on_the_batch(self._batch, row, layers, moves)
+        self._moves = moves if self._due("steps", 1) else {}
         self._before, self._slope = {}, None
-        if rows:
-            self._rows.append(rows)
+        if row.whole or row.layers or laws:
+            whole = {"step": self._count, **row.whole, "layers": row.layers}
+            self._rows.append({**whole, "symmetries": laws} if laws else whole)
+        self._spent(start)
 
-    def _follow(self, rows: Rows, layers: list[Watched]) -> None:
+    def _spent(self, start: float) -> None:
+        if math.isnan(self._first):
+            self._first = start
+        self._last = time.perf_counter()
+        self._inside += self._last - start
+
+    def _follow(self, layers: list[Watched]) -> dict[str, readings.Figures]:
         """The laws hold from step to step, so they are followed at each."""
-        lawful = [x for x in layers if x.name in self._laws.names]
+        lawful = [x for x in layers if x.name in self._lawful]
         old = {x.name: self._before[x.tensor] for x in lawful}
         new = {x.name: x.tensor.detach() for x in lawful}
         shrink = {x.name: shrinkage(self._optimizer, x.tensor, x.group) for x in lawful}
-        self._laws.follow(old, new, shrink)
-        if self._due("symmetry", rows.step):
-            rows.laws = self._laws.readings(new)
+        for s, before in self._laws.items():
+            if all(name in old for name in s.names):
+                factor = shrink[s.names[0]]
+                self._laws[s] = readings.lawful(s, before, old, new, factor)
+        if not self._due("symmetry"):
+            return {}
+        known = {s: x for s, x in self._laws.items() if x is not None}
+        return {str(s): readings.of_law(s, x, new) for s, x in known.items()}
 
     def _on_the_batch(
         self,
         batch: FixedBatch,
-        rows: Rows,
+        row: readings.Row,
         layers: list[Watched],
         moves: dict[Tensor, Tensor],
     ) -> None:
         if self._slope is not None:
-            rows.add(({"loss": self._slope[0]}, {}))
-        if self._slope is not None and self._due("turn", rows.step):
+            row.whole["loss"] = self._slope[0]
+        if self._slope is not None and self._due("turn"):
             loss, after = batch.gradient()
-            rows.add(({"fall": self._slope[0] - loss}, {}))
-            rows.add(of_turn(layers, moves, self._slope[1], after))
-        if self._due("sharpness", rows.step):
-            found = sharpest(batch, self._optimizer, layers)
-            rows.add((found, {}))
-            self._warn(rows.step, found)
-        if self._due("blocks", rows.step):
-            blocks = {x.name: sharpest(batch, self._optimizer, [x]) for x in layers}
-            rows.add(({}, blocks))
+            row.whole["fall"] = self._slope[0] - loss
+            row.add(*readings.of_turn(layers, moves, self._slope[1], after))
+        if self._due("sharpness"):
+            found = readings.sharpest(batch, self._optimizer, layers)
+            row.add(found, {})
+            self._warn(found)
+        if self._due("blocks"):
+            for x in layers:
+                row.add({}, {x.name: readings.sharpest(batch, self._optimizer, [x])})
 
-    def _warn(self, step: int, found: Mapping[str, float]) -> None:
+    def _warn(self, found: Mapping[str, float]) -> None:
         if self._warned or not found["product"] > found["limit"]:
             return
         self._warned = True
         warnings.warn(
-            f"at step {step} the learning rate times the sharpness is "
+            f"at step {self._count} the learning rate times the sharpness is "
             f"{found['product']:.3g}, above {found['limit']:.3g}: in the steepest "
             "directions no equation of motion of the weights passes through the steps "
             f"any more (the method itself is stable up to {found['stable']:.3g})",
@@ -292,7 +302,24 @@ class Probe:
         )
 
 
-def _require(name: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
-        wanted = f"torch.{'nn' if kind is nn.Module else 'optim'}.{kind.__name__}"
-        raise TypeError(f"{name} must be a {wanted}, got {type(value).__name__}")
+def _schedule(
+    every: int | Mapping[str, int],
+    parts: Collection[str] | None,
+    lacking: Mapping[str, str],
+) -> dict[str, int]:
+    """Every how many steps each part is due; what a part lacks it is refused for."""
+    if parts is None:
+        parts = [part for part in PARTS if part not in lacking and part != "blocks"]
+    elif isinstance(parts, str) or not isinstance(parts, Collection):
+        raise TypeError(f"parts must be a collection of names, got {parts!r}")
+    given = every if isinstance(every, Mapping) else dict.fromkeys(PARTS, every)
+    for part in (*parts, *given):
+        if part not in PARTS:
+            raise ValueError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
+    for part in parts:
+        if part in lacking:
+            raise ValueError(f"the part {part!r} needs {lacking[part]}")
+    for count in given.values():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"every must be a positive integer, got {count!r}")
+    return {part: given.get(part, 1) for part in parts}

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from anthology.motion._fixed_batch import FixedBatch, Values, twice_differentiable
+from anthology.motion.models import FixedBatch, Values, twice_differentiable
 from anthology.motion.probe.step_rules import ends, metric, own_norm, penalty
 from anthology.motion.radius import sharpness
+from anthology.motion.symmetry.pieces import Symmetry
 from anthology.optim.core.state import state_dtype
 from anthology.optim.parts.param_norm import as_points
 
@@ -45,39 +47,34 @@ def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Watched]
     return found
 
 
-class Rows:
-    """What was measured at one step."""
+@dataclass
+class Row:
+    """What was measured at one step, of the whole model and of its layers."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self._model: dict[str, Tensor | float] = {}
-        self._layers: dict[str, dict[str, Tensor | float]] = {}
-        self.laws: Mapping[str, Figures] = {}
+    whole: dict[str, Tensor | float]
+    layers: dict[str, dict[str, Tensor | float]]
 
-    def add(self, reading: Reading) -> None:
-        """Take in figures of the whole model and of its layers."""
-        whole, layers = reading
-        self._model.update(whole)
-        for name, row in layers.items():
-            self._layers.setdefault(name, {}).update(row)
+    def add(self, whole: Figures, layers: Mapping[str, Figures]) -> None:
+        self.whole.update(whole)
+        for name, figures in layers.items():
+            self.layers.setdefault(name, {}).update(figures)
 
-    def __bool__(self) -> bool:
-        return bool(self._model or self._layers or self.laws)
 
-    def plain(self) -> dict[str, Any]:
-        """Everything as Python numbers; waits for the device."""
-        layers = {name: _plain(row) for name, row in self._layers.items()}
-        laws = {name: _plain(row) for name, row in self.laws.items()}
-        whole = {"step": self.step, **_plain(self._model), "layers": layers}
-        return {**whole, "symmetries": laws} if laws else whole
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything as Python numbers; waits for the device."""
+    return {
+        k: plain(v) if isinstance(v, Mapping) else v if k == "step" else float(v)
+        for k, v in row.items()
+    }
 
-    def table(self) -> str:
-        """A line for the model, one for each layer, one for each symmetry."""
-        content = self.plain()
-        tables = [("layer", content.pop("layers"))]
-        tables.append(("symmetry", content.pop("symmetries", {})))
-        first = "  ".join(f"{name} {value:.4g}" for name, value in content.items())
-        return "\n".join([first, *(_table(*t) for t in tables if t[1])])
+
+def table(row: Mapping[str, Any]) -> str:
+    """A line for the model, one for each layer, one for each symmetry."""
+    content = plain(row)
+    tables = {"layer": content.pop("layers")}
+    tables["symmetry"] = content.pop("symmetries", {})
+    first = "  ".join(f"{name} {value:.4g}" for name, value in content.items())
+    return "\n".join([first, *(_table(*t) for t in tables.items() if t[1])])
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -95,10 +92,6 @@ def at_hand(layers: Sequence[Watched]) -> tuple[Tensor, Values]:
     grads = {x.name: x.tensor.grad for x in layers}
     found = {k: g.detach().clone() for k, g in grads.items() if g is not None}
     return torch.tensor(math.nan), found
-
-
-def _plain(row: Figures) -> dict[str, float]:
-    return {name: float(value) for name, value in row.items()}
 
 
 def of_steps(layers: Sequence[Watched], moves: Moves, before: Moves) -> Reading:
@@ -143,12 +136,8 @@ def of_turn(
 
 def _turn(length: Tensor, turned: Tensor, gain: Tensor, bend: Tensor) -> Figures:
     overshoot = torch.where(gain > 0, bend / gain, math.nan)
-    return {
-        "turn": turned / length / 2,
-        "gain": gain,
-        "bend": bend,
-        "overshoot": overshoot,
-    }
+    turn = turned / length / 2
+    return {"turn": turn, "gain": gain, "bend": bend, "overshoot": overshoot}
 
 
 def of_penalty(
@@ -176,15 +165,15 @@ def sharpest(
     layers = [x for x in layers if x.tensor.grad is not None]
     if not layers:
         return dict.fromkeys(("sharpness", "product", "limit", "stable"), math.nan)
-    metrics = {x.name: metric(optimizer, x.tensor, x.group) for x in layers}
-    rates = {x.name: float(x.group["lr"]) for x in layers}
-    top = max(rates.values(), default=0.0)
-    given = {name: m for name, m in metrics.items() if m is not None}
-    known = top > 0 and len(given) == len(layers)
-    scales: dict[str, Tensor | float] = dict.fromkeys(rates, 1.0)
+    found = [metric(optimizer, x.tensor, x.group) for x in layers]
+    metrics = [m for m in found if m is not None]
+    rates = [float(x.group["lr"]) for x in layers]
+    top = max(rates)
+    known = top > 0 and len(metrics) == len(layers)
+    scales: dict[str, Tensor | float] = {x.name: 1.0 for x in layers}
     if known:
-        for name, m in given.items():
-            scales[name] = torch.as_tensor(m * (rates[name] / top)).sqrt()
+        for x, m, rate in zip(layers, metrics, rates, strict=True):
+            scales[x.name] = torch.as_tensor(m * (rate / top)).sqrt()
     sign = -1.0 if any(x.group.get("maximize") for x in layers) else 1.0
     f, zero = batch.around(scales, sign)
     try:
@@ -194,13 +183,35 @@ def sharpest(
         if not str(error).startswith("Lanczos"):
             raise
         value = math.nan  # training goes on, whether the eigenvalue was found or not
-    limits = [ends(optimizer, x.group) for x in layers]
-    return {
-        "sharpness": value,
-        "product": top * value if known else math.nan,
-        "limit": min(motion for motion, _ in limits),
-        "stable": min(stable for _, stable in limits),
-    }
+    limits, stables = zip(*(ends(optimizer, x.group) for x in layers), strict=True)
+    product = top * value if known else math.nan
+    both = {"sharpness": value, "product": product}
+    return {**both, "limit": min(limits), "stable": min(stables)}
+
+
+def lawful(
+    symmetry: Symmetry, before: Tensor | None, old: Values, new: Values, factor: float
+) -> Tensor:
+    """The coordinate after a step of gradient descent, which shrinks by a factor."""
+    if before is None:
+        before = symmetry.coordinate(old)
+    if symmetry.kind != "scale":
+        return before * factor
+    moved = {k: new[k] - factor * old[k] for k in symmetry.names}
+    return before * factor**2 + symmetry.coordinate(moved)
+
+
+def of_law(symmetry: Symmetry, expected: Tensor, now: Values) -> Figures:
+    """Lengths of the weights, or of the sums: measured, predicted."""
+    measured = symmetry.coordinate(now)
+    if symmetry.kind == "scale":
+        lengths = [x.sum().sqrt() for x in (measured, expected)]
+        drift = torch.linalg.vector_norm(measured.sqrt() - expected.sqrt())
+    else:
+        lengths = [torch.linalg.vector_norm(x) for x in (measured, expected)]
+        channels = (symmetry.stop - symmetry.start) // symmetry.parts
+        drift = torch.linalg.vector_norm(measured - expected) / channels**0.5
+    return {"measured": lengths[0], "predicted": lengths[1], "drift": drift}
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from anthology import optim
 from anthology.norms import L2, LInf, Norm, Spectral
+from anthology.optim.core.decay import note_peaks
+from anthology.optim.core.decay import share as decay_share
 from anthology.optim.parts.param_norm import norm_for
 
 Group = Mapping[str, Any]
@@ -72,7 +74,7 @@ def metric(
         return 1.0
     state = optimizer.state.get(p, {})
     if isinstance(optimizer, _ADAM) and "exp_avg_sq" in state:
-        v = state["max_exp_avg_sqs" if group["amsgrad"] else "exp_avg_sq"]
+        v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
         weight = 1 - group["betas"][1] ** float(state["step"])
         return torch.reciprocal((v / max(weight, 1e-300)).sqrt() + group["eps"])
     free = isinstance(optimizer, _ROOT_FREE) and not group.get("bias_correction")
@@ -105,3 +107,19 @@ def _momentum(optimizer: torch.optim.Optimizer, group: Group) -> tuple[float, fl
         return beta, 1 - beta
     # the first gradient enters undamped, all others with this weight
     return beta, 1 - float(group.get("dampening", 0.0)) if beta else 1.0
+
+
+def shrinkage(optimizer: torch.optim.Optimizer, p: Tensor, group: Group) -> float:
+    """1 − ηκ: what weight decay alone leaves of a weight in one step."""
+    if p.grad is None:
+        return 1.0
+    lr = float(group["lr"])
+    if isinstance(optimizer, optim.Scion):
+        return 1.0 if group["unconstrained"] else 1 - lr
+    kappa, kind = float(group.get("weight_decay", 0.0)), group.get("decay", "plain")
+    if kappa and "cautious" in kind:
+        return math.nan
+    noted = dict(group)
+    if isinstance(optimizer, optim.BaseOptimizer):
+        note_peaks([noted])
+    return 1 - lr * float(decay_share(noted)) * kappa

@@ -1,48 +1,30 @@
-r"""Which weights of a model lie along a symmetry of the loss.
-
-:func:`find_symmetries` proposes, by their own derivatives, the ways in which
-pieces of each parameter may be scaled or shifted, and keeps those under which
-the loss does not change, at weights other than those of the model too.
-
->>> import torch
->>> from torch import nn
->>> from torch.nn.functional import cross_entropy
->>> from anthology.motion import find_symmetries
->>> _ = torch.manual_seed(0)
->>> model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.LayerNorm(6), nn.Linear(6, 3))
->>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
->>> for s in find_symmetries(model, lambda net: cross_entropy(net(x), y)):
-...     print(s)
-0.weight: scale; feeds 1 (LayerNorm)
-0.weight: translation along axis 0; feeds 1 (LayerNorm)
-2.weight: translation along axis 0; feeds the loss
-2.bias: translation along axis 0; feeds the loss
-"""
+"""Which weights of a model lie along a symmetry of the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anthology.motion._arguments import require_callable
-from anthology.motion.symmetry.consumers import consumers
+from anthology.motion._arguments import require
+from anthology.motion.models import FixedBatch, Loss
 from anthology.motion.symmetry.pieces import Symmetry
-from anthology.motion.symmetry.places import (
-    TOLERANCE,
-    Place,
-    double,
-    shrink_epsilons,
-    widened,
-)
+from anthology.motion.symmetry.places import TOLERANCE, Place, doubled
 
 __all__ = ["find_symmetries"]
 
-Loss = Callable[[Callable[..., Any]], Tensor]
+_EPSILONS = ("eps", "epsilon", "variance_epsilon")
+_NORMALISATIONS = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.modules.batchnorm._NormBase,
+)
 
 
 def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
@@ -69,30 +51,41 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
 
     Raises
     ------
-    TypeError
-        If ``model`` is not a module or ``loss`` not callable.
-    ValueError
-        If no parameter requires a gradient, or the loss is no scalar or not finite.
+    TypeError, ValueError
+        For arguments of the wrong kind, if no parameter requires a gradient, or the
+        loss is no scalar or not finite.
 
     Notes
     -----
-    What is proposed: each parameter of two axes or more along its first two axes,
-    each vector, a weight together with the bias of its module, every number of
-    equal pieces, and the thirds of a parameter whose number of rows three divides.
+    What is proposed, by its derivatives: each parameter of two axes or more along its
+    first two, each vector, a weight together with the bias of its module, every number
+    of equal pieces, and the thirds of a parameter whose number of rows three divides.
     Parameters without influence on the loss are passed over. Not found are weights
     that must be scaled together across modules, and those before a normalisation
     that is a function with an ε written into the call. A few dozen evaluations of
     the loss, and three gradients.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> x, y = torch.randn(8, 4), torch.randint(6, (8,))
+    >>> model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.LayerNorm(6))
+    >>> loss = lambda net: nn.functional.cross_entropy(net(x), y)
+    >>> for s in find_symmetries(model, loss):
+    ...     print(s)
+    0.weight: scale; feeds 1 (LayerNorm)
+    0.weight: translation along axis 0; feeds 1 (LayerNorm)
+    1.bias: translation along axis 0; feeds the loss
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    require_callable("loss", loss, "a function of the model")
-    twin = double(model)
-    wide = widened(loss)
-    home = Place(twin, wide)
-    reasons = consumers(twin, wide)
-    shrink_epsilons(twin)
-    places = [Place(twin, wide, seed) for seed in (0, 1)]
+    require(model=model, loss=loss)
+    twin, wide = doubled(model, loss)
+    batch = FixedBatch(twin, wide)
+    home = Place(batch)
+    reasons = _consumers(twin, batch)
+    for module, name in product(twin.modules(), _EPSILONS):
+        if isinstance(getattr(module, name, None), float):
+            setattr(module, name, getattr(module, name) * TOLERANCE)
+    places = [Place(batch, seed) for seed in (0, 1)]
     found = []
     for name in home.values:
         for symmetry in _proposals(name, places):
@@ -104,27 +97,29 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
 
 
 def _proposals(name: str, places: list[Place]) -> Iterator[Symmetry]:
-    shape = places[0].values[name].shape
-    axes = range(min(len(shape), 2)) if shape else ()
+    axes = range(min(places[0].values[name].ndim, 2))
     by_axis = [_cuts("scale", name, axis, places) for axis in axes]
     # a common factor of all entries is the same along both axes: the finer cut
-    yield from max(by_axis, key=_most, default=[])
+    yield from max(
+        by_axis, key=lambda c: max((s.parts for s in c), default=0), default=[]
+    )
     for axis in axes:
         yield from _cuts("translation", name, axis, places)
 
 
-def _most(cuts: list[Symmetry]) -> int:
-    return max((cut.parts for cut in cuts), default=0)
-
-
 def _cuts(kind: str, name: str, axis: int, places: list[Place]) -> list[Symmetry]:
     """The finest pieces of all rows, or else of each third of them."""
-    length = places[0].values[name].shape[axis]
-    whole = [(0, length)]
+    values = places[0].values
+    length = values[name].shape[axis]
+    families: list[tuple[str, ...]] = [(name,)]
+    prefix, dot, last = name.rpartition(".")
+    bias = prefix + dot + last.replace("weight", "bias")
+    joint = bias != name and bias in values and values[bias].shape == (length,)
+    if kind == "scale" and joint:  # the weight together with its bias
+        families.append((name, bias))
     third = length // 3
     thirds = [(i * third, (i + 1) * third) for i in range(3)]
-    families = _families(kind, name, axis, places)
-    for ranges in (whole, thirds if length % 3 == 0 else []):
+    for ranges in ([(0, length)], thirds if length % 3 == 0 else []):
         found: dict[tuple[int, int], Symmetry] = {}
         for (start, stop), names in product(ranges, families):
             cut = Symmetry(kind, names, axis, start, stop, 1, length)
@@ -136,29 +131,15 @@ def _cuts(kind: str, name: str, axis: int, places: list[Place]) -> list[Symmetry
     return []
 
 
-def _families(
-    kind: str, name: str, axis: int, places: list[Place]
-) -> list[tuple[str, ...]]:
-    """The parameter alone, and for scales the weight together with its bias."""
-    values = places[0].values
-    prefix, dot, last = name.rpartition(".")
-    partner = prefix + dot + last.replace("weight", "bias")
-    joint = partner != name and partner in values
-    if (
-        kind == "scale"
-        and joint
-        and values[partner].shape == (values[name].shape[axis],)
-    ):
-        return [(name,), (name, partner)]
-    return [(name,)]
-
-
 def _finest(cut: Symmetry, places: list[Place]) -> Symmetry | None:
     channels = cut.stop - cut.start
     vector = places[0].values[cut.names[0]].ndim == 1
+
+    def defects(symmetry: Symmetry) -> Tensor:
+        return torch.stack([place.defects(symmetry) for place in places])
+
     # what holds for pieces holds for their union, so most are settled by one look
-    coarse = _of_all(cut, places)
-    if bool((coarse > TOLERANCE).any()):
+    if bool((defects(cut) > TOLERANCE).any()):
         return None
     for parts in range(channels, 0, -1):
         alone = cut.kind == "translation" and parts == channels
@@ -167,11 +148,53 @@ def _finest(cut: Symmetry, places: list[Place]) -> Symmetry | None:
         if channels % parts or (alone and not vector):
             continue
         finer = replace(cut, parts=parts)
-        defects = _of_all(finer, places)
-        if bool((defects <= TOLERANCE).any()) and not bool((defects > TOLERANCE).any()):
+        left = defects(finer)
+        if bool((left <= TOLERANCE).any()) and not bool((left > TOLERANCE).any()):
             return finer
     return None
 
 
-def _of_all(cut: Symmetry, places: list[Place]) -> Tensor:
-    return torch.stack([place.defects(cut) for place in places])
+def _consumers(model: nn.Module, batch: FixedBatch) -> dict[str, str]:
+    """By name of a parameter, the normalisation or the loss that its layer feeds."""
+    makers: dict[Any, str] = {}
+    fed: dict[str, str] = {}
+
+    def feeds(what: str, value: Any) -> None:
+        node = value.grad_fn if isinstance(value, Tensor) else None
+        while node is not None and node not in makers:
+            sources = [
+                source for source, _ in node.next_functions if source is not None
+            ]
+            node = sources[0] if len(sources) == 1 else None
+        if node is not None:
+            fed.setdefault(makers[node], what)
+
+    def makes(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            makers[output.grad_fn] = name
+
+    def takes(what: str, module: nn.Module, args: Any, *_: Any) -> None:
+        if args:
+            feeds(what, args[0])
+
+    handles = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if any(True for _ in module.parameters(recurse=False)):
+            handles.append(module.register_forward_hook(partial(makes, name)))
+        if name and (isinstance(module, _NORMALISATIONS) or "Norm" in kind):
+            hook = partial(takes, f"feeds {name} ({kind})")
+            handles.append(module.register_forward_pre_hook(hook))
+    # after the makers: the last layer may be the model itself
+    last = model.register_forward_hook(lambda m, a, out: feeds("feeds the loss", out))
+    try:
+        batch.gradient()
+    finally:
+        for handle in (*handles, last):
+            handle.remove()
+    modules = dict(model.named_modules())
+    return {
+        f"{prefix}.{name}" if prefix else name: what
+        for prefix, what in fed.items()
+        for name, _ in modules[prefix].named_parameters(recurse=False)
+    }

@@ -10,8 +10,6 @@ from torch import Tensor
 
 __all__ = ["Symmetry"]
 
-Values = Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Symmetry:
@@ -20,6 +18,7 @@ class Symmetry:
     The rows ``start`` to ``stop`` along ``axis`` are cut into `parts` equal pieces,
     and each piece has the symmetry on its own: a convolution in front of a batch
     normalisation as many as it has channels, in front of a layer normalisation one.
+    Methods take values by name, tensors in the shapes of the parameters.
 
     Parameters
     ----------
@@ -55,76 +54,41 @@ class Symmetry:
     reason: str = ""
     defect: float = 0.0
 
-    def pieces(self, values: Values) -> Tensor:
-        """The pieces as rows.
-
-        Parameters
-        ----------
-        values : mapping
-            Tensors in the shapes of the parameters, by name.
-
-        Returns
-        -------
-        Tensor
-            Shape (parts, entries) for a scale, (parts, channels of a piece,
-            positions) for a translation.
-        """
-        rows = []
-        for name in self.names:
-            value = values[name]
-            value = value.movedim(self.axis if value.ndim > 1 else 0, 0)
-            rows.append(value[self.start : self.stop].reshape(self.parts, -1))
-        found = torch.cat(rows, dim=1)
+    def pieces(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The pieces as rows: (parts, entries) for a scale, (parts, channels of a
+        piece, positions) for a translation."""
+        cut = [self._rows(values[name]).reshape(self.parts, -1) for name in self.names]
+        found = torch.cat(cut, dim=1)
         if self.kind == "scale":
             return found
         channels = (self.stop - self.start) // self.parts
         return found.reshape(self.parts, channels, -1)
 
-    def coordinate(self, values: Values) -> Tensor:
-        """What the symmetry makes predictable.
-
-        Parameters
-        ----------
-        values : mapping
-            Tensors in the shapes of the parameters, by name.
-
-        Returns
-        -------
-        Tensor
-            ‖w‖² of each piece, shape (parts,), for a scale; the sum over the
-            channels, shape (parts, positions), for a translation.
-        """
+    def coordinate(self, values: Mapping[str, Tensor]) -> Tensor:
+        """What the symmetry makes predictable: ‖w‖² of each piece, shape (parts,), for
+        a scale; the sum over the channels, (parts, positions), for a translation."""
         found = self.pieces(values)
         return found.square().sum(1) if self.kind == "scale" else found.sum(1)
 
-    def moved(self, values: Values, amount: Tensor) -> dict[str, Tensor]:
-        """The parameters after the symmetry has acted on them.
-
-        Parameters
-        ----------
-        values : mapping
-            Tensors in the shapes of the parameters, by name.
-        amount : Tensor
-            Factors or shifts c, in the shape of :meth:`coordinate`.
-
-        Returns
-        -------
-        dict
-            New tensors for ``names``.
-        """
+    def moved(self, values: Mapping[str, Tensor], amount: Tensor) -> dict[str, Tensor]:
+        """New tensors for ``names`` after the symmetry has acted on them, by factors
+        or shifts c in the shape of :meth:`coordinate`."""
         changed = {}
         for name in self.names:
-            value = values[name].clone()
-            rows = value.movedim(self.axis if value.ndim > 1 else 0, 0)
-            rows = rows[self.start : self.stop]
+            changed[name] = values[name].clone()
+            rows = self._rows(changed[name])
             cut = rows.reshape(self.parts, len(rows) // self.parts, -1)
             if self.kind == "scale":
                 cut = cut * amount[:, None, None]
             else:
                 cut = cut + amount[:, None, :]
             rows.copy_(cut.reshape(rows.shape))
-            changed[name] = value
         return changed
+
+    def _rows(self, value: Tensor) -> Tensor:
+        """The rows meant, first axis first; a view."""
+        rows = value.movedim(self.axis if value.ndim > 1 else 0, 0)
+        return rows[self.start : self.stop]
 
     def __str__(self) -> str:
         name = " + ".join(self.names)

@@ -3,44 +3,49 @@ r"""What the motion does to weights along a symmetry of the loss.
 Gradient descent with weight decay κ, :math:`w' = (1 - \eta\kappa)w - \eta g`,
 can be solved along a symmetry without knowing the loss.
 
-*Scale*, :math:`f(cw) = f(w)` for c > 0 (weights in front of a normalisation
-layer). Then :math:`\langle w, g\rangle = 0`, :math:`Hw = -g`,
-:math:`T[w, \cdot\,] = -2H`, so the length of w has an equation of its own. Gradient
-flow lets it decay to zero; the first counter term makes it grow with the steps,
-and the two balance (:mod:`anthology.motion.symmetry.scale_invariance` has the length, this
-module the angle).
+*Scale*, :math:`f(cw) = f(w)` for c > 0 (weights in front of a normalisation): then
+:math:`\langle w, g\rangle = 0`, :math:`Hw = -g`, :math:`T[w, \cdot\,] = -2H`, so the
+length of w has an equation of its own. Gradient flow lets it decay to zero; the first
+counter term makes it grow with the steps, and the two balance. *Translation*,
+:math:`f(w + c\mathbf 1) = f(w)` (logits of a softmax): then :math:`\langle\mathbf 1,
+g\rangle = 0` and :math:`\langle\mathbf 1, w\rangle` only decays.
 
-*Translation*, :math:`f(w + c\mathbf 1) = f(w)` (logits of a softmax). Then
-:math:`\langle\mathbf 1, g\rangle = 0` and :math:`\langle\mathbf 1, w\rangle` only
-decays.
-
-In all functions `order` counts the terms of the motion as in
+In all functions `lr` is η > 0 and `decay` κ ≥ 0; arguments of the wrong kind or
+range raise TypeError or ValueError; Tensors broadcast, and the result has their
+shape. `order` counts the terms of the motion as in
 :func:`anthology.motion.equation_of_motion`: 1 is gradient flow, 2 has
 :math:`\xi_0`, 3 has :math:`\xi_1`; None is gradient descent itself. Which weights
 of a model are meant, :func:`anthology.motion.find_symmetries` says. Source:
 derived here (Miyagawa 2022 treats both kinds of layer).
 
->>> from anthology.motion import equilibrium_angle
 >>> round(equilibrium_angle(lr=0.1, decay=0.5), 4)         # radians a step
 0.3176
+>>> round(norm_equilibrium(1.0, lr=0.1, decay=0.5), 4)  # ‖w‖² where both balance
+0.3203
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
-from anthology.motion._arguments import require_count, require_learning_rate
-from anthology.motion.symmetry.arguments import (
-    Number,
-    positive_decay,
-    require_below,
-    require_numbers,
-    step_decay,
-)
+from anthology.motion._arguments import require
 
-__all__ = ["effective_rate", "equilibrium_angle", "translation_rate"]
+__all__ = [
+    "effective_rate",
+    "equilibrium_angle",
+    "norm_equilibrium",
+    "norm_rate",
+    "norm_relaxation",
+    "norm_step",
+    "norm_velocity",
+    "translation_rate",
+]
+
+Number: TypeAlias = float | Tensor
 
 
 def equilibrium_angle(lr: float, decay: float) -> float:
@@ -49,20 +54,7 @@ def equilibrium_angle(lr: float, decay: float) -> float:
     Exactly :math:`\arccos(1 - \eta\kappa) \approx \sqrt{2\eta\kappa}`, whatever the
     loss, for gradient descent on weights whose length no longer changes.
 
-    Parameters
-    ----------
-    lr, decay : float
-        η > 0 and κ > 0 with ηκ < 2.
-
-    Returns
-    -------
-    float
-        In radians.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments of the wrong kind, or ηκ ≥ 2.
+    In radians, for ηκ < 2, else ValueError.
 
     Notes
     -----
@@ -72,8 +64,8 @@ def equilibrium_angle(lr: float, decay: float) -> float:
     batch too. On one fixed loss the weights often do not settle: about a minimum
     they shrink until the steps of their direction become unstable.
     """
-    product = positive_decay(lr, decay)
-    require_below(product, 2.0, "beyond it the weights grow without bound")
+    product = _positive_product(lr, decay)
+    _require_below(product, 2.0, "beyond it the weights grow without bound")
     # arccos(1 − x) = 2 arcsin(√(x/2)), which keeps its digits for small x
     return 2 * math.asin(math.sqrt(product / 2))
 
@@ -82,27 +74,11 @@ def effective_rate(square: Number, lr: float) -> Number:
     r"""Step size of the direction of scale-invariant weights, η/‖w‖².
 
     The direction u = w/‖w‖ moves by :math:`\dot u = -\lVert w\rVert^{-2}\,\nabla
-    f(u)` under gradient flow, with decay or without.
-
-    Parameters
-    ----------
-    square : float or Tensor
-        ‖w‖².
-    lr : float
-        η > 0.
-
-    Returns
-    -------
-    float or Tensor
-        In the shape of `square`; infinite at 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments of the wrong kind or sign.
+    f(u)` under gradient flow, with decay or without. `square` is ‖w‖², a float or
+    Tensor; infinite at 0.
     """
-    require_numbers(square=square)
-    require_learning_rate(lr)
+    _require_numbers(square=square)
+    require(lr=lr)
     if not isinstance(square, Tensor) and square == 0:
         return math.inf
     return lr / square
@@ -116,27 +92,179 @@ def translation_rate(lr: float, decay: float, *, order: int | None = None) -> fl
     :math:`-\log(1-\eta\kappa)/\eta`. The motion of N terms has its first N terms,
     :math:`\kappa\sum_{j<N}(\eta\kappa)^j/(j+1)`.
 
+    Per unit of time η·steps. `order` is N ≥ 1, or None for gradient descent, which
+    needs ηκ < 1, else ValueError: no real motion changes a sign.
+    """
+    require(lr=lr, decay=decay)
+    product = lr * decay
+    if order is None:
+        _require_below(product, 1.0, "no real motion passes through a change of sign")
+        return -math.log1p(-product) / lr
+    require(order=order)
+    return decay * math.fsum(product**j / (j + 1) for j in range(order))
+
+
+def norm_step(
+    square: Number, gradient_square: Number, lr: float, decay: float = 0.0
+) -> Number:
+    r"""‖w‖² after one step of gradient descent on scale-invariant weights.
+
+    Exactly :math:`(1 - \eta\kappa)^2\lVert w\rVert^2 + \eta^2\lVert g\rVert^2`, of
+    ‖w‖² and ‖g‖² before the step, floats or Tensors; g without the decay.
+    """
+    _require_numbers(square=square, gradient_square=gradient_square)
+    require(lr=lr, decay=decay)
+    return (1 - lr * decay) ** 2 * square + lr**2 * gradient_square
+
+
+def norm_velocity(
+    square: Number,
+    gradient_square: Number,
+    lr: float,
+    decay: float = 0.0,
+    *,
+    order: int = 2,
+    bend: Number | None = None,
+) -> Number:
+    r"""d‖w‖²/dt on scale-invariant weights, by the motion of gradient descent.
+
+    .. math:: -2\kappa\lVert w\rVert^2
+        + \eta\,(\lVert g\rVert^2 - \kappa^2\lVert w\rVert^2)
+        + \eta^2\,(\langle g, Hg\rangle - \tfrac23\kappa^3\lVert w\rVert^2)
+
     Parameters
     ----------
-    lr, decay : float
-        η > 0 and κ ≥ 0.
-    order : int, optional
-        N ≥ 1; None for gradient descent, which needs ηκ < 1.
-
-    Returns
-    -------
-    float
-        Per unit of time η·steps.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments of the wrong kind, or ηκ ≥ 1 and no `order`: no real
-        motion changes a sign.
+    square, gradient_square, lr, decay
+        As for :func:`norm_step`.
+    order : int
+        How many of the three terms: 1 to 3.
+    bend : float or Tensor, optional
+        ⟨g, Hg⟩ with H of the loss without the decay; needed by order 3.
     """
-    product = step_decay(lr, decay)
+    _require_numbers(square=square, gradient_square=gradient_square)
+    require(lr=lr, decay=decay)
+    _require_order(order, 3)
+    velocity = -2 * decay * square
+    if order >= 2:
+        velocity = velocity + lr * (gradient_square - decay**2 * square)
+    if order >= 3:
+        if bend is None:
+            raise ValueError("order 3 needs bend, the number ⟨g, Hg⟩")
+        _require_numbers(bend=bend)
+        velocity = velocity + lr**2 * (bend - 2 / 3 * decay**3 * square)
+    return velocity
+
+
+def norm_equilibrium(
+    slope: Number, lr: float, decay: float, *, order: int | None = None
+) -> Number:
+    r"""‖w‖² at which growth by steps and decay balance, for a constant slope.
+
+    Gradient descent: :math:`\hat G\sqrt{\eta/(2\kappa(1 - \eta\kappa/2))}`. The
+    motion with :math:`\xi_0` has 1 + ηκ/2 instead: its leading value
+    :math:`\hat G\sqrt{\eta/2\kappa}` is right, its correction has the wrong sign.
+    Gradient flow ends at 0.
+
+    Parameters
+    ----------
+    slope : float or Tensor
+        :math:`\hat G = \lVert g\rVert\lVert w\rVert`, the length of the gradient on
+        the unit sphere: it depends on the direction of w alone.
+    lr, decay : float
+        η > 0 and κ > 0, for gradient descent ηκ < 2, else ValueError.
+    order : {None, 1, 2}
+        None for gradient descent.
+    """
+    _require_numbers(slope=slope)
+    product = _positive_product(lr, decay)
     if order is None:
-        require_below(product, 1.0, "no real motion passes through a change of sign")
-        return -math.log1p(-product) / lr
-    require_count("order", order, 1)
-    return decay * math.fsum(product**j / (j + 1) for j in range(order))
+        _require_below(product, 2.0, "beyond it the weights grow without bound")
+        return slope * math.sqrt(lr / decay / (2 - product))
+    _require_order(order, 2)
+    if order == 1:
+        return 0.0 * slope
+    return slope * math.sqrt(lr / decay / (2 + product))
+
+
+def norm_rate(lr: float, decay: float, *, order: int | None = None) -> float:
+    r"""Rate at which ‖w‖⁴ relaxes to its equilibrium, for a constant slope.
+
+    Gradient flow 4κ; with :math:`\xi_0` 4κ(1 + ηκ/2), on all of the way. Gradient
+    descent, close to the equilibrium: a deviation is multiplied by
+    :math:`2(1-\eta\kappa)^2 - 1` in each step, so the rate is
+    :math:`-\log(2(1-\eta\kappa)^2 - 1)/\eta = 4\kappa + 6\eta\kappa^2 + \dots`: here
+    too only the leading value of the motion with :math:`\xi_0` is right.
+
+    Per unit of time η·steps, for `order` None (gradient descent), 1 or 2. ValueError
+    for κ = 0, or gradient descent with ηκ ≥ 1 − 1/√2, where the length jumps about its
+    equilibrium.
+    """
+    product = _positive_product(lr, decay)
+    if order is None:
+        least = 1 - math.sqrt(0.5)
+        _require_below(product, least, "beyond it the length oscillates")
+        # 2(1 − x)² − 1 = 1 − 2x(2 − x)
+        return -math.log1p(-2 * product * (2 - product)) / lr
+    _require_order(order, 2)
+    return 4 * decay * (1 + (product / 2 if order == 2 else 0.0))
+
+
+def norm_relaxation(
+    square: Number,
+    slope: Number,
+    time: Number,
+    lr: float,
+    decay: float,
+    *,
+    order: int = 2,
+) -> Number:
+    r"""‖w‖² at a time, on scale-invariant weights with a constant slope.
+
+    :math:`u = \lVert w\rVert^4` obeys :math:`\dot u = -r\,(u - u_{eq})` with the
+    rate r of :func:`norm_rate`, and :math:`\sqrt{u_{eq}}` is
+    :func:`norm_equilibrium`.
+
+    Parameters
+    ----------
+    square, slope, time : float or Tensor
+        ‖w‖² at time 0; ‖g‖‖w‖, constant; t = η·steps ≥ 0.
+    lr, decay : float
+        η > 0 and κ > 0.
+    order : {1, 2}
+        1 for gradient flow.
+    """
+    _require_numbers(square=square, slope=slope, time=time)
+    _require_order(order, 2)
+    end = norm_equilibrium(slope, lr, decay, order=order) ** 2
+    gone = -norm_rate(lr, decay, order=order) * time
+    left = torch.exp(gone) if isinstance(gone, Tensor) else math.exp(gone)
+    fourth: Number = (end + (square**2 - end) * left) ** 0.5
+    return fourth
+
+
+def _positive_product(lr: float, decay: float) -> float:
+    require(lr=lr, decay=decay)
+    if lr * decay == 0:
+        raise ValueError(
+            f"decay must be positive, got {decay}: without decay nothing balances"
+        )
+    return lr * decay
+
+
+def _require_below(product: float, limit: float, why: str) -> None:
+    if not product < limit:
+        raise ValueError(f"lr·decay must be below {limit:.6g}, got {product}: {why}")
+
+
+def _require_order(order: Any, most: int) -> None:
+    require(order=order)
+    if order > most:
+        raise ValueError(f"order must be at most {most}, got {order}")
+
+
+def _require_numbers(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+            raise TypeError(
+                f"{name} must be a number or a Tensor, got {type(value).__name__}"
+            )

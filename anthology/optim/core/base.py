@@ -1,10 +1,9 @@
 """The contract that every optimizer of the package keeps, written once.
 
-A new optimizer states the limits of its hyper-parameters (`check`), its state
-(`new_state`) and one update rule, for one tensor (`single`, the definition) and, if
-it wants the speed, for lists (`multi`). Everything else is here: closures, hooks,
-groups, `maximize`, Tensor learning rates, gradients that are None, sparse, complex,
-narrow, huge or NaN, and state that survives a checkpoint in its own dtype.
+A new optimizer states the limits of its hyper-parameters (`check`) and holds a `Rule`:
+its state, and one update of a tensor. Everything else is here: closures, hooks, groups,
+`maximize`, Tensor learning rates, gradients that are None, sparse, complex, narrow, huge
+or NaN, and state that survives a checkpoint in its own dtype.
 """
 
 from __future__ import annotations
@@ -15,16 +14,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import dispatch
+from . import checkpoint, dispatch
 from .batch import Batch
 from .card import Card
 from .decay import check_decay, note_peaks
-from .gather import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
+from .dispatch import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
-from .names import follow, has_names, with_names
-from .resume import _Resumed
-from .rounding import check_rounding
-from .state import State
+from .names import follow, has_names, named, with_names
+from .rounding import RESIDUAL, check_rounding
+from .rule import Rule, coupled
+from .sharding.layer import shards_of
+from .state import State, fresh_state
 from .watch import Watch
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -36,28 +36,38 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in others}
 
 
-class BaseOptimizer(_Resumed):
-    """A `torch.optim.Optimizer` that needs only an update rule.
+class BaseOptimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` that needs only an update rule, its `rule`.
 
     A tensor whose gradient is not finite is skipped whole: neither the parameter
     nor its state changes, weight decay included, and `skipped` counts it. Where that
     happens at every step, one warning names the tensors after 25 to 50 steps; for it
     the host does not wait for a CUDA device.
 
-    A group with bfloat16 parameters may say how they are rounded after each step:
-    ``{"params": ..., "rounding": "stochastic"}`` at random, unbiased, or
-    ``"compensated"``, with what was rounded off kept in a second bfloat16; other
-    dtypes are not affected, and ``"nearest"`` is the default. Of the fused forms only
-    ``"triton"`` rounds in its pass; with the others such a group goes by foreach.
+    The flags of every class, each of which a group may override:
 
-    Where there is a ``weight_decay`` κ, ``decay`` says of which kind: ``"plain"`` is
-    that of the class. The others act beside the rule, which runs without decay, also
-    where the class couples it to the gradient: ``"cautious"`` takes ηκw of the old
-    weights w only where the step does not enlarge them, entry by entry;
-    ``"corrected"`` multiplies κ by η/η_max; ``"cautious+corrected"`` does both. η_max
-    is ``max_lr`` of the group (``OneCycleLR`` writes it), and without it the largest
-    of ``lr`` so far and the ``initial_lr`` that schedules leave. Such groups go by
-    foreach where a fused pass would decay in its own way.
+    - ``foreach``: work on lists of tensors; None chooses lists where all are plain
+      tensors, False is the loop, which is the definition.
+    - ``maximize``: ascend instead. Default False.
+    - ``capturable``: keep step counters in tensors on every device (on CUDA they
+      always are). Default False.
+    - ``differentiable``: let autograd follow the step. Default False.
+    - ``fused``, for rules that work entry by entry: one pass over the memory. True takes
+      PyTorch's fused kernel where there is one (Adam, AdamW) and compiles the step where
+      there is none, "compile" compiles it once, "triton" takes the kernels of this
+      package on CUDA. Default None: do not. Not together with the two above.
+    - ``rounding``, in a group: how bfloat16 parameters are rounded after a step,
+      ``"nearest"``, ``"stochastic"`` (at random, unbiased) or ``"compensated"`` (what
+      was rounded off is kept in a second bfloat16). Of the fused forms only
+      ``"triton"`` rounds in its pass; with the others such a group goes by foreach.
+    - ``decay``, where there is a ``weight_decay`` κ: ``"plain"`` is that of the class.
+      The others act beside the rule, which runs without decay, also where the class
+      couples it to the gradient: ``"cautious"`` takes ηκw of the old weights w only
+      where the step does not enlarge them, entry by entry; ``"corrected"`` multiplies
+      κ by η/η_max; ``"cautious+corrected"`` does both. η_max is ``max_lr`` of the group
+      (``OneCycleLR`` writes it), and without it the largest of ``lr`` so far and the
+      ``initial_lr`` that schedules leave. Such groups go by foreach where a fused pass
+      would decay in its own way.
 
     Parameters
     ----------
@@ -74,15 +84,34 @@ class BaseOptimizer(_Resumed):
     """
 
     card: ClassVar[Card]
-    # Whether the rule treats every entry alike and alone, so that tensors may be laid
-    # flat and the step be fused; whether `multi` knows PyTorch's fused kernel; and
-    # which hyper-parameters compiled code of `single` reads as a `Coefficient`, so
-    # that a schedule may change them.
-    entrywise: ClassVar[bool] = False
-    has_torch_kernel: ClassVar[bool] = False
-    numbers: ClassVar[tuple[str, ...]] = ()
-    # Whether a gradient that is exactly zero is treated as if there were none.
-    zero_is_none: ClassVar[bool] = False
+    rule: ClassVar[Rule] = Rule(coupled)
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse a rule written as methods, which nobody would call."""
+        super().__init_subclass__(**more)
+        for name in ("single", "multi", "new_state", "gradient_limit"):
+            if name in vars(cls):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a method, but an optimizer holds its rule: "
+                    f"write rule = Rule({name}=...), with a function without self"
+                )
+
+    # Of the state: entries that are sums over a tensor, and so over its shards; those
+    # that are one number for all tensors, and known to every process; those that a
+    # checkpoint may lack; how names begin of what a step computes where there is none.
+    # And what a group had before its class knew such a setting.
+    partial: ClassVar[tuple[str, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ()
+    switched: ClassVar[tuple[str, ...]] = ()
+    derived: ClassVar[str | None] = None
+    before: ClassVar[tuple[tuple[str, Any], ...]] = ()
+
+    state: Any
+    param_groups: list[dict[str, Any]]
+    _shards: Any = None
+    _scanned: Any = None
+    _watch: Watch | None = None
+    _unwatched = 0  # steps that nobody need look at
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         defaults = {**FLAGS, **defaults}
@@ -116,41 +145,6 @@ class BaseOptimizer(_Resumed):
         check_rounding(group)
         check_decay(group)
 
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """The initial state of one parameter.
-
-        Parameters
-        ----------
-        param : Tensor
-            A real tensor, at least float32, with the shape the rule will see.
-        group : mapping
-            The parameter's group.
-
-        Returns
-        -------
-        dict of str to Tensor
-            Empty for an optimizer without averages.
-        """
-        return {}
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        """The largest entry of a gradient that the state can hold.
-
-        Parameters
-        ----------
-        grad : Tensor
-            The gradient, real, at least float32.
-        group : mapping
-            Its group.
-
-        Returns
-        -------
-        float
-            A gradient beyond it counts as not finite. An optimizer that keeps
-            squares returns the square root of the largest number.
-        """
-        return torch.finfo(grad.dtype).max
-
     def together(self, group: Mapping[str, Any]) -> int:
         """How many numbers of a group should go through `multi` together on a CPU.
 
@@ -168,50 +162,23 @@ class BaseOptimizer(_Resumed):
         fused = group.get("fused")
         if not fused:
             return CPU_BATCH
-        return FUSED_BATCH if fused is True and self.has_torch_kernel else DEVICE_BATCH
+        kernel = self.rule_of(group).torch_kernel
+        return FUSED_BATCH if fused is True and kernel else DEVICE_BATCH
 
-    def single(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        state: State,
-        step: Any,
-        group: Mapping[str, Any],
-    ) -> None:
-        """Update one tensor and its state in place: the definition of the method.
+    def rule_of(self, group: Mapping[str, Any]) -> Rule:
+        """The rule of the tensors of a group.
 
         Parameters
         ----------
-        param, grad : Tensor
-            Real, finite, equal shape and dtype. `grad` must not be written.
-        state : dict of str to Tensor
-            As `new_state` made it.
-        step : float or 0-d Tensor
-            Number of steps of this parameter, this one included.
         group : mapping
-            Hyper-parameters; ``lr`` is a float or a 0-d tensor.
-        """
-        raise NotImplementedError
+            One of `rule_groups`.
 
-    def multi(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        steps: list[Any],
-        group: Mapping[str, Any],
-    ) -> None:
-        """The same for tensors of one device and dtype; by default a loop.
-
-        Parameters
-        ----------
-        params, grads, states, steps : list
-            As for `single`, one entry a tensor and at least one.
-        group : mapping
-            Hyper-parameters of all of them.
+        Returns
+        -------
+        Rule
+            The one that the class holds, but where an optimizer has several.
         """
-        for args in zip(params, grads, states, steps, strict=True):
-            self.single(*args, group)
+        return self.rule
 
     @property
     def warmup_steps(self) -> int:
@@ -237,19 +204,27 @@ class BaseOptimizer(_Resumed):
         RuntimeError
             If a gradient is sparse; nothing has changed then.
         """
-        self._watch = self._watch or Watch()
-        self._watch.look(self)
+        self._unwatched -= 1
+        if self._unwatched < 0:
+            self._watch = self._watch or Watch()
+            self._unwatched = self._watch.look(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        shards = self.spread(self.param_groups)
-        if not self.state and self._made_room():
+        lists = [group["params"] for group in self.param_groups]
+        scanned = [(id(params), len(params)) for params in lists]
+        if scanned != self._scanned:  # looked through once, not in every step
+            self._scanned = scanned
+            shards_of(self)
+        if not self.state and checkpoint.only_makes_state(self):
+            checkpoint.create_state(self, without_gradient=False)
             return loss
         self.heard(loss)
-        note_peaks(self.param_groups)
-        if shards is not None:
-            shards.step()
+        if any(g["decay"] != "plain" for g in self.param_groups if "decay" in g):
+            note_peaks(self.param_groups)
+        if self._shards is not None:
+            self._shards.step()
             return loss
         differentiable = any(g["differentiable"] for g in self.param_groups)
         with torch.set_grad_enabled(differentiable):
@@ -300,3 +275,106 @@ class BaseOptimizer(_Resumed):
         group = self.param_groups.pop()
         must_hold_numbers(group["params"], group)
         self.param_groups.append(group)
+
+    # State, and how it survives a checkpoint
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
+        """The state of a parameter, made at the first call."""
+        state: State = self.state[p]
+        seen = self.group_of(p, group)
+        rule = self.rule_of(seen)
+        # there may be something of the user's, and what is switched on later is new
+        if missing := {"step", *rule.entries(seen)} - state.keys():
+            state.update({**fresh_state(p, seen, rule.new_state), **state})
+            self.state_made(p, state, missing, seen)
+        return state
+
+    def state_made(
+        self, p: Tensor, state: State, missing: set[str], group: Mapping[str, Any]
+    ) -> None:
+        """What was missing has just been made as it is of a new parameter."""
+
+    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
+        """What every state holds, so that `state_of` is asked only for others."""
+        own = type(self).state_of is not BaseOptimizer.state_of
+        return None if own else {"step", *self.rule_of(group).entries(group)}
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often each tensor was skipped because its gradient was not finite."""
+        kept = [(x, self.state.get(p, {})) for x, p in named(self.param_groups)]
+        counts = {name: int(state.get("skipped", 0)) for name, state in kept}
+        return {name: count for name, count in counts.items() if count}
+
+    def create_state(self) -> None:
+        """Make the state of every parameter now rather than at its first gradient."""
+        checkpoint.create_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._watch, self._unwatched = None, 0  # what was counted is another run
+        for group in self.param_groups:
+            for name, default in {**self.defaults, **dict(self.before)}.items():
+                group.setdefault(name, default)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in `torch.optim`, with the names of the class under ``saved_by``."""
+        return checkpoint.saved(self, super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint that fits; the state keeps its own dtype."""
+        checkpoint.load(self, state_dict, super().load_state_dict)
+
+    def late(self, group: Mapping[str, Any]) -> set[str]:
+        """Entries that a checkpoint may lack: they start as in a new state."""
+        return {"skipped", RESIDUAL, *self.switched}
+
+    def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
+        """What a checkpoint should hold, and what stands for entries it may lack."""
+        start = self.derived
+        if start is None or any(name.startswith(start) for name in saved):
+            return fresh
+        return {name: x for name, x in fresh.items() if not name.startswith(start)}
+
+    def adopted(
+        self,
+        group: dict[str, Any],
+        own: Mapping[str, Any],
+        states: list[Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """A group of a checkpoint in the terms of this class."""
+        return {**dict(self.before), **group}
+
+    # What `core.sharding` asks of a rule whose parameters lie on many processes
+
+    def group_of(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A group as the rule of one of its tensors sees it; asking twice is once."""
+        return group
+
+    @property
+    def rule_groups(self) -> list[dict[str, Any]]:
+        """The groups as the rules see them: the tensors of each have one rule."""
+        return self.param_groups
+
+    def needs_whole(self, group: Mapping[str, Any]) -> bool:
+        """Whether the rule must see the tensors of a group whole."""
+        return not self.rule_of(group).entrywise
+
+    @property
+    def couples(self) -> bool:
+        """Whether the step of one tensor depends on other tensors."""
+        return False
+
+    def over_all(self, x: Tensor) -> Tensor:
+        """A small tensor of every process that takes part in this step."""
+        every: Tensor = x[None] if self._shards is None else self._shards.everyone(x)
+        return every
+
+    def norm_over_all(self, x: Tensor, order: float) -> Tensor:
+        """The norm of all processes' lengths; `x` itself where there is one process."""
+        every = self.over_all(x)
+        return x if len(every) == 1 else torch.linalg.vector_norm(every, order)
+
+    def quiet_states(self, group: Mapping[str, Any]) -> list[State]:
+        """What is kept here of tensors that another process computes in this step."""
+        return [] if self._shards is None else self._shards.quiet_states(group)

@@ -6,7 +6,7 @@ group that share a device and a dtype. `open` prepares them for the rule,
 `close` writes the results back.
 
 The NaN policy lives here too: a tensor whose gradient is not finite (or too large
-for the state, see ``BaseOptimizer.gradient_limit``) is left exactly as it was,
+for the state, see ``Rule.gradient_limit``) is left exactly as it was,
 parameter and state, and its ``skipped`` counter goes up. Where the flag can be read
 for nothing (CPU) such tensors are taken out before the rule runs. Elsewhere reading
 it would make the host wait for the device, so the rule runs on a gradient of zeros
@@ -149,11 +149,12 @@ class Batch:
             self.states = [
                 {k: real(v) for k, v in tensors_of(s).items()} for s in self._kept
             ]
-        self._how = rounding_of(self.tensors[0], group) if self.tensors else "nearest"
+        if self.tensors and group.get("rounding", "nearest") != "nearest":
+            self._how = rounding_of(self.tensors[0], group)
         if self._how == "compensated":  # the rule need not know
             self.states = [_without(s, RESIDUAL) for s in self._kept]
         self.params = self._opened(wide)
-        if self.params and apart(group):
+        if self.params and group.get("decay", "plain") != "plain" and apart(group):
             self._decay = Decay(self.params, group)
             self.group = {**group, "weight_decay": 0.0}
         if self.finite is not None:
@@ -200,7 +201,7 @@ class Batch:
 
     def _told(self, optimizer: StateKeeper) -> list[Tensor] | None:
         """Which gradients are not zero, if a zero counts as none."""
-        if not optimizer.zero_is_none:
+        if not optimizer.rule_of(self.group).zero_is_none:
             return None
         return self.moved or nonzero_flags(self.grads)
 
@@ -270,7 +271,8 @@ def _limits(
     """How large each gradient may be; asked once for all of one shape."""
     shapes = [g.shape for g in grads]
     some = dict(zip(shapes, grads, strict=True))
-    known = {x: optimizer.gradient_limit(g, group) for x, g in some.items()}
+    limit = optimizer.rule_of(group).gradient_limit
+    known = {x: limit(g, group) for x, g in some.items()}
     return [known[shape] for shape in shapes]
 
 

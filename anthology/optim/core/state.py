@@ -12,7 +12,8 @@ from torch import Tensor
 from .rounding import RESIDUAL, rounding_of
 
 State = dict[str, Tensor]
-NewState = Callable[[Tensor, Mapping[str, Any]], State]
+Group = Mapping[str, Any]
+NewState = Callable[[Tensor, Group], State]
 
 
 class Coefficient(NamedTuple):
@@ -37,6 +38,16 @@ def real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
+def no_state(param: Tensor, group: Group) -> State:
+    """The state of a rule without averages: nothing."""
+    return {}
+
+
+def no_entries(group: Group) -> tuple[str, ...]:
+    """The names of a state that is made once, whole: nothing."""
+    return ()
+
+
 def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> State:
     """The state of a parameter that has not taken a step."""
     with torch.no_grad():
@@ -58,12 +69,9 @@ class StateKeeper(Protocol):
 
     state: Any
 
-    @property
-    def zero_is_none(self) -> bool: ...
-
     def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
 
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float: ...
+    def rule_of(self, group: Mapping[str, Any]) -> Any: ...
 
 
 def states_of(

@@ -63,17 +63,27 @@ class Watch:
         self._last: WeakTensorKeyDictionary | None = None
         self._coming: _Counts | None = None
 
-    def look(self, optimizer: Any) -> None:
-        """To be called before each step."""
-        if self._told or _capturing():
-            return
+    def look(self, optimizer: Any) -> int:
+        """To be called before a step; before how many next ones it need not be."""
+        if self._told:
+            return LONG
+        if _capturing():
+            return 0
         if self._steps % LONG == 0:
             if self._coming is not None:  # still on its way, so the next is too far on
                 self._last = None
             params = [p for _, p in named(optimizer.param_groups)]
             self._coming = _Counts(optimizer.state, params)
         self._steps += 1
-        if self._coming is None or not self._coming.arrived:
+        if self._coming is not None and not self._coming.arrived:
+            return 0
+        self._compare(optimizer)
+        left = -self._steps % LONG
+        self._steps += left
+        return left
+
+    def _compare(self, optimizer: Any) -> None:
+        if self._coming is None:
             return
         now, self._coming = self._coming.read(), None
         last, self._last = self._last, now
@@ -92,7 +102,7 @@ class Watch:
             "in its scale, or for a NaN in the data; optimizer.skipped counts such "
             "steps, and this is said only once",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import number
-from anthology.optim.core.spread import is_sharded
+from anthology.optim.core.sharding.layer import is_sharded
 
 from .prodigy.totals import counted, factor, gathered
 

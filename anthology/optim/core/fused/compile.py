@@ -1,6 +1,6 @@
 """How a rule for one tensor becomes compiled code for flat tensors of any length.
 
-The eager twin is ``BaseOptimizer.single`` itself. The rate, what depends on the step
+The eager twin is ``Rule.single`` itself. The rate, what depends on the step
 count and the hyper-parameters that a class lists as its `numbers` are read from a
 tensor, so that none compiles anew. The same pass finds out whether the gradient is
 finite and keeps the old values if it is not.
@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -80,12 +79,6 @@ def plain_step(
     varying: Sequence[str] = (),
 ) -> Kernel:
     """``rule.single`` as a function of flat tensors."""
-    constants = {
-        name: getattr(rule, name)
-        for name in dir(rule)
-        if isinstance(getattr(rule, name), bool | int | float | str)
-    }
-    own = SimpleNamespace(**constants)  # what a rule may ask of its own object
     maximize, single = plain["maximize"], rule.single
 
     def step(xs: list[Tensor]) -> None:
@@ -95,7 +88,7 @@ def plain_step(
         group = {**plain, "lr": numbers[LR], **coefficients(varying, numbers)}
         state = dict(zip(names, entries, strict=True))
         new = p.to(kind)
-        single(own, new, g, state, numbers[STEP], group)
+        single(new, g, state, numbers[STEP], group)
         p.copy_(new)
 
     return step

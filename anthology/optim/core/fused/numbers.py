@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..batch import reads_flags_for_free
 from ..state import State, real, state_dtype
-from ..stated import states_rule
 from .compile import at_most
 
 # What changes from step to step, or does not change what is computed.
@@ -23,6 +22,7 @@ class Numbers:
 
     def __init__(self, optimizer: Any, group: Mapping[str, Any]) -> None:
         self.optimizer, self.group = optimizer, group
+        self.rule = optimizer.rule_of(group)
         self.varying = _varying(optimizer, group)
         read = {*VARYING, *self.varying}
         known = [name for name in optimizer.defaults if name not in read]
@@ -84,15 +84,13 @@ class Numbers:
         """The largest entry of a gradient that counts as finite."""
         if dtype not in self._limits:
             like = real(torch.empty(0, dtype=state_dtype(dtype), device="meta"))
-            self._limits[dtype] = self.optimizer.gradient_limit(like, self.group)
+            self._limits[dtype] = self.rule.gradient_limit(like, self.group)
         return self._limits[dtype]
 
 
 def _varying(optimizer: Any, group: Mapping[str, Any]) -> tuple[str, ...]:
     """The hyper-parameters that are numbers to be read, and no part of the code."""
-    rule, decay = type(optimizer), "weight_decay"
-    if not states_rule(rule, "numbers"):
-        return ()
+    rule, decay = optimizer.rule_of(group), "weight_decay"
     on = optimizer.defaults.get(decay)
     return tuple(x for x in rule.numbers if group[x] or (x == decay and on))
 

@@ -43,7 +43,8 @@ class Passes:
         self.optimizer, self.group = optimizer, group
         self.numbers = Numbers(optimizer, group)
         threads = torch.get_num_threads()
-        self.key = (type(optimizer), threads, *self.numbers.key)
+        self.rule = optimizer.rule_of(group)
+        self.key = (self.rule, threads, *self.numbers.key)
         self.kernels: dict[Any, Kernel | Lists | None] = {}
         self.taken: list[Tensor] = []
         self.states: list[State] = []
@@ -75,7 +76,7 @@ class Passes:
             return False  # two parameters in one place must not move at the same time
         columns.insert(2, [numbers[t] for t in steps])
         limit = self.numbers.limit(p.dtype)
-        taken = lists(columns, sort.sizes, limit, self.optimizer.zero_is_none)
+        taken = lists(columns, sort.sizes, limit, self.rule.zero_is_none)
         if set(taken) != {1}:
             pairs = zip(counters, taken, strict=True)
             counters = [counter for counter, code in pairs if code == 1]
@@ -117,7 +118,7 @@ class Passes:
         key = (self.key, short, *kinds)
         if key not in _kernels:
             like = real(torch.empty(0, dtype=state_dtype(p.dtype), device="meta"))
-            rule = (type(self.optimizer), self.numbers.plain, names, like.dtype)
+            rule = (self.rule, self.numbers.plain, names, like.dtype)
             pure = plain_step(*rule, self.numbers.varying)
             if compiler is not compile_lists:
                 pure = flat_step(pure, like.dtype, rule[0].zero_is_none)

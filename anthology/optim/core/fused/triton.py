@@ -76,7 +76,7 @@ PLANS: dict[str, Callable[[Group], Plan]] = {
 
 def plan_of(optimizer: Any, group: Group) -> Plan | None:
     """Which kernel does what a group asks for."""
-    name = vars(type(optimizer)).get("kernel")
+    name = optimizer.rule_of(group).triton
     unknown = group["maximize"] or group.get("amsgrad") or group.get("dampening")
     still = group.get("momentum", 1.0) == 0 and name != "sgd"
     if name not in PLANS or unknown or still or apart(group):
@@ -140,7 +140,8 @@ def _launch(
     optimizer: Any, parts: list[list[Tensor]], group: Group, plan: Plan
 ) -> None:
     like = torch.empty(0, dtype=torch.float32, device="meta")
-    limit = optimizer.gradient_limit(like, group)
+    rule = optimizer.rule_of(group)
+    limit = rule.gradient_limit(like, group)
     states: list[State] = [optimizer.state[p] for part in parts for p in part]
     counters = [state["step"] for state in states]
     numbers = _numbers(torch.stack(counters), group, plan[0])
@@ -152,7 +153,7 @@ def _launch(
     for part in parts:
         here = slice(start, start + len(part))
         fine, moved = _flags([p.grad for p in part], limit)  # type: ignore[misc]
-        found = fine & moved if optimizer.zero_is_none else fine
+        found = fine & moved if rule.zero_is_none else fine
         some = seeds if seeds is None else seeds[here]
         _pass(part, states[here], numbers[here], found, some, plan, how)
         flags.append(fine)

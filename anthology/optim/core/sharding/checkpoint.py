@@ -8,7 +8,7 @@ therefore collective: every process must take part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,95 +16,69 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from ..state import State, fresh_state, restored_state
-from .mesh import Place
-
-
-def numbered(groups: Any) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-    """Every parameter with its number in a checkpoint and its group."""
-    number = 0
-    for group in groups:
-        for p in group["params"]:
-            yield number, p, group
-            number += 1
+from ..state import State, fresh_state, no_state, restored_state, state_dtype
+from .mesh import Place, everyone
 
 
 def packed(shards: Any, saved: dict[str, Any]) -> dict[str, Any]:
     """A state dict with DTensors in it."""
-    optimizer = shards.optimizer
     state: dict[Any, Any] = dict(saved["state"])
-    for number, p, group in numbered(optimizer.param_groups):
-        if not isinstance(p, DTensor) or not p.numel():
-            continue
-        place = shards.place(p)
-        if place is None:
-            state.pop(number, None)
-        elif optimizer.needs_whole(optimizer.group_of(p, group)):
-            state[number] = told(shards, p, group, state.get(number, {}))
-        elif number in state:
-            entries = told(shards, p, group, state[number])
-            for name in set(optimizer.partial).intersection(entries):
-                x = entries[name]
-                own = x if place.counts(p.placements, place.rank) else x * 0
-                entries[name] = place.everyone(own).sum(0)
-            state[number] = entries
-        if not state.get(number, True):
-            del state[number]
-    return {**saved, "state": state}
+    groups = shards.optimizer.param_groups
+    pairs = [(p, group) for group in groups for p in group["params"]]
+    for number, (p, group) in enumerate(pairs):
+        if isinstance(p, DTensor) and p.numel():
+            kept = state.get(number, {})
+            state[number] = told(shards, p, group, kept) if shards.place(p) else {}
+    return {**saved, "state": {n: kept for n, kept in state.items() if kept}}
 
 
 def told(
-    shards: Any, p: Any, group: Mapping[str, Any], state: Mapping[str, Tensor]
+    shards: Any, p: Any, group: Mapping[str, Any], state: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Entries of the state of a DTensor parameter, as DTensors."""
-    optimizer = shards.optimizer
-    if not optimizer.needs_whole(optimizer.group_of(p, group)):
-        return {name: _wrapped(p, x) for name, x in state.items()}
-    return _given(shards.place(p), shards.owner(p), state, p.to_local().device)
-
-
-def _wrapped(p: Any, x: Tensor) -> Tensor:
-    """A shard of the state as a DTensor placed as its parameter."""
-    if not isinstance(x, Tensor) or not x.ndim or x.shape != p.to_local().shape:
-        return x
-    return _placed(x, p.device_mesh, p.placements, p)
+    optimizer, place = shards.optimizer, shards.place(p)
+    local = p.to_local()
+    if optimizer.needs_whole(optimizer.group_of(p, group)):
+        return _given(place, shards.owner(p), state, local.device)
+    found = dict(state)
+    for name, x in state.items():
+        if name in optimizer.partial:
+            own = x if place.counts(p.placements, place.rank) else x * 0
+            found[name] = everyone(own, place.group).sum(0)
+        elif isinstance(x, Tensor) and x.ndim and x.shape == local.shape:
+            found[name] = _placed(x, p.device_mesh, p.placements, p)
+    return found
 
 
 def _placed(part: Tensor, mesh: Any, placements: Any, like: Any) -> Tensor:
     """A DTensor of which this is the part of this process."""
-    made: Tensor = DTensor.from_local(
-        part,
-        mesh,
-        placements,
-        run_check=False,
-        shape=like.shape,
-        stride=like.stride(),
-    )
+    whole = {"shape": like.shape, "stride": like.stride()}
+    made: Tensor = DTensor.from_local(part, mesh, placements, run_check=False, **whole)
     return made
 
 
 def _given(
-    place: Place, owner: int, state: Mapping[str, Tensor], home: torch.device
+    place: Place, owner: int, state: Mapping[str, Any], home: torch.device
 ) -> dict[str, Any]:
     """What the owner keeps, told to all; of tensors each process gets its part."""
-    mine, source = place.rank == owner, place.ranks[owner]
+    source = place.ranks[owner]
     heads = {
         name: (x.shape, x.dtype, x.device.type) if isinstance(x, Tensor) else x
         for name, x in state.items()
     }
-    told: list[Any] = [heads]
-    dist.broadcast_object_list(told, source, group=place.group)
+    sent: list[Any] = [heads]
+    dist.broadcast_object_list(sent, source, group=place.group)
     entries: dict[str, Any] = {}
     rows = [Replicate()] * (place.mesh.ndim - 1) + [Shard(0)]
-    for name, head in told[0].items():
+    for name, head in sent[0].items():
         if not isinstance(head, tuple) or not isinstance(head[0], torch.Size):
             entries[name] = head  # something of the user's
             continue
         shape, dtype, kind = head
-        device = torch.device("cpu") if kind == "cpu" else home
-        x = state[name].detach().clone() if mine else None
-        x = torch.empty(shape, dtype=dtype, device=device) if x is None else x
-        x = x.contiguous()
+        if place.rank == owner:
+            x = state[name].detach().clone().contiguous()
+        else:
+            x = torch.empty(shape, dtype=dtype, device="cpu" if kind == "cpu" else home)
         dist.broadcast(x, source, group=place.group)
         if x.ndim:
             part = x[place.box(shape, rows, place.rank)].clone()
@@ -119,43 +93,46 @@ def unpacked(shards: Any, p: Any, group: dict[str, Any], saved: Any) -> State:
     if place is None:
         return {}
     local, group = p.detach().to_local(), optimizer.group_of(p, group)
-    if optimizer.needs_whole(group):
-        every = {name: _whole(saved[name]) for name in sorted(saved)}
-        if shards.owner(p) == place.rank:
-            model = local.new_empty(tuple(p.shape))
-            fresh = fresh_state(model, group, optimizer.new_state)
-            return restored_state(every, optimizer.awaited(fresh, every))
-        quiet = fresh_state(local.new_empty(0), group, optimizer.quiet_state)
-        own = (*quiet, *(n for n, x in every.items() if not isinstance(x, Tensor)))
-        known = {name: x for name, x in every.items() if name in own}
-        return restored_state(known, quiet)
-    parts = {name: _shard(saved[name], p, place) for name in sorted(saved)}
-    for name in set(optimizer.partial).intersection(parts):
-        parts[name] = parts[name] * (place.rank == 0)  # a sum is one process's
-    fresh = fresh_state(local, group, optimizer.new_state)
-    return restored_state(parts, optimizer.awaited(fresh, parts))
+    whole = optimizer.needs_whole(group)
+    kept = {n: _local(saved[n], None if whole else p, place) for n in sorted(saved)}
+    if whole and shards.owner(p) != place.rank:
+        quiet = quiet_state(optimizer, local, group)
+        own = {n for n, x in kept.items() if n in quiet or not isinstance(x, Tensor)}
+        return restored_state({n: x for n, x in kept.items() if n in own}, quiet)
+    if not whole and place.rank:  # a sum is one process's
+        kept |= {name: kept[name] * 0 for name in optimizer.partial if name in kept}
+    model = local.new_empty(tuple(p.shape)) if whole else local
+    fresh = fresh_state(model, group, optimizer.rule_of(group).new_state)
+    return restored_state(kept, optimizer.awaited(fresh, kept))
+
+
+def quiet_state(optimizer: Any, local: Tensor, group: Mapping[str, Any]) -> State:
+    """What every process keeps of a tensor that another one computes."""
+    rule, kept = optimizer.rule_of(group), {"step", "skipped", *optimizer.shared}
+    empty = local.new_empty(0, dtype=state_dtype(local.dtype))
+    fresh = fresh_state(empty, group, rule.new_state if optimizer.shared else no_state)
+    return {name: x for name, x in fresh.items() if name in kept}
 
 
 def agreed(shards: Any, found: list[str]) -> list[str]:
     """What was found here or by another process, so that all go on or none does."""
-    params = [p for _, p, _ in numbered(shards.optimizer.param_groups)]
+    params = [p for group in shards.optimizer.param_groups for p in group["params"]]
     places = [shards.place(p) for p in params if isinstance(p, DTensor) and p.numel()]
     for place in dict.fromkeys(x for x in places if x is not None):
-        told: list[list[str]] = [[]] * place.size
-        dist.all_gather_object(told, found, group=place.group)
-        found = found or next(filter(None, told), [])
+        every: list[list[str]] = [[]] * place.size
+        dist.all_gather_object(every, found, group=place.group)
+        found = found or next(filter(None, every), [])
     return found
 
 
-def _whole(x: Any) -> Any:
-    return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def _shard(x: Any, p: Any, place: Place) -> Any:
+def _local(x: Any, p: Any, place: Place) -> Any:
+    """All of an entry, or the part that goes with the shard of a parameter."""
     if isinstance(x, DTensor):
+        if p is None:
+            return x.full_tensor()
         if x.placements != p.placements:
             x = x.redistribute(p.device_mesh, p.placements)
         return x.to_local()
-    if isinstance(x, Tensor) and x.ndim and x.shape == p.shape:
+    if p is not None and isinstance(x, Tensor) and x.ndim and x.shape == p.shape:
         return x[place.box(p.shape, p.placements, place.rank)]
     return x

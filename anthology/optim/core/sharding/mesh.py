@@ -10,10 +10,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import Replicate, Shard
 
-from ..state import real
-
-Box = tuple[slice, ...]
-
 
 class Place:
     """The processes of one mesh, in the order of their group."""
@@ -23,12 +19,14 @@ class Place:
         self.group = _group_of(mesh)
         self.ranks = dist.get_process_group_ranks(self.group)
         self.rank, self.size = dist.get_rank(self.group), len(self.ranks)
-        grid = mesh.mesh
-        where = [(grid == rank).nonzero()[0].tolist() for rank in self.ranks]
-        self._coordinates: list[list[int]] = where
         self.loads = [0.0] * self.size
+        self._coordinates: list[list[int]] = [
+            (mesh.mesh == rank).nonzero()[0].tolist() for rank in self.ranks
+        ]
 
-    def box(self, shape: Sequence[int], placements: Any, rank: int) -> Box:
+    def box(
+        self, shape: Sequence[int], placements: Any, rank: int
+    ) -> tuple[slice, ...]:
         """The part of a tensor that a process holds."""
         box = [(0, n) for n in shape]
         steps = zip(self.mesh.shape, self._coordinates[rank], placements, strict=True)
@@ -50,12 +48,6 @@ class Place:
         pairs = zip(self._coordinates[rank], placements, strict=True)
         return not any(index and p.is_replicate() for index, p in pairs)
 
-    def everyone(self, x: Tensor) -> Tensor:
-        """A small tensor of every process, stacked along a new first axis."""
-        out = x.new_empty(self.size * x.numel())
-        dist.all_gather_into_tensor(out, x.contiguous().reshape(-1), group=self.group)
-        return out.reshape(self.size, *x.shape)
-
     def exchange(
         self, rows: list[list[Tensor]], sizes: list[int], like: Tensor
     ) -> tuple[Tensor, Any]:
@@ -69,17 +61,11 @@ class Place:
         return came, work
 
 
-def flat(x: Tensor) -> Tensor:
-    """A real or complex tensor as one row of real numbers."""
-    return real(x).reshape(-1)
-
-
-def volume(box: Box, like: Tensor) -> int:
-    """How many real numbers a box holds."""
-    total = 2 if like.is_complex() else 1
-    for side in box:
-        total *= side.stop - side.start
-    return total
+def everyone(x: Tensor, group: Any = None) -> Tensor:
+    """A small tensor of every process of a group, stacked along a new first axis."""
+    out = x.new_empty(dist.get_world_size(group), *x.shape)
+    dist.all_gather_into_tensor(out.view(-1), x.contiguous().view(-1), group=group)
+    return out
 
 
 def _group_of(mesh: Any) -> Any:

@@ -14,7 +14,7 @@ leaves out has copies, each of which would count where tensors are coupled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..batch import Batch
-from ..gather import gather, resolve_lr
-from ..state import State, fresh_state, state_dtype
+from ..dispatch import gather, resolve_lr
+from ..state import State
 from .agreement import agree
 from .assign import assign, matrix_cost
-from .checkpoint import packed, told, unpacked
-from .mesh import Place
-from .transfer import Round, Seen, rounds_of, seen
+from .checkpoint import quiet_state
+from .mesh import Place, everyone
+from .transfer import Round, Seen, rounds_of
 
 
 class Shards:
@@ -37,11 +37,17 @@ class Shards:
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
-        self.silent: list[Seen] = []
         self._places: dict[Any, Place] = {}
         self._owners: dict[Tensor, int] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known of one step only: what stands for whom, and what travels."""
+        for stand in getattr(self, "_seen", ()):
+            self.optimizer.state.pop(stand, None)
         self._seen: dict[Tensor, Seen] = {}
-        self._stands: dict[Tensor, Tensor | None] = {}
+        self._stands: dict[Tensor, Tensor] = {}
+        self._silent: list[Seen] = []
         self._rounds: list[Round] = []
         self._sent = 0
 
@@ -60,36 +66,35 @@ class Shards:
     def _counts(self, item: Seen | None) -> bool:
         """Whether sums over all tensors take a tensor from this process."""
         if item is None:  # a plain tensor, of which every process has a copy
-            places = list(self._places.values())
-            return (places[0].rank if len(places) == 1 else dist.get_rank()) == 0
+            return dist.get_rank(self._everybody()) == 0
         return item.owner is not None or item.sends(item.place.rank)
+
+    def _everybody(self) -> Any:
+        """The group of all processes that share tensors; None for that of all."""
+        places = list(self._places.values())
+        return places[0].group if len(places) == 1 else None
 
     def everyone(self, x: Tensor) -> Tensor:
         """A small tensor of every process, stacked along a new first axis."""
-        wide, places = x.double(), list(self._places.values())
-        if len(places) == 1:
-            return places[0].everyone(wide).to(x.dtype)
-        out = wide.new_empty(dist.get_world_size(), *x.shape)
-        dist.all_gather_into_tensor(out.view(-1), wide.reshape(-1))
-        return out.to(x.dtype)
+        return everyone(x.double(), self._everybody()).to(x.dtype)
 
     def quiet_states(self, group: Mapping[str, Any]) -> list[State]:
         """What is kept here of tensors that another process computes in this step."""
         own = group["params"] if group.get("per_group") else None
-        found = [x for x in self.silent if own is None or x.group["params"] is own]
+        found = [x for x in self._silent if own is None or x.group["params"] is own]
         return [self._quiet(item) for item in found]
 
-    def packed(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A state dict with DTensors in it; see `checkpoint.packed`."""
-        return packed(self, saved)
+    def place(self, p: Any) -> Place | None:
+        """The processes that share a DTensor; None if this one is not among them."""
+        mesh = p.device_mesh
+        if mesh not in self._places and mesh.get_coordinate() is not None:
+            self._places[mesh] = Place(mesh)
+        return self._places.get(mesh)
 
-    def unpacked(self, p: Any, group: dict[str, Any], saved: Any) -> State:
-        """The local state of a DTensor from one; see `checkpoint.unpacked`."""
-        return unpacked(self, p, group, saved)
-
-    def told(self, p: Any, group: Mapping[str, Any], kept: State) -> State:
-        """Entries of a state as DTensors; see `checkpoint.told`."""
-        return told(self, p, group, kept)
+    def owner(self, p: Tensor) -> int:
+        """Who computes a tensor whole, as a number in the group of its mesh."""
+        self._assign()
+        return self._owners[p]
 
     # The step
 
@@ -99,19 +104,18 @@ class Shards:
         optimizer = self.optimizer
         if any(group["differentiable"] for group in optimizer.param_groups):
             raise RuntimeError("differentiable=True cannot follow DTensor parameters")
-        items = self._agreed(list(self._look()))
-        self._rounds = self._start(items, grads=True)
         try:
+            items = self._agreed(list(self._look()))
+            self._start(items, grads=True)
             for part in self._rounds:
                 if any(item.group.get("joined") for item in part.items):
                     part.arrive()  # read before their batches are opened
             batches = gather(optimizer)
             for batch in batches:
                 self._attend(batch)
-            optimizer.apply(batches + self._phantoms(items))
+            optimizer.apply([*batches, *self._phantoms(items)])
             self._send(everything=True)
-            for item in self.silent:
-                self._count(item)
+            self._count()
             for part in self._rounds:
                 part.settle()
         finally:
@@ -121,7 +125,8 @@ class Shards:
     def create_state(self) -> None:
         """Make the state of every DTensor parameter now; all processes take part."""
         try:
-            for part in self._start(list(self._look()), grads=False):
+            self._start(list(self._look()), grads=False)
+            for part in self._rounds:
                 part.arrive()
             for stand, item in self._seen.items():
                 self.optimizer.state_of(stand, item.group)
@@ -136,28 +141,13 @@ class Shards:
             for p in group["params"]:
                 place = self.place(p) if isinstance(p, DTensor) and p.numel() else None
                 if place is not None:
-                    owner = self._owners[p] if whole else None
-                    yield seen(p, group, place, owner)
-
-    def place(self, p: Any) -> Place | None:
-        """The processes that share a DTensor; None if this one is not among them."""
-        mesh = p.device_mesh
-        if mesh.get_coordinate() is None:
-            return None
-        if mesh not in self._places:
-            self._places[mesh] = Place(mesh)
-        return self._places[mesh]
-
-    def owner(self, p: Tensor) -> int:
-        """Who computes a tensor whole, as a number in the group of its mesh."""
-        self._assign()
-        return self._owners[p]
+                    yield Seen(p, group, place, self._owners[p] if whole else None)
 
     def _assign(self) -> None:
         """Give an owner to every tensor that needs one and has none yet."""
-        new: dict[Place, list[list[Tensor]]] = {}
+        new: dict[Place, list[Sequence[Tensor]]] = {}
         for group in self.optimizer.rule_groups:
-            for unit in self.optimizer.units(group):
+            for unit in _units(group):
                 first = unit[0]
                 meshes = {getattr(p, "device_mesh", None) for p in unit}
                 if len(meshes) > 1:
@@ -181,43 +171,30 @@ class Shards:
         by_place: dict[Place, list[Seen]] = {}
         for item in items:
             by_place.setdefault(item.place, []).append(item)
-            grad = item.p.grad
-            if grad is not None:
-                if grad.placements != item.placements:
-                    grad = grad.redistribute(item.p.device_mesh, item.placements)
-                item.grad = grad.detach().to_local().to(item.local.dtype)
+            item.take_gradient()
         there: set[Seen] = set()
-        for place, some in by_place.items():
-            there |= agree(place, some, self.optimizer)
+        for some in by_place.values():
+            there |= agree(some, self.optimizer)
         absent = {item.p for item in items if item not in there}
-        for group in self.optimizer.param_groups:
-            for unit in self.optimizer.units(group):
+        for group in self.optimizer.param_groups if absent else ():
+            for unit in _units(group):
                 if absent.intersection(unit):
                     absent.update(unit)
         return [item for item in items if item.p not in absent]
 
-    def _start(self, items: list[Seen], grads: bool) -> list[Round]:
+    def _start(self, items: list[Seen], grads: bool) -> None:
         """Put up what stands for each parameter; whole ones set out for their owner."""
+        state = self.optimizer.state
         for item in items:
-            if item.owner is not None:
-                item.await_whole()
-            else:
-                item.stand = item.local
-                shard = item.grad
-                item.stand.grad = (
-                    torch.zeros_like(item.local) if shard is None else shard
-                )
+            item.put_up()
             if item.stand is None:
-                self.silent.append(item)
+                self._silent.append(item)
                 self._quiet(item)
-                continue
-            self._stands[item.p] = item.stand
-            self._seen[item.stand] = item
-            self.optimizer.state[item.stand] = self.optimizer.state[item.p]
-        rounds = rounds_of([item for item in items if item.owner is not None], grads)
-        for part in rounds:
-            part.fetch()
-        return rounds
+            else:
+                self._stands[item.p], self._seen[item.stand] = item.stand, item
+                state[item.stand] = state[item.p]
+        whole = [item for item in items if item.owner is not None]
+        self._rounds = rounds_of(whole, grads)
 
     def _attend(self, batch: Batch) -> None:
         """Tell a batch what was agreed, when to wait and when it is done."""
@@ -243,50 +220,46 @@ class Shards:
 
     def _send(self, everything: bool = False) -> None:
         """Send back, in order, the rounds of which nothing is left to compute here."""
-        while self._sent < len(self._rounds):
-            part = self._rounds[self._sent]
+        for part in self._rounds[self._sent :]:
             if part.open and not everything:
                 return
             part.arrive()  # nobody may still be sending to this process
             part.give_back()
             self._sent += 1
 
-    def _phantoms(self, items: list[Seen]) -> list[Batch]:
+    def _phantoms(self, items: list[Seen]) -> Iterator[Batch]:
         """Tensors of zeros for groups of which another process has the tensors."""
-        found: list[Batch] = []
-        if not self.optimizer.couples:
-            return found
-        for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups if self.optimizer.couples else ():
             some = [x for x in items if x.group is group and x.owner is not None]
-            if not some or any(item.mine for item in some):
-                continue
-            small = min(some, key=lambda item: item.p.numel())
-            stand = torch.zeros_like(small.local.new_empty(tuple(small.p.shape)))
-            stand.grad = torch.zeros_like(stand)
-            lr = resolve_lr(group["lr"], stand.device)
-            batch = Batch({**group, "lr": lr}, [stand])
-            batch.counts = False
-            self._stands[stand] = stand  # so that its state goes with the step
-            self._seen[stand] = small
-            found.append(batch)
-        return found
+            if some and not any(item.mine for item in some):
+                small = min(some, key=lambda item: item.p.numel())
+                stand = torch.zeros_like(small.local.new_empty(tuple(small.p.shape)))
+                stand.grad = torch.zeros_like(stand)
+                self._seen[stand] = small  # so that its state goes with the step
+                lr = resolve_lr(group["lr"], stand.device)
+                batch = Batch({**group, "lr": lr}, [stand])
+                batch.counts = False
+                yield batch
 
     def _quiet(self, item: Seen) -> State:
         """The state that every process keeps of a tensor that another computes."""
         state: State = self.optimizer.state[item.p]
         if "step" not in state:
-            empty = item.local.new_empty(0, dtype=state_dtype(item.local.dtype))
-            state.update(fresh_state(empty, item.group, self.optimizer.quiet_state))
+            state.update(quiet_state(self.optimizer, item.local, item.group))
         return state
 
-    def _count(self, item: Seen) -> None:
-        if item.finite is not None:
+    def _count(self) -> None:
+        """Count the steps that other processes have taken, as they do."""
+        for item in self._silent:
+            assert item.finite is not None
+            took = item.finite if item.moved is None else item.finite & item.moved
             state = self._quiet(item)
-            state["step"] += item.taken
+            state["step"] += took.float()
             state["skipped"] += 1.0 - item.finite.float()
 
-    def _forget(self) -> None:
-        for stand in self._seen:
-            self.optimizer.state.pop(stand, None)
-        self._seen, self._stands, self._rounds = {}, {}, []
-        self.silent, self._sent = [], 0
+
+def _units(group: Mapping[str, Any]) -> Iterable[Sequence[Tensor]]:
+    """The parameters of a group, those together that are one matrix."""
+    every = group["params"]
+    width = 2 if group.get("joined") else 1
+    return (every[i : i + width] for i in range(0, len(every), width))

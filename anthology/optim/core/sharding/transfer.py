@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from ..state import real
-from .mesh import Place, flat, volume
+from .mesh import Place
 
 # Numbers that travel to one process together. While it computes one round the next is
 # on its way.
@@ -24,143 +25,146 @@ class Seen:
     p: Any
     group: dict[str, Any]
     place: Place
-    owner: int | None
-    local: Tensor
-    placements: Any
+    owner: int | None  # who computes it whole, None where shards do
     grad: Tensor | None = None
-    stand: Tensor | None = None
+    stand: Tensor | None = None  # for the rule, None where another process has it
     finite: Tensor | None = None
     moved: Tensor | None = None
 
-    @property
-    def taken(self) -> Tensor:
-        """0-d, one where its step is taken; only once `finite` is known."""
-        assert self.finite is not None
-        flag = self.finite if self.moved is None else self.finite & self.moved
-        return flag.float()
+    def __post_init__(self) -> None:
+        self.placements, shown = self.p.placements, self.p.detach()
+        kinds = {type(x) for x in self.placements}
+        if self.owner is not None and not kinds <= {Shard, Replicate}:
+            self.placements = (Replicate(),) * self.place.mesh.ndim
+            shown = shown.redistribute(self.place.mesh, self.placements)
+        self.local: Tensor = shown.to_local().detach()
 
     @property
     def mine(self) -> bool:
         """Whether this process computes the whole tensor."""
         return self.owner == self.place.rank
 
-    def box(self, rank: int) -> tuple[slice, ...]:
-        """The part of the whole tensor that a process holds."""
-        return self.place.box(self.p.shape, self.placements, rank)
-
     def sends(self, rank: int) -> bool:
         """Whether a process is the one that sends its piece."""
         return self.place.counts(self.placements, rank)
 
-    def numbers(self, rank: int) -> int:
-        """How many real numbers that part has."""
-        return volume(self.box(rank), self.local)
+    def take_gradient(self) -> None:
+        """Keep the shard of the gradient that belongs to that of the parameter."""
+        grad = self.p.grad
+        if grad is not None:
+            if grad.placements != self.placements:
+                grad = grad.redistribute(self.p.device_mesh, self.placements)
+            self.grad = grad.detach().to_local().to(self.local.dtype)
 
-    def await_whole(self) -> None:
-        """Make room on the owner for the whole tensor and its gradient."""
-        if self.mine:
+    def put_up(self) -> None:
+        """Make what stands for it: its shard, on the owner room for all of it."""
+        if self.owner is None:
+            self.stand = self.local
+            self.stand.grad = self.slope()
+        elif self.mine:
             self.stand = self.local.new_empty(tuple(self.p.shape))
             self.stand.grad = torch.empty_like(self.stand)
 
+    def slope(self) -> Tensor:
+        """The shard of the gradient; zeros if another process has one."""
+        return torch.zeros_like(self.local) if self.grad is None else self.grad
 
-def seen(p: Any, group: dict[str, Any], place: Place, owner: int | None) -> Seen:
-    """A DTensor as this process sees it; see `Seen`."""
-    placements = p.placements
-    shown = p.detach()
-    if owner is not None and any(type(x) not in (Shard, Replicate) for x in placements):
-        placements = (Replicate(),) * place.mesh.ndim
-        shown = shown.redistribute(place.mesh, placements)
-    return Seen(p, group, place, owner, shown.to_local().detach(), placements)
+    def part(self, x: Tensor | None, rank: int) -> Tensor | None:
+        """The part of a whole tensor that a process holds, where there is one here."""
+        if x is None:
+            return None
+        return real(x)[self.place.box(self.p.shape, self.placements, rank)]
+
+    def restore(self) -> None:
+        """Write the shard of a tensor that was put together by PyTorch."""
+        mesh, placements = self.p.device_mesh, self.p.placements
+        if self.placements != placements:
+            whole = DTensor.from_local(
+                self.local, mesh, self.placements, run_check=False
+            )
+            part = whole.redistribute(mesh, placements)
+            self.p.detach().to_local().copy_(part.to_local())
 
 
-def restore(item: Seen) -> None:
-    """Write the shard of a tensor that was put together by PyTorch."""
-    if item.placements != item.p.placements:
-        whole = DTensor.from_local(
-            item.local, item.p.device_mesh, item.placements, run_check=False
-        )
-        part = whole.redistribute(item.p.device_mesh, item.p.placements)
-        item.p.detach().to_local().copy_(part.to_local())
+# From whom, to whom, what is sent from here, where to write what comes here.
+Parcel = tuple[int, int, Tensor | None, Tensor | None]
+
+
+class Message:
+    """Pieces of tensors between the processes of a mesh; sent at once, without waiting."""
+
+    def __init__(self, place: Place, like: Tensor, parcels: Iterable[Parcel]) -> None:
+        rows: list[list[Tensor]] = [[] for _ in place.ranks]
+        self._into: list[list[Tensor]] = [[] for _ in place.ranks]
+        for source, target, sent, written in parcels:
+            if source == place.rank and sent is not None:
+                rows[target].append(sent.reshape(-1))
+            if target == place.rank and written is not None:
+                self._into[source].append(written)
+        sizes = [sum(x.numel() for x in row) for row in self._into]
+        self._came, self._work = place.exchange(rows, sizes, like)
+
+    def write(self) -> None:
+        """Wait for what comes and write it."""
+        self._work.wait()
+        start = 0
+        for x in (x for row in self._into for x in row):
+            stop = start + x.numel()
+            x.copy_(self._came[start:stop].view(x.shape))
+            start = stop
 
 
 class Round:
-    """Some tensors of one mesh and dtype that travel together."""
+    """Some tensors of one mesh and dtype that travel together; they set out at once."""
 
-    def __init__(self, items: list[Seen], grads: bool = True) -> None:
-        self.items, self.grads = items, grads
-        self.place = items[0].place
+    def __init__(self, items: list[Seen], grads: bool) -> None:
+        self.items, self.place = items, items[0].place
         self.like = real(items[0].local)
         self.open = {item.stand for item in items if item.mine}
-        self._came: tuple[Tensor, Any] | None = None
-        self._back: tuple[Tensor, Any] | None = None
-
-    def fetch(self) -> None:
-        """Send every shard to the owner of its tensor; does not wait."""
-        rows: list[list[Tensor]] = [[] for _ in self.place.ranks]
-        sizes = [0] * self.place.size
-        for item in self.items:
-            owner = item.owner or 0
-            if item.sends(self.place.rank):
-                rows[owner] += [flat(x) for x in self._parts(item)]
-            if item.mine:
-                for rank in filter(item.sends, range(self.place.size)):
-                    sizes[rank] += item.numbers(rank) * (1 + self.grads)
-        self._came = self.place.exchange(rows, sizes, self.like)
-
-    def _parts(self, item: Seen) -> list[Tensor]:
-        if not self.grads:
-            return [item.local]
-        grad = torch.zeros_like(item.local) if item.grad is None else item.grad
-        return [item.local, grad.to(item.local.dtype)]
+        self._there: Message | None = self._message(self._shards(grads))
+        self._back: Message | None = None
 
     def arrive(self) -> None:
         """Wait for the shards and put them together; the second call does nothing."""
-        if self._came is None:
-            return
-        (numbers, work), self._came = self._came, None
-        work.wait()
-        start = 0
-        for rank in range(self.place.size):
-            for item in self.items:
-                if item.stand is None or not item.sends(rank):
-                    continue
-                whole = [item.stand, item.stand.grad][: 1 + self.grads]
-                for x in whole:
-                    stop = start + item.numbers(rank)
-                    part = real(x)[item.box(rank)]  # type: ignore[arg-type]
-                    part.copy_(numbers[start:stop].view(part.shape))
-                    start = stop
+        if self._there is not None:
+            self._there.write()
+            self._there = None
 
     def give_back(self) -> None:
         """Send every process its part of the new tensors; does not wait."""
-        rows: list[list[Tensor]] = [[] for _ in self.place.ranks]
-        sizes = [0] * self.place.size
-        for item in self.items:
-            sizes[item.owner or 0] += item.numbers(self.place.rank)
-            if item.stand is not None:
-                for rank, row in enumerate(rows):
-                    row.append(real(item.stand)[item.box(rank)].reshape(-1))
-        self._back = self.place.exchange(rows, sizes, self.like)
+        self._back = self._message(
+            (item.owner or 0, rank, item.part(item.stand, rank), real(item.local))
+            for item, rank in self._pieces()
+        )
 
     def settle(self) -> None:
         """Wait for the new shards and write them."""
-        if self._back is None:
-            return
-        numbers, work = self._back
-        work.wait()
-        start = 0
-        for rank in range(self.place.size):
+        if self._back is not None:
+            self._back.write()
             for item in self.items:
-                if item.owner == rank:
-                    stop = start + item.numbers(self.place.rank)
-                    part = real(item.local)
-                    part.copy_(numbers[start:stop].view(part.shape))
-                    start = stop
+                item.restore()
+
+    def _message(self, parcels: Iterable[Parcel]) -> Message:
+        return Message(self.place, self.like, parcels)
+
+    def _pieces(self) -> Iterator[tuple[Seen, int]]:
+        """Every tensor with who holds a piece of it; of others' only our own."""
         for item in self.items:
-            restore(item)
+            every = range(self.place.size) if item.mine else (self.place.rank,)
+            yield from ((item, rank) for rank in every)
+
+    def _shards(self, grads: bool) -> Iterator[Parcel]:
+        for item, rank in self._pieces():
+            if item.sends(rank):
+                owner, stand = item.owner or 0, item.stand
+                yield rank, owner, real(item.local), item.part(stand, rank)
+                if grads:
+                    slope = item.slope() if rank == self.place.rank else item.local
+                    stand = None if stand is None else stand.grad
+                    yield rank, owner, real(slope), item.part(stand, rank)
 
 
-def rounds_of(items: list[Seen], grads: bool = True) -> list[Round]:
+def rounds_of(items: list[Seen], grads: bool) -> list[Round]:
     """Split tensors into rounds in which every owner has about as much to get."""
     parts: dict[Any, list[Seen]] = {}
     got: dict[Any, list[int]] = {}

@@ -1,18 +1,19 @@
-"""What stands around the factors of Shampoo: averages, the length of a step."""
+"""What stands around the factors: averages, the length of a step, its momentum."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from anthology.optim.core.limits import check_betas
-from anthology.optim.core.state import State
+from anthology.optim.core.rule import Group
 
-from ..averages import bias_correction, descend, each
-from .blocks import nonzero
+from ..arithmetic import bias_correction, each
+from .axes import length, nonzero
+from .stacks import States, Tensors
 
 GRAFTING = ("none", "sgd", "rms")
 """Whose length a step can have."""
@@ -27,68 +28,30 @@ def check_sum_betas(betas: Any) -> None:
         check_betas(betas)
 
 
-def averages_of(group: Mapping[str, Any]) -> list[str]:
-    """The averages of a tensor that its group asks for."""
+def averages_of(group: Group) -> list[str]:
+    """The averages of a tensor that a group of Shampoo asks for."""
     names = ["exp_avg"] if group["betas"][0] else []
     names += ["exp_avg_sq"] if group["grafting"] == "rms" else []
     return names + (["momentum_buffer"] if group["momentum"] else [])
 
 
 def first_moments(
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Mapping[str, Any],
-) -> list[Tensor]:
+    grads: Tensors, states: States, steps: list[Any], group: Group
+) -> Tensors:
     """The averaged gradients, bias corrected."""
-    beta = group["betas"][0]
+    beta, dtype = group["betas"][0], grads[0].dtype
     if not beta:
         return grads
     averages = [state["exp_avg"] for state in states]
     torch._foreach_lerp_(averages, grads, 1 - beta)
-    dtype = grads[0].dtype
     weights = each(steps, lambda t: bias_correction(beta, t, dtype))
     return list(torch._foreach_div(averages, weights))
 
 
-def finish(
-    params: list[Tensor],
-    moves: list[Tensor],
-    averages: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Mapping[str, Any],
-) -> None:
-    """Graft, add momentum, decay and step."""
-    if group["grafting"] != "none":
-        targets = averages
-        if group["grafting"] == "rms":
-            targets = _adam(averages, grads, states, steps, group)
-        pairs = zip(moves, targets, strict=True)
-        moves = [u * (length(t) / nonzero(length(u))) for u, t in pairs]
-    if group["momentum"]:
-        buffers = [state["momentum_buffer"] for state in states]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, moves)
-        if group["nesterov"]:
-            ahead = torch._foreach_mul(buffers, group["momentum"])
-            moves = list(torch._foreach_add(moves, ahead))
-        else:
-            moves = buffers
-    if group["weight_decay"]:
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-    descend(params, moves, group["lr"])
-
-
-def _adam(
-    averages: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Mapping[str, Any],
-) -> list[Tensor]:
-    """The step of Adam, whose length "rms" borrows."""
+def adam_steps(
+    averages: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
+) -> Tensors:
+    """The steps of Adam, whose length "rms" borrows."""
     beta, dtype = group["grafting_beta"], grads[0].dtype
     v = [state["exp_avg_sq"] for state in states]
     torch._foreach_mul_(v, beta)
@@ -100,14 +63,18 @@ def _adam(
     return [m / nonzero(d) for m, d in zip(averages, below, strict=True)]
 
 
-def length(x: Tensor) -> Tensor:
-    """The Euclidean norm of a tensor of any scale, 0-d."""
-    return lengths(x[None])[0]
+def grafted(moves: Tensors, others: Tensors) -> Tensors:
+    """Moves of the length that others have, tensor by tensor."""
+    pairs = zip(moves, others, strict=True)
+    return [u * (length(t) / nonzero(length(u))) for u, t in pairs]
 
 
-def lengths(x: Tensor) -> Tensor:
-    """The Euclidean norm of each tensor of a stack, of any scale."""
-    flat = x.reshape(len(x), -1)
-    top = nonzero(flat.detach().abs().amax(1, keepdim=True))
-    out: Tensor = torch.linalg.vector_norm(flat / top, dim=1) * top[:, 0]
-    return out
+def heavy_ball(moves: Tensors, states: States, group: Group) -> Tensors:
+    """b ← μb + u; then b, or with Nesterov's look-ahead u + μb."""
+    buffers = [state["momentum_buffer"] for state in states]
+    torch._foreach_mul_(buffers, group["momentum"])
+    torch._foreach_add_(buffers, moves)
+    if not group.get("nesterov"):
+        return buffers
+    ahead = torch._foreach_mul(buffers, group["momentum"])
+    return list(torch._foreach_add(moves, ahead))

@@ -1,8 +1,4 @@
-"""Kronecker factors without roots and inverses: K with S⁻¹ = KKᵀ, on every axis.
-
-Everything works on stacks: gradients of shape (n, d₁, …, d_N), and for each axis one
-`Structure` and one packed matrix a tensor, (n, size).
-"""
+"""SIRF-Shampoo's factors on stacks of tensors: K with S⁻¹ = KKᵀ, packed, (n, size)."""
 
 from __future__ import annotations
 
@@ -15,6 +11,10 @@ from torch import Tensor
 
 from anthology.linalg import STRUCTURES, Structure, structure
 from anthology.optim.core.limits import one_of
+from anthology.optim.core.rule import Group
+
+from .axes import fold, unfold
+from .stacks import Kept
 
 Structures = str | Sequence[str] | Mapping[int, str | Sequence[str]]
 
@@ -59,96 +59,65 @@ def check_structures(given: Any) -> None:
             raise ValueError(f"Invalid structures: {len(names)} names for {axes} axes")
 
 
-def unfold(x: Tensor, axis: int) -> Tensor:
-    """The matrix whose rows are the slices along an axis."""
-    return x.movedim(axis + 1, 1).reshape(len(x), x.shape[axis + 1], -1)
-
-
-def fold(rows: Tensor, like: Tensor, axis: int) -> Tensor:
-    """Undo `unfold`."""
-    moved = like.movedim(axis + 1, 1)
-    return rows.reshape(moved.shape).movedim(1, axis + 1)
-
-
-def transport(x: Tensor, kinds: list[Structure], factors: list[Tensor]) -> Tensor:
-    """A = G ×₁ K₁ᵀ … ×_N K_Nᵀ, for a matrix CᵀGK."""
-    # the first axis last: its product leaves the entries of a matrix in their order
+def inverse_free(g: Tensor, kept: Kept, step: Any, group: Group) -> Tensor:
+    """Ĝ = G ×₁ K₁K₁ᵀ … ×_N K_NK_Nᵀ, for a matrix CCᵀGKKᵀ; first new factors, if due."""
+    kinds = kinds_for(g.shape[1:], group["structures"], group["max_dim"])
+    if group["steps_taken"] % group["refresh"] == 0:
+        _refresh(g, kinds, kept, group)
+    moved = g
     for axis in reversed(range(len(kinds))):
-        rows = unfold(x, axis).to(factors[axis].dtype)
-        x = fold(kinds[axis].apply(factors[axis], rows, transpose=True), x, axis)
-    return x
-
-
-def precondition(
-    x: Tensor,
-    kinds: list[Structure],
-    factors: list[Tensor] | None,
-    products: list[Tensor | None],
-) -> Tensor:
-    """Ĝ = G ×₁ K₁K₁ᵀ … ×_N K_NK_Nᵀ, for a matrix CCᵀGKKᵀ."""
-    moved = x
-    for axis in reversed(range(len(kinds))):
-        kind, kept = kinds[axis], products[axis]
-        if kept is None and factors is not None:
-            k = factors[axis]
+        kind = kinds[axis]
+        if f"product_{axis}" in kept:
+            product = kept[f"product_{axis}"]
+            rows = kind.apply(product, unfold(moved, axis).to(product.dtype))
+        else:
+            k = kept[f"factor_{axis}"]
             rows = unfold(moved, axis).to(k.dtype)
             if kind.symmetric and kind.dim <= rows.shape[-1]:
                 rows = kind.apply(kind.outer(k), rows)
             else:
                 rows = kind.apply_outer(k, rows)
-        elif kept is not None:
-            rows = kind.apply(kept, unfold(moved, axis).to(kept.dtype))
         moved = fold(rows, moved, axis)
-    return moved.to(x.dtype)
+    return moved.to(g.dtype)
 
 
-def refreshed(
-    grads: Tensor,
-    kinds: list[Structure],
-    factors: list[Tensor],
-    momenta: list[Tensor],
-    group: Mapping[str, Any],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Factors and their momenta after one update, all from the old factors."""
-    dims = [kind.dim for kind in kinds]
-    scale = math.sqrt(group["batch_size"] / math.prod(dims))
-    a = transport(grads * scale, kinds, factors)
+def _refresh(grads: Tensor, kinds: list[Structure], kept: Kept, group: Group) -> None:
+    """One update of all factors and their momenta, from the old factors."""
+    factors = [kept[f"factor_{n}"] for n in range(len(kinds))]
+    momenta = [kept[f"factor_momentum_{n}"] for n in range(len(kinds))]
+    a = grads * math.sqrt(group["batch_size"] / math.prod(grads.shape[1:]))
+    # A = G ×₁ K₁ᵀ … ×_N K_Nᵀ, for a matrix CᵀGK; the first axis last, as its product
+    # leaves the entries of a matrix in their order
+    for axis in reversed(range(len(kinds))):
+        rows = unfold(a, axis).to(factors[axis].dtype)
+        a = fold(kinds[axis].apply(factors[axis], rows, transpose=True), a, axis)
     pairs = list(zip(kinds, factors, strict=True))
     traces = [kind.frobenius(k).square() / kind.dim for kind, k in pairs]
-    old, kept = group["factor_momentum"], group["factor_lr"]
-    new_factors, new_momenta, sizes = [], [], []
+    old, new = group["factor_momentum"], list[tuple[Tensor, Tensor]]()
+    gain = torch.zeros_like(traces[0])
     for n, (kind, k) in enumerate(pairs):
-        others = torch.ones_like(traces[n])
-        for m, trace in enumerate(traces):
-            others = others * trace if m != n else others
         step = kind.project_gram(unfold(a, n).to(k.dtype)) * kind.dim
         if group["damping"]:
+            others = torch.ones_like(traces[n])
+            for m, trace in enumerate(traces):
+                others = others * trace if m != n else others
             damping = (group["damping"] * others).to(k.dtype).unsqueeze(-1)
             step.addcmul_(kind.project_inner(k), damping)
         step.sub_(kind.identity(k))
         momentum = torch.add(old * momenta[n], step, alpha=(1 - old) / 2)
         size = kind.frobenius(momentum)
         unit = momentum / size.clamp(min=1.0).to(k.dtype).unsqueeze(-1)
-        new_factors.append(torch.sub(k, kind.matmul(k, unit), alpha=kept))
-        new_momenta.append(momentum)
-        sizes.append(size)
-    good = _representable(kinds, new_factors, sizes, grads.dtype).unsqueeze(-1)
-    if good.is_cpu and not torch.compiler.is_compiling() and bool(good.all()):
-        return new_factors, new_momenta
-    return (
-        [torch.where(good, x, y) for x, y in zip(new_factors, factors, strict=True)],
-        [torch.where(good, x, y) for x, y in zip(new_momenta, momenta, strict=True)],
-    )
-
-
-def _representable(
-    kinds: list[Structure],
-    factors: list[Tensor],
-    sizes: list[Tensor],
-    dtype: torch.dtype,
-) -> Tensor:
-    """Whether no momentum has overflowed and no gradient could be made to."""
-    gain = torch.zeros_like(sizes[0])
-    for kind, k, size in zip(kinds, factors, sizes, strict=True):
-        gain = gain + 2 * kind.frobenius(k).log() + 0 * size
-    return gain <= math.log(torch.finfo(dtype).max) / 2
+        factor = torch.sub(k, kind.matmul(k, unit), alpha=group["factor_lr"])
+        new.append((factor, momentum))
+        gain = gain + 2 * kind.frobenius(factor).log() + 0 * size
+    # whether no momentum has overflowed and no gradient could be made to
+    good = (gain <= math.log(torch.finfo(grads.dtype).max) / 2).unsqueeze(-1)
+    known = good.is_cpu and not torch.compiler.is_compiling() and bool(good.all())
+    for n, (kind, k) in enumerate(pairs):
+        factor, momentum = new[n]
+        if not known:
+            factor = torch.where(good, factor, k)
+            momentum = torch.where(good, momentum, momenta[n])
+        kept[f"factor_{n}"], kept[f"factor_momentum_{n}"] = factor, momentum
+        if f"product_{n}" in kept:
+            kept[f"product_{n}"] = kind.outer(factor)

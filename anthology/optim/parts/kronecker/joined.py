@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anthology.optim.core.batch import Batch, StateKeeper
-from anthology.optim.core.gather import resolve_lr, shown, split
-from anthology.optim.core.state import State
+from anthology.optim.core.batch import Batch
+from anthology.optim.core.dispatch import resolve_lr, shown, split
 
 Pair = tuple[Tensor, Tensor]
 
@@ -120,14 +120,14 @@ def as_matrix(w: Tensor, b: Tensor) -> Tensor:
     return torch.cat([w.flatten(1), b.unsqueeze(1)], 1)
 
 
-def pair_batches(optimizer: torch.optim.Optimizer) -> list[Batch]:
-    """The pairs of all groups with ``joined=True``, not yet opened."""
+@contextmanager
+def pair_batches(optimizer: Any) -> Iterator[list[Batch]]:
+    """The pairs of all groups with ``joined=True`` as matrices, written back at last."""
     batches: list[Batch] = []
+    pairs: dict[Tensor, Pair] = {}
     for group in optimizer.param_groups:
-        if not group["joined"]:
-            continue
-        params = group["params"]
-        matrices: dict[Tensor, Pair] = {}
+        params = group["params"] if group["joined"] else []
+        own: list[Tensor] = []
         for pair in zip(params[::2], params[1::2], strict=True):
             w, b = (shown(optimizer, p) for p in pair)
             if w is None or b is None or w.grad is None or b.grad is None:
@@ -137,45 +137,17 @@ def pair_batches(optimizer: torch.optim.Optimizer) -> list[Batch]:
             matrix = as_matrix(w, b)
             matrix = matrix if group["differentiable"] else matrix.detach()
             matrix.grad = as_matrix(w.grad, b.grad)
-            matrices[matrix] = (w, b)
-        for part in split(list(matrices)):
+            optimizer.state[matrix] = optimizer.state_of(w, group)
+            pairs[matrix] = w, b
+            own.append(matrix)
+        for part in split(own):
             lr = resolve_lr(group["lr"], part[0].device)
-            kept = {matrix: matrices[matrix] for matrix in part}
-            batches.append(PairBatch({**group, "lr": lr}, kept))
-    return batches
-
-
-class PairBatch(Batch):
-    """Matrices (W b) on their way through a rule."""
-
-    def __init__(self, group: dict[str, Any], pairs: dict[Tensor, Pair]) -> None:
-        super().__init__(group, list(pairs))
-        self.pairs = pairs
-
-    def open(self, optimizer: StateKeeper) -> None:
-        """As in the base; the state of a pair is kept for its weight."""
-        super().open(_ByWeight(optimizer, self.pairs))
-
-    def close(self, optimizer: StateKeeper) -> None:
-        """As in the base; then write weights and biases."""
-        super().close(_ByWeight(optimizer, self.pairs))
-        for matrix in self.tensors:
-            w, b = self.pairs[matrix]
+            batches.append(Batch({**group, "lr": lr}, part))
+    try:
+        yield batches
+        for matrix, (w, b) in pairs.items():
             w.copy_(matrix[:, :-1].reshape(w.shape))
             b.copy_(matrix[:, -1])
-
-
-class _ByWeight:
-    """An optimizer that answers for a pair what it keeps for the weight."""
-
-    def __init__(self, optimizer: StateKeeper, pairs: dict[Tensor, Pair]) -> None:
-        self.optimizer = optimizer
-        self.pairs = pairs
-        self.state = {m: optimizer.state[w] for m, (w, _) in pairs.items()}
-        self.zero_is_none = optimizer.zero_is_none
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        return self.optimizer.state_of(self.pairs[p][0], group)
-
-    def gradient_limit(self, grad: Tensor, group: Mapping[str, Any]) -> float:
-        return self.optimizer.gradient_limit(grad, group)
+    finally:
+        for matrix in pairs:
+            del optimizer.state[matrix]

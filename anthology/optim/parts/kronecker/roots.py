@@ -1,8 +1,8 @@
-"""What Shampoo makes of its factors: inverse roots, kept or not, and their product."""
+"""Shampoo's factors on stacks of blocks: sums of Gram matrices, and their roots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from anthology.linalg import inverse_root
 from anthology.linalg.products import add_gram_
-from anthology.optim.core.state import State, real
+from anthology.optim.core.rule import Group
+from anthology.optim.core.state import NewState, State, fresh_state, real
 
-from ..averages import bias_correction
-from .blocks import Block, cut, multiply, nonzero, unfold, whitened
-from .stacked import batched, stacked
+from ..arithmetic import bias_correction
+from .axes import Block, cut, multiply, nonzero, unfold, whitened
+from .stacks import Kept
 
 FACTORS = ("sum", "kl")
 """What a factor gathers: GGᵀ, or GS⁻¹Gᵀ/d with S the factor of the other side."""
@@ -22,8 +23,13 @@ SIDES = ("all", "one")
 """Which axes have a factor."""
 
 
-def sides(shape: tuple[int, ...], group: Mapping[str, Any]) -> list[int]:
-    """The axes of a tensor, or of a block, that have a factor."""
+def numbered(x: Tensor, group: Group) -> list[tuple[str, Block]]:
+    """The blocks of a tensor, and what the names of their factors begin with."""
+    return [(f"{b}_", s) for b, s in enumerate(cut(tuple(x.shape), group["max_dim"]))]
+
+
+def sides(shape: Sequence[int], group: Group) -> list[int]:
+    """The axes of a block that have a factor, in the order in which these learn."""
     if group["sides"] == "one":
         return [int(len(shape) == 2 and shape[1] < shape[0])]
     axes = list(range(len(shape)))
@@ -32,159 +38,76 @@ def sides(shape: tuple[int, ...], group: Mapping[str, Any]) -> list[int]:
     return axes
 
 
-def root_of(order: int, group: Mapping[str, Any]) -> int:
-    """The p of the exponents −1/p for a tensor with so many axes."""
-    alone = group["factors"] == "kl" or group["sides"] == "one"
-    return int(group["power"] or (2 if alone else 2 * order))
-
-
-def keeps_roots(group: Mapping[str, Any]) -> bool:
+def keeps_roots(group: Group) -> bool:
     """Whether the roots are state: a later step, or another factor, needs them."""
-    return bool(group["refresh"] > 1 or group["factors"] == "kl")
+    kinds = group.get("factors"), group.get("variant")
+    return bool(group["refresh"] > 1 or kinds[0] == "kl" or kinds[1] == "mm")
+
+
+def follow_roots(
+    p: Tensor,
+    state: State,
+    group: Group,
+    new_state: NewState,
+    root: Callable[[Tensor], Tensor],
+) -> None:
+    """Let roots begin or end to be kept, as the group asks since the last step."""
+    names = [name for name in state if name.startswith("factor_")]
+    pairs = {name: name.replace("factor", "root") for name in names}
+    keeps = keeps_roots(group)
+    if all((name in state) == keeps for name in pairs.values()):
+        return
+    fresh = fresh_state(p, group, new_state) if keeps else {}
+    for factor, name in pairs.items():
+        state.pop(name, None)
+        if keeps:
+            if state["step"]:
+                real(fresh[name]).copy_(root(real(state[factor])))
+            state[name] = fresh[name]
 
 
 def preconditioned(
-    grads: list[Tensor],
-    averages: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Mapping[str, Any],
-    joint: bool = True,
-) -> list[Tensor]:
-    """The averages of whole tensors, block by block, through `precondition`."""
-    shapes = [tuple(g.shape) or (1,) for g in grads]
-    raw = [g.reshape(s) for g, s in zip(grads, shapes, strict=True)]
-    whole = [m.reshape(s) for m, s in zip(averages, shapes, strict=True)]
-    moves: list[Tensor] = []
-    alike: dict[tuple[int, ...], list[tuple[int, int, Block]]] = {}
-    for i, shape in enumerate(shapes):
-        blocks = cut(shape, group["max_dim"])
-        moves.append(whole[i] if len(blocks) == 1 else torch.zeros_like(whole[i]))
-        for b, block in enumerate(blocks):
-            alike.setdefault(raw[i][block].shape, []).append((i, b, block))
-    names = ("factor", "root") if keeps_roots(group) else ("factor",)
-    for some in batched(alike, joint and not grads[0].is_cpu, joint):
-        axes = sides(tuple(raw[some[0][0]][some[0][2]].shape), group)
-        kept = {
-            name: {a: [states[i][f"{name}_{b}_{a}"] for i, b, _ in some] for a in axes}
-            for name in names
-        }
-        stacks = {
-            name: {a: stacked(x) for a, x in kept[name].items()} for name in names
-        }
-        found = precondition(
-            stacked([raw[i][block] for i, _, block in some]),
-            stacked([whole[i][block] for i, _, block in some]),
-            stacks["factor"],
-            stacks.get("root"),
-            [steps[i] for i, _, _ in some],
-            group,
-        )
-        for (i, _, block), part in zip(some, found.unbind(), strict=True):
-            if part.shape == moves[i].shape:
-                moves[i] = part
-            else:
-                moves[i][block] = part
-        for name in names if len(some) > 1 else ():
-            for a, each in kept[name].items():
-                torch._foreach_copy_(each, list(stacks[name][a].unbind()))
-    return [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
-
-
-def precondition(
-    grads: Tensor,
-    moments: Tensor,
-    factors: Mapping[int, Tensor],
-    roots: Mapping[int, Tensor] | None,
-    steps: list[Any],
-    group: Mapping[str, Any],
+    g: Tensor, moments: Tensor, kept: Kept, step: Any, group: Group
 ) -> Tensor:
-    """Add gradients to their factors, refresh the roots, and apply these."""
-    order = grads.ndim - 1
-    power = root_of(order, group)
-    due = _due(steps, group)
-    weights = _weights(group["betas"][1], steps, grads)
-    coupled = roots is not None and group["factors"] == "kl" and len(factors) > 1
-    by = _whiteners(factors, roots) if coupled and roots is not None else {}
-    for axis, factor in factors.items():
-        young = _is_zero(factor) if coupled else None
-        seen = whitened(grads, axis, by) if group["factors"] == "kl" else grads
-        _gather(factor, seen, axis, group["betas"][1])
-        column = weights.reshape(-1, *(1,) * (factor.ndim - 1))
-        if roots is None:
-            root = _root(factor / column, power, group)
+    """Add gradients to their factors, refresh the roots, and apply these to moments."""
+    axes, beta = sides(g.shape[1:], group), group["betas"][1]
+    due = group["refresh"] == 1 or (step - 1) % group["refresh"] == 0
+    kl = group["factors"] == "kl"
+    by: dict[int, Tensor] = {}
+    if kl and len(axes) > 1:  # the roots before the step
+        by = {a: _known(kept[f"factor_{a}"], kept[f"root_{a}"]) for a in axes}
+    for a in axes:
+        factor = kept[f"factor_{a}"]
+        young = _is_zero(factor) if by else None
+        seen, new = whitened(g, a, by) if kl else g, 1 if beta == 1 else 1 - beta
+        if factor.ndim > 2:
+            factor = add_gram_(factor, unfold(seen, a), beta, new)
         else:
-            root = roots[axis]
-            _refresh(root, factor, column, due, power, group)
-            root = root.clone() if group["differentiable"] else root
+            factor = factor.mul_(beta).addcmul_(seen, seen, value=new)
+        kept[f"factor_{a}"] = factor
+        if due is not False:
+            fresh = inverted(factor, step, g.ndim - 1, group)
+            if isinstance(due, Tensor):
+                flags = due.reshape(-1, *(1,) * (factor.ndim - 1))
+                fresh = torch.where(flags, fresh, kept[f"root_{a}"])
+            kept[f"root_{a}"] = fresh
+        root = kept[f"root_{a}"]
         if young is not None:  # without a past it is taken as it is now
-            by[axis] = torch.where(young, root, by[axis])
-        if factor.ndim == 2:
-            moments = moments * root
-        else:
-            moments = multiply(moments, root, axis, order)
+            by[a] = torch.where(young, root, by[a])
+        moments = moments * root if factor.ndim == 2 else multiply(moments, root, a)
     return moments
 
 
-def _whiteners(
-    factors: Mapping[int, Tensor], roots: Mapping[int, Tensor]
-) -> dict[int, Tensor]:
-    """The roots before the step; the identity where nothing was gathered yet."""
-    eye = {
-        axis: torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-        for axis, root in roots.items()
-    }
-    return {
-        axis: torch.where(_is_zero(factor), eye[axis], roots[axis])
-        for axis, factor in factors.items()
-    }
-
-
-def _is_zero(factor: Tensor) -> Tensor:
-    return factor.detach().abs().amax((-2, -1), keepdim=True) == 0
-
-
-def _gather(factor: Tensor, grads: Tensor, axis: int, beta: float) -> None:
-    """βL + (1−β)GGᵀ, or L + GGᵀ for β = 1, in place."""
-    new = 1.0 if beta == 1 else 1 - beta
-    if factor.ndim > 2:
-        add_gram_(factor, unfold(grads, axis, grads.ndim - 1), beta, new)
-    else:
-        factor.mul_(beta).addcmul_(grads, grads, value=new)
-
-
-def _refresh(
-    root: Tensor,
-    factor: Tensor,
-    column: Tensor,
-    due: list[bool] | Tensor,
-    power: int,
-    group: Mapping[str, Any],
-) -> None:
-    """Recompute the roots that are due."""
-    if isinstance(due, Tensor):
-        fresh = _root(factor / column, power, group)
-        root.copy_(torch.where(due.reshape(-1, *column.shape[1:]), fresh, root))
-    elif all(due):
-        root.copy_(_root(factor / column, power, group))
-    elif any(due):
-        chosen = torch.tensor(due, device=root.device).nonzero()[:, 0]
-        column = column[chosen] if len(column) > 1 else column
-        root[chosen] = _root(factor[chosen] / column, power, group)
-
-
-def kept_root(
-    factor: Tensor, count: float, order: int, group: Mapping[str, Any]
-) -> Tensor:
-    """The root that a tensor would have kept after so many steps with refresh = 1."""
-    if not count:
-        return torch.zeros_like(factor)
-    weight = _weights(group["betas"][1], [count], factor)
-    return _root(factor[None] / weight, root_of(order, group), group)[0]
-
-
-def _root(factor: Tensor, power: int, group: Mapping[str, Any]) -> Tensor:
-    eps = group["eps"]
+def inverted(factor: Tensor, step: Any, order: int, group: Group) -> Tensor:
+    """(L̂ + εI)^(−1/p) after so many steps, of tensors with so many axes."""
+    alone = group["factors"] == "kl" or group["sides"] == "one"
+    power = int(group["power"] or (2 if alone else 2 * order))
+    eps, beta = group["eps"], group["betas"][1]
+    if beta < 1:
+        weight = bias_correction(beta, step, factor.dtype)
+        if isinstance(weight, Tensor):
+            weight = weight.reshape(-1, *(1,) * (factor.ndim - 1))
+        factor = factor / weight
     if factor.ndim > 2:
         if not group["relative_eps"]:
             return inverse_root(factor, power, group["root"], epsilon=eps)
@@ -197,37 +120,11 @@ def _root(factor: Tensor, power: int, group: Mapping[str, Any]) -> Tensor:
     return torch.where(base > 0, nonzero(base) ** (-1 / power), 0)
 
 
-def _due(steps: list[Any], group: Mapping[str, Any]) -> list[bool] | Tensor:
-    """Which roots are to be refreshed at these steps: 1, 1 + T, 1 + 2T, …"""
-    if group["refresh"] == 1:
-        return [True] * len(steps)
-    if isinstance(steps[0], Tensor):
-        counts = torch.stack(steps)
-        if group["capturable"]:
-            found: list[bool] | Tensor = (counts - 1) % group["refresh"] == 0
-            return found
-        steps = counts.tolist()
-    return [(count - 1) % group["refresh"] == 0 for count in steps]
+def _known(factor: Tensor, root: Tensor) -> Tensor:
+    """A root; the identity where nothing was gathered yet."""
+    eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    return torch.where(_is_zero(factor), eye, root)
 
 
-def _weights(beta: float, steps: list[Any], like: Tensor) -> Tensor:
-    """What an average has gathered after so many steps; shape (n,) or (1,)."""
-    if beta == 1:
-        return like.new_ones(1)
-    if isinstance(steps[0], Tensor):
-        return torch.as_tensor(bias_correction(beta, torch.stack(steps), like.dtype))
-    found = [bias_correction(beta, count, like.dtype) for count in steps]
-    return like.new_tensor(found if len(set(found)) > 1 else found[:1])
-
-
-def follow_roots(
-    state: State, fresh: State, order: int, group: Mapping[str, Any]
-) -> None:
-    """Let roots begin or end to be kept, as the group asks since the last step."""
-    step = float(state["step"])
-    for name in [name for name in state if name.startswith("root_")]:
-        del state[name]
-    for name in [name for name in fresh if name.startswith("root_")]:
-        factor = real(state[name.replace("root", "factor")])
-        real(fresh[name]).copy_(kept_root(factor, step, order, group))
-        state[name] = fresh[name]
+def _is_zero(factor: Tensor) -> Tensor:
+    return factor.detach().abs().amax((-2, -1), keepdim=True) == 0

@@ -11,6 +11,16 @@ from .routing import ADAMW, MUON, divided, reference
 
 BY_ENTRY = {MUON: "momentum_buffer", ADAMW: "exp_avg_sq"}
 PUBLISHED = (3.4445, -4.7750, 2.0315)
+# How torch.optim.Muon steps, in the words of a group.
+OF_TORCH = {
+    "rule": MUON,
+    "method": "muon",
+    "kernel": "flatten",
+    "normalize": "frobenius",
+    "renormalize": None,
+    "row_beta": None,
+    "step_rule": "dualize",
+}
 
 
 def adopt(
@@ -40,15 +50,9 @@ def for_torch(group: Mapping[str, Any]) -> dict[str, Any]:
     """What ``torch.optim.Muon`` asks of a group where it would take the same step."""
     norm = str(group.get("norm", ""))
     same = (
-        group.get("rule") == MUON
-        and group["method"] == "muon"
-        and group["kernel"] == "flatten"
+        {name: group.get(name) for name in OF_TORCH} == OF_TORCH
         and group["adjust_lr_fn"] in (None, "original", "match_rms_adamw")
         and group.get("scale", 1.0) == 1.0
-        and group["normalize"] == "frobenius"
-        and group["renormalize"] is None
-        and group["row_beta"] is None
-        and group["step_rule"] == "dualize"
         and "Split" not in norm
         and "Transpose" not in norm
     )

@@ -11,21 +11,27 @@ from torch import Tensor
 
 from anthology.linalg.polar import raw_polar
 
-from ..averages import descend
-from .row_scaling import ENTRY, apart, even_rows, joined, kept_shapes
-from .view import scale_factor, view_of
+from ..arithmetic import descend
+from .view import kernel_of, scale_factor, view_of
 
 PRODUCTS = ("float16", "bfloat16", "float32", "float64")
+
+# An average of the squares of each row, by which NorMuon evens out its steps. Before it
+# the rows of a polar factor may differ in length, by leverage where there are more rows
+# than columns, by the error of the polynomials where there are not.
+SIDES = ("out", "longer")
+ENTRY = "row_avg_sq"
+EPS = 1e-10
 
 
 def orthogonal(
     point: Tensor, group: Mapping[str, Any], rows: Tensor | None = None
 ) -> Tensor:
     """The step of one weight along its polar factor, for η = −1."""
-    view, u = view_of(group), _numbers(point, group)
-    found = _stages(view.matrices(u), group, rows)
-    pairs = zip(found, factors(u, group), strict=True)
-    t = view.weight([x * s for x, s in pairs], u)
+    u = _numbers(point, group)
+    found, back = view_of(group)(u)
+    pairs = zip(_stages(found, group, rows), factors(u, group), strict=True)
+    t = back([x * s for x, s in pairs])
     return torch.view_as_real(t) if t.is_complex() else t
 
 
@@ -42,32 +48,23 @@ def descend_along(
     for index, u in enumerate(points):
         alike.setdefault(u.shape, []).append(index)
     for members in alike.values():
-        like = _numbers(points[members[0]], group)
-        stacks = [torch.stack(x) for x in _lists([points[i] for i in members], group)]
+        seen = [view(_numbers(points[i], group)) for i in members]
+        stacks = [torch.stack(x) for x in zip(*(own for own, _ in seen), strict=True)]
         if others is not None:
-            ahead = _lists([others[i] for i in members], group)
-            for stack, parts in zip(stacks, ahead, strict=True):
+            ahead = [view(_numbers(others[i], group))[0] for i in members]
+            for stack, parts in zip(stacks, zip(*ahead, strict=True), strict=True):
                 torch._foreach_lerp_(list(stack.unbind()), parts, group["momentum"])
-        first, *rest = factors(like, group)
-        kept = None if rows is None else [rows[i] for i in members]
-        every = None if kept is None else torch.stack(kept)
-        found = _stages(stacks, group, every)
-        if kept is not None and every is not None:
-            torch._foreach_copy_(kept, list(every.unbind()))
+        first, *rest = factors(_numbers(points[members[0]], group), group)
+        kept = None if rows is None else torch.stack([rows[i] for i in members])
+        found = _stages(stacks, group, kept)
+        if rows is not None and kept is not None:
+            torch._foreach_copy_([rows[i] for i in members], list(kept.unbind()))
         for t, size in zip(found[1:], rest, strict=True):
             t.mul_(size / first)
-        each = zip(*(t.unbind() for t in found), strict=True)
-        moves = [view.weight(parts, like) for parts in each]
+        moves = [seen[0][1](x) for x in zip(*(t.unbind() for t in found), strict=True)]
         if group["complex"]:
             moves = [torch.view_as_real(t) for t in moves]
         descend([params[i] for i in members], moves, group["lr"] * first)
-
-
-def _lists(points: list[Tensor], group: Mapping[str, Any]) -> list[list[Tensor]]:
-    """The first matrices of all weights, the second ones, and so on."""
-    view = view_of(group)
-    each = [view.matrices(_numbers(u, group)) for u in points]
-    return [list(parts) for parts in zip(*each, strict=True)]
 
 
 def _numbers(point: Tensor, group: Mapping[str, Any]) -> Tensor:
@@ -77,9 +74,10 @@ def _numbers(point: Tensor, group: Mapping[str, Any]) -> Tensor:
 
 def factors(p: Tensor, group: Mapping[str, Any]) -> list[float]:
     """What the polar factors of a weight are multiplied by, η apart."""
-    view, scale = view_of(group), group["adjust_lr_fn"] or "original"
-    rest = view.share(p) / float(group.get("scale", 1.0))
-    found = view.matrices(torch.empty_like(p, device="meta"))
+    scale, rest = group["adjust_lr_fn"] or "original", 1 / group.get("scale", 1.0)
+    if kernel_of(group) == "positions":  # K of them share one step
+        rest /= math.prod(p.shape[2:])
+    found, _ = view_of(group)(torch.empty_like(p, device="meta"))
     return [scale_factor(scale, x.shape) * rest for x in found]
 
 
@@ -88,9 +86,15 @@ def rows_of(param: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
     if group["row_beta"] is None:
         return {}
     shape = param.shape[:-1] if group.get("complex") else param.shape
-    matrices = view_of(group).matrices(torch.empty(shape, device="meta"))
-    count = sum(map(math.prod, kept_shapes(matrices, group)))
+    found, _ = view_of(group)(torch.empty(shape, device="meta"))
+    places = [(x.shape, -3 - _averaged_over(x, group)) for x in found]
+    count = sum(math.prod(shape[:-2]) * shape[axis] for shape, axis in places)
     return {ENTRY: param.new_zeros(count)}
+
+
+def _averaged_over(x: Tensor, group: Mapping[str, Any]) -> int:
+    """The axis along which squares are averaged."""
+    return -2 if group["row_side"] == "longer" and x.shape[-2] < x.shape[-1] else -1
 
 
 def dtype_name(dtype: str | torch.dtype | None) -> str | None:
@@ -102,25 +106,34 @@ def _stages(
     points: list[Tensor], group: Mapping[str, Any], rows: Tensor | None
 ) -> list[Tensor]:
     """All that makes steps of matrices, but their factor; `rows` is written."""
-    lead = 0 if rows is None else rows.ndim - 1  # axes of a list of weights
-    shapes = [] if rows is None else kept_shapes(points, group)
-    kept = [] if rows is None else apart(rows, [shape[lead:] for shape in shapes])
-    found = []
-    for index, u in enumerate(points):
-        t, size = _polar(u, group), None
+    name, how = group["ns_dtype"], (group["normalize"], group["renormalize"])
+    found, kept, start = [], [], 0
+    for u in points:
+        # no complex numbers of half precision can be multiplied
+        dtype = None if name is None or u.is_complex() else getattr(torch, name)
+        t = raw_polar(u, group["method"], group["ns_steps"], dtype, *how)
+        size = None
         if group["step_rule"] == "steepest":  # ‖u‖_*, up to the error of the factor
             size = (u.conj() * t).real.sum((-2, -1), keepdim=True)
         if rows is not None:
-            t, kept[index] = even_rows(t, kept[index], group)
+            axis = _averaged_over(t, group)
+            mean = (t * t.conj()).real.mean(axis)
+            own = mean.flatten(rows.ndim - 1)
+            before = rows[..., start : start + own.shape[-1]]
+            kept.append(before.lerp(own, 1 - group["row_beta"]))
+            t = _even(t, kept[-1].reshape(mean.shape).unsqueeze(axis))
+            start += own.shape[-1]
         found.append(t if size is None else t * size)
     if rows is not None:
-        rows.copy_(joined(kept, lead))
+        rows.copy_(torch.cat(kept, -1))
     return found
 
 
-def _polar(x: Tensor, group: Mapping[str, Any]) -> Tensor:
-    name = dtype_name(group["ns_dtype"])
-    # no complex numbers of half precision can be multiplied
-    dtype = None if name is None or x.is_complex() else getattr(torch, name)
-    how = group["normalize"], group["renormalize"]
-    return raw_polar(x, group["method"], group["ns_steps"], dtype, *how)
+def _even(t: Tensor, squares: Tensor) -> Tensor:
+    """Rows over the root of their average square, at the size that was."""
+    some = squares > 0  # elsewhere there is nothing to divide, nor a slope of the root
+    even = t * torch.where(some, 1 / (torch.where(some, squares, 1).sqrt() + EPS), 0)
+    size = torch.linalg.matrix_norm(even, keepdim=True)
+    whole = torch.linalg.matrix_norm(t, keepdim=True)
+    out: Tensor = even * (whole / torch.where(size > 0, size, 1))
+    return out

@@ -77,6 +77,9 @@ def seen_by(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
         seen["lr"] = peak * (lr / at)
         if PEAK in group:
             seen[PEAK] = peak * (_scalar(group[PEAK]) / at)
+    if rule == ADAMW:
+        own = {"betas": group["adamw_betas"], "eps": group["adamw_eps"]}
+        seen |= {**own, "amsgrad": False, "fused": None}
     return {**seen, "rule": rule}
 
 

@@ -91,6 +91,7 @@ class _Routed(BaseOptimizer):
         seen = seen_by(rule_for(p, group), group)
         return {**seen, "complex": p.is_complex()}
 
-    def divided(self, group: dict[str, Any]) -> list[dict[str, Any]]:
-        """In tensors for Muon and tensors for AdamW."""
-        return divided(group)
+    @property
+    def rule_groups(self) -> list[dict[str, Any]]:
+        """Each group in tensors for Muon and tensors for AdamW."""
+        return [part for group in self.param_groups for part in divided(group)]

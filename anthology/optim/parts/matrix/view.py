@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,82 +18,55 @@ from ..param_norm import must_fit
 SCALES = ("original", "match_rms_adamw", "rms_to_rms", "none")
 KERNELS = ("flatten", "positions", "stack")
 
+Back = Callable[[Iterable[Tensor]], Tensor]
+View = Callable[[Tensor], tuple[list[Tensor], Back]]
 
-@dataclass(frozen=True)
-class View:
-    """One way to read a weight as matrices of shape (d_out, d_in)."""
 
-    norm: Norm | None = None
-    kernel: str = "flatten"
-
-    def matrices(self, x: Tensor) -> list[Tensor]:
-        """The matrices; those of equal shape that were one `Split` as one tensor."""
-        axes = self._axes(x.shape)
-        return [self._flat(block, axes) for block in self._blocks(x, self.norm)]
-
-    def weight(self, matrices: Sequence[Tensor], like: Tensor) -> Tensor:
-        """The way back."""
-        return self._joined(iter(matrices), like.shape, self.norm)
-
-    def share(self, like: Tensor) -> float:
-        """What one matrix may use of the whole step: 1/K for K kernel positions."""
-        return 1 / math.prod(like.shape[2:]) if self.kernel == "positions" else 1.0
-
-    def _axes(self, shape: Sequence[int]) -> int:
-        """How many trailing axes make one weight."""
-        norm = self.norm
-        return norm.ndim if isinstance(norm, Split | Transpose) else len(shape)
-
-    def _blocks(self, x: Tensor, norm: Norm | None) -> list[Tensor]:
-        """The weights in one tensor, each out × in × space behind axes of a batch."""
-        match norm:
-            case Transpose():
-                return self._blocks(norm._turn(x), norm.base)
-            case Split():
-                blocks = norm._blocks(x)
-                return [y for b in blocks for y in self._blocks(b, norm.base)]
-        return [x]
-
-    def _joined(
-        self, found: Iterator[Tensor], shape: Sequence[int], norm: Norm | None
-    ) -> Tensor:
-        """The way back from the blocks of a tensor of this shape."""
-        if not isinstance(norm, Split | Transpose):
-            return self._folded(next(found), shape)
-        at = len(shape) - norm.ndim
-        lead, first, rest = shape[:at], shape[at], shape[at + 1 :]
-        if isinstance(norm, Transpose):
-            turned = (*lead, rest[0], first, *rest[1:])
-            return norm._turn(self._joined(found, turned, norm.base))
-        if isinstance(norm.parts, int):
-            block = (*lead, norm.parts, first // norm.parts, *rest)
-            return self._joined(found, block, norm.base).flatten(at, at + 1)
-        sizes = [(*lead, n, *rest) for n in norm.parts]
-        return torch.cat([self._joined(found, s, norm.base) for s in sizes], at)
-
-    def _flat(self, x: Tensor, axes: int) -> Tensor:
-        """Matrices of one block."""
-        lead = x.ndim - axes
-        if self.kernel == "stack" or axes == 2:
-            return x
-        if self.kernel == "flatten":
-            return x.flatten(lead + 1)
-        return x.flatten(lead + 2).movedim(-1, lead)
-
-    def _folded(self, y: Tensor, shape: Sequence[int]) -> Tensor:
-        """One block of its matrices."""
-        if self.kernel == "positions" and y.shape != tuple(shape):
-            y = y.movedim(-3, -1)
-        return y.reshape(*shape)
+def kernel_of(group: Mapping[str, Any]) -> str:
+    """How weights of a group with more than two axes become matrices."""
+    return "stack" if group.get("role") == "stack" else str(group["kernel"])
 
 
 def view_of(group: Mapping[str, Any]) -> View:
-    """The view that a group asks for."""
-    norm = group.get("norm")
-    stack = group.get("role") == "stack"
-    return View(
-        from_spec(norm) if norm else None, "stack" if stack else group["kernel"]
-    )
+    """From a weight to its matrices (…, d_out, d_in), and how they become a weight.
+
+    Those of equal shape that were one `Split` are one tensor.
+    """
+    spec = group.get("norm")
+    norm = from_spec(spec) if spec else None
+    axes = norm.ndim if isinstance(norm, Split | Transpose) else None
+    return partial(_parts, norm=norm, kernel=kernel_of(group), axes=axes)
+
+
+def _parts(
+    x: Tensor, norm: Norm | None, kernel: str, axes: int | None
+) -> tuple[list[Tensor], Back]:
+    """The blocks of a tensor, each (…, out, in, *space), as matrices."""
+    if isinstance(norm, Transpose):
+        found, back = _parts(norm._turn(x), norm.base, kernel, axes)
+        return found, lambda ys: norm._turn(back(ys))
+    if isinstance(norm, Split):
+        each = [_parts(block, norm.base, kernel, axes) for block in norm._blocks(x)]
+        at = x.ndim - norm.ndim
+
+        def joined(ys: Iterable[Tensor]) -> Tensor:
+            rest = iter(ys)
+            blocks = [back([next(rest) for _ in own]) for own, back in each]
+            one = isinstance(norm.parts, int)
+            return blocks[0].flatten(at, at + 1) if one else torch.cat(blocks, at)
+
+        return [y for own, _ in each for y in own], joined
+    lead = x.ndim - (axes or x.ndim)
+    y, positions = x, False
+    if kernel != "stack" and x.ndim - lead > 2:
+        positions = kernel == "positions"
+        y = x.flatten(lead + 2).movedim(-1, lead) if positions else x.flatten(lead + 1)
+
+    def folded(ys: Iterable[Tensor]) -> Tensor:
+        (t,) = ys
+        return (t.movedim(-3, -1) if positions else t).reshape(x.shape)
+
+    return [y], folded
 
 
 def must_view(group: Mapping[str, Any]) -> None:
@@ -163,17 +136,17 @@ def convert_lr(
     lr : float or Tensor
         η under `from_`.
     shape : sequence of int
-        (d_out, d_in) of the matrix that is orthogonalised, leading axes ignored. For
-        a kernel seen "flatten" that is (out, in · space).
+        (d_out, d_in) of the matrix that is orthogonalised, leading axes ignored; of a
+        kernel seen "flatten" (out, in · space).
     from_, to : str or float
         Of the table.
 
     Returns
     -------
     float or Tensor
-        η times the ratio of the factors. The ratio depends on the shape, so a model
-        with several shapes needs a group for each. Weight decay multiplies by
-        1 − ηκ with the η that is not scaled: divide κ by the same ratio to keep it.
+        η times the ratio of the factors. It depends on the shape, so several shapes
+        need a group for each. Weight decay multiplies by 1 − ηκ with the η that is not
+        scaled: divide κ by the same ratio to keep it.
 
     Raises
     ------
@@ -185,8 +158,8 @@ def convert_lr(
 
     Notes
     -----
-    Source: the published code of Muon (Jordan 2024) and PyTorch; Liu et al. 2025,
-    arXiv 2502.16982; Bernstein & Newhouse 2024, arXiv 2410.21265, for RMS→RMS.
+    Source: code of Muon (Jordan 2024) and PyTorch; Liu et al. 2025, arXiv 2502.16982;
+    Bernstein & Newhouse 2024, arXiv 2410.21265, for RMS→RMS.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ from torch import Tensor
 from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import below_one, number
-from anthology.optim.core.state import State, fresh_state, real, state_dtype
-from anthology.optim.parts import list_ops as passes
-from anthology.optim.parts.list_ops import Rate
+from anthology.optim.core.rule import Group
+from anthology.optim.core.state import State, real, state_dtype
+from anthology.optim.parts import arithmetic as passes
+from anthology.optim.parts.arithmetic import Rate
 from anthology.optim.parts.prodigy.totals import (
     apart,
     factor,
@@ -32,10 +33,34 @@ from anthology.optim.parts.prodigy.totals import (
 from anthology.optim.parts.prodigy.update import corrected
 
 
+def memory(group: Group) -> float:
+    """β₃, the memory of r and s, √β₂ unless it is given; at 0 they need no state."""
+    beta3, betas = group["beta3"], group.get("betas")
+    return float(math.sqrt(betas[1]) if beta3 is None and betas else beta3 or 0.0)
+
+
+def estimate_state(param: Tensor, group: Group) -> State:
+    """``p0`` (w₀), d and, with memory, ``s`` and r (``numerator``)."""
+    part = torch.zeros_like(thinned(param, group["slice_p"]))
+    d = torch.full((), group["d0"], dtype=param.dtype, device=param.device)
+    state = {"p0": part, "d": d}
+    if memory(group):
+        state |= {"s": part.clone(), "numerator": torch.zeros_like(d)}
+    if group["growth_rate"] < math.inf:
+        state["d_max"] = d.clone()
+    return state
+
+
+def estimate_entries(group: Group) -> tuple[str, ...]:
+    """w₀ and, with memory, what it is kept in."""
+    return ("p0", "s") if memory(group) else ("p0",)
+
+
 class _DistanceEstimate(BaseOptimizer):
     """Keeps w₀, r and s of each tensor, and d, the estimate so far."""
 
-    partial = ("numerator",)
+    partial, shared = ("numerator",), ("d", "d_max")
+    switched: ClassVar[tuple[str, ...]] = ("d_max",)
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse an estimate that could not start or grow."""
@@ -62,35 +87,13 @@ class _DistanceEstimate(BaseOptimizer):
                     "with one d for all groups it is one choice (or per_group=True)"
                 )
 
-    def remembers(self, group: Mapping[str, Any]) -> float:
-        """β₃, the memory of r and s; at 0 they need no state."""
-        return float(group["beta3"] or 0.0)
-
-    def new_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """``p0`` (w₀), d and, with memory, ``s`` and r (``numerator``)."""
-        part = torch.zeros_like(thinned(param, group["slice_p"]))
-        d = torch.full((), group["d0"], dtype=param.dtype, device=param.device)
-        state = {"p0": part, "d": d}
-        if self.remembers(group):
-            state |= {"s": part.clone(), "numerator": torch.zeros_like(d)}
-        if group["growth_rate"] < math.inf:
-            state["d_max"] = d.clone()
-        return {**super().new_state(param, group), **state}
-
-    def entries(self, group: Mapping[str, Any]) -> set[str]:
-        """What every state holds once w₀ is known."""
-        return {"p0", "s"} if self.remembers(group) else {"p0"}
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State:
-        """As in the base; w₀ is where the parameter stands when it is made."""
-        new = "p0" not in self.state.get(p, {})
-        state = super().state_of(p, group)
-        if new:
+    def state_made(
+        self, p: Tensor, state: State, missing: set[str], group: Mapping[str, Any]
+    ) -> None:
+        """w₀ is where the parameter stands now."""
+        if "p0" in missing:
             with torch.no_grad():
                 real(state["p0"]).copy_(thinned(real(p), group["slice_p"]))
-        elif self.remembers(group) and "s" not in state:
-            state.update({**fresh_state(p, group, self.new_state), **state})
-        return state
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
         """As in the base; s and r start together, at the next step."""
@@ -100,10 +103,6 @@ class _DistanceEstimate(BaseOptimizer):
         if "d_max" in fresh and isinstance(d, Tensor) and not d.ndim:
             fresh["d_max"] = d.to(fresh["d"])
         return fresh
-
-    def late(self, group: Mapping[str, Any]) -> set[str]:
-        """As in the base, and the largest estimate, which starts at d."""
-        return super().late(group) | {"d_max"}
 
     def state_dict(self) -> dict[str, Any]:
         """As in the base; each tensor has a d of its own, as some files demand."""
@@ -176,11 +175,6 @@ class _DistanceEstimate(BaseOptimizer):
         """Always: d is one number."""
         return True
 
-    def quiet_state(self, param: Tensor, group: Mapping[str, Any]) -> State:
-        """d, which every process knows."""
-        names = ["d", *["d_max"] * (group["growth_rate"] < math.inf)]
-        return {name: param.new_full((), group["d0"]) for name in names}
-
     def jointly(
         self, products: list[list[Tensor]], lengths: list[list[Tensor]], order: int = 1
     ) -> tuple[Tensor, Tensor]:
@@ -232,7 +226,7 @@ class _DistanceEstimate(BaseOptimizer):
         self, batch: Batch, of_products: Rate, of_grads: Rate
     ) -> tuple[list[Tensor], list[Tensor]]:
         """r and s of each tensor with this gradient in them."""
-        beta, every = self.remembers(batch.group), batch.group["slice_p"]
+        beta, every = memory(batch.group), batch.group["slice_p"]
         grads = [thinned(g, every) for g in batch.grads]
         params = [thinned(p, every) for p in batch.params]
         if batch.group["differentiable"]:  # list operations save what is overwritten

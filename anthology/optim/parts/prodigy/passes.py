@@ -19,6 +19,7 @@ from anthology.kernels.prodigy import move, observe
 from anthology.optim.core import batch as batching
 from anthology.optim.core.state import State, real, state_dtype
 from anthology.optim.parts.prodigy.compiled import pass_kernel
+from anthology.optim.parts.prodigy.distance import memory
 from anthology.optim.parts.prodigy.eager import first_eager, second_eager
 from anthology.optim.parts.prodigy.rows import Room, Row, Shelf, make_lines
 from anthology.optim.parts.prodigy.totals import Numbers
@@ -41,12 +42,12 @@ class TwoPasses:
         self.counts, self.home = counts, first.device
         self.kind = state_dtype(first.dtype).to_real()
         self.reads = batching.reads_flags_for_free(self.home)
-        self.memory = optimizer.remembers(group)
+        self.memory = memory(group)
         others = {"exp_avg": group["betas"][0] > 0, "s": self.memory > 0}
         self.names = ("exp_avg_sq", *(name for name, kept in others.items() if kept))
         self.sign = -1.0 if group["maximize"] else 1.0
         like = torch.empty(0, dtype=self.kind, device="meta")
-        self.limit = optimizer.gradient_limit(like, group)
+        self.limit = optimizer.rule_of(group).gradient_limit(like, group)
         self.states: list[State] = []
         self.rows: list[Row] = []
         self.rooms = Room(), Room()  # for gradients and for parameters

@@ -13,6 +13,7 @@ from anthology.optim.core import dispatch
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.decay import apart
 from anthology.optim.core.rounding import rounding_of
+from anthology.optim.parts.prodigy.distance import memory
 from anthology.optim.parts.prodigy.passes import TwoPasses
 
 
@@ -53,6 +54,6 @@ def _served(optimizer: Any, batch: Batch, way: str) -> bool:
     if way == "foreach":
         real = torch.float32, torch.float64
         return batching.reads_flags_for_free(p.device) and p.dtype in real
-    averages = group["betas"][0] > 0 and optimizer.remembers(group) > 0
+    averages = group["betas"][0] > 0 and memory(group) > 0
     kinds = torch.float32, torch.bfloat16, torch.float16
     return way == "compile" or (averages and p.dtype in kinds)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from anthology.optim.core.batch import Batch
-from anthology.optim.parts.averages import bias_correction, each, multiplied
-from anthology.optim.parts.list_ops import (
+from anthology.optim.parts.arithmetic import (
     Rate,
+    bias_correction,
     divided_by_root,
+    each,
     mapped,
+    multiplied,
     on_cpu,
     scale,
 )

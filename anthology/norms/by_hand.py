@@ -1,0 +1,224 @@
+"""What a user says of parameters: rules for every model, and overrides for one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any, overload
+
+from torch import Tensor, nn
+
+from anthology.norms.base import Norm, positive
+from anthology.norms.metrized import Row
+from anthology.norms.places import Place, Role
+
+Rule = Callable[[str, Tensor, nn.Module], tuple[str, Norm] | None]
+Where = type[nn.Module] | str
+Selector = Where | Callable[[str, Tensor, nn.Module], bool]
+Override = tuple[Selector, Norm | dict[str, Any]]
+
+_RULES: dict[Where, Rule] = {}
+
+
+@overload
+def role_rule(where: Where, role: str, norm: Norm) -> None: ...
+@overload
+def role_rule(where: Where) -> Callable[[Rule], Rule]: ...
+def role_rule(where: Where, role: str | None = None, norm: Norm | None = None) -> Any:
+    """Teach `metrize` a module type, or a name.
+
+    With ``role`` and ``norm`` this one call is the rule; alone it is a decorator for
+    a function ``(name, param, module) -> (role, norm)``, or None to leave a parameter
+    to the other rules. ``name`` is the full one. The last rule that fits counts,
+    before those of the package and before the search for heads; ``overrides`` change
+    what comes out. A rule for the same ``where`` replaces the earlier one;
+    `forget_role_rule` takes it back.
+
+    Parameters
+    ----------
+    where : type of module or str
+        Parameters that such modules own (and modules of types derived from it). Text
+        is the name of such a type, which need not be imported, or a glob on the full
+        name of a parameter.
+    role : str, optional
+        A word for the table. Muon sends the roles "embedding", "head", "gain",
+        "bias", "entrywise" and "depthwise" to AdamW and takes those of the role
+        "stack" matrix by matrix.
+    norm : Norm, optional
+        Parameters with fewer axes than it measures are passed by: a norm of matrices
+        leaves the bias of a layer alone.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type, or only one of role and norm is given.
+
+    Examples
+    --------
+    A layer that computes x W, with W stored in × out, by the name of its type; and
+    filters of which each entry stands for itself:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from anthology.norms import LInf, RMSToRMS, Transpose
+    >>> from anthology.norms import forget_role_rule, metrize, role_rule
+    >>> class Dense(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.kernel = nn.Parameter(torch.zeros(4, 8))
+    ...         self.filters = nn.Parameter(torch.zeros(4, 3))
+    >>> role_rule("Dense", "linear", Transpose(RMSToRMS()))
+    >>> @role_rule("*filters")
+    ... def filters(name, param, module):
+    ...     return "entrywise", LInf()
+    >>> print(metrize(nn.Sequential(Dense())))
+    name       shape  role       norm                   scale  why
+    0.kernel   4×8    linear     Transpose(RMSToRMS())  1      rule for Dense
+    0.filters  4×3    entrywise  LInf()                 1      rule for *filters
+    >>> forget_role_rule("Dense")
+    >>> forget_role_rule("*filters")
+    """
+    if not isinstance(where, str) and not _is_layer(where):
+        raise TypeError(
+            "role_rule needs a type of modules, the name of one or a glob on the "
+            f"names of parameters, got {where!r}"
+        )
+
+    def keep(rule: Rule) -> Rule:
+        if not callable(rule):
+            raise TypeError(f"a rule is a function, got {rule!r}")
+        _RULES.pop(where, None)  # the last one counts, also where it replaces another
+        _RULES[where] = rule
+        return rule
+
+    if role is None and norm is None:
+        return keep
+    if not isinstance(role, str) or not isinstance(norm, Norm):
+        raise TypeError(
+            "role_rule needs a role and a Norm, or neither and a function to "
+            f"decorate, got {role!r} and {norm!r}"
+        )
+    keep(lambda name, p, module: (role, norm) if _has_axes(p, norm) else None)
+    return None
+
+
+def forget_role_rule(where: Where) -> None:
+    """Take back what `role_rule` was told.
+
+    Parameters
+    ----------
+    where : type of module or str
+        As given there.
+
+    Raises
+    ------
+    KeyError
+        If there is no such rule.
+    """
+    if where not in _RULES:
+        known = ", ".join(map(_shown, _RULES)) or "none"
+        raise KeyError(f"no rule for {_shown(where)} (rules: {known})")
+    del _RULES[where]
+
+
+def by_a_users_rule(place: Place) -> Role | None:
+    """What a rule of the user's own says of a parameter."""
+    p, module = place.param, place.module
+    kinds = {kind.__name__ for kind in type(module).__mro__}
+    for where, rule in reversed(_RULES.items()):
+        if where not in kinds and not _selects(where, place):
+            continue
+        found = rule(place.full, p, module)
+        if found is None:
+            continue
+        types = tuple(map(type, found)) if isinstance(found, tuple | list) else ()
+        if len(types) != 2 or types[0] is not str or not issubclass(types[1], Norm):
+            raise TypeError(
+                f"the rule for {_shown(where)} must return a role and a Norm, or "
+                f"None, got {found!r}"
+            )
+        role, norm = found
+        if norm.ndim > 1:
+            norm._check(p)
+        return Role(role, norm, f"rule for {_shown(where)}")
+    return None
+
+
+def overridden(
+    rows: Sequence[Row], places: Sequence[list[Place]], overrides: Sequence[Override]
+) -> list[Row]:
+    """The rows with what the user wants changed."""
+    rows = list(rows)
+    for override in overrides:
+        _check_override(override)
+    for selector, change in overrides:
+        settings = dict(change) if isinstance(change, dict) else {"norm": change}
+        hits = [
+            i
+            for i, row in enumerate(rows)
+            if any(_selects(selector, place) for place in places[i])
+            and _has_axes(row.param, settings.get("norm"))
+        ]
+        if not hits:
+            raise ValueError(
+                f"the override ({selector!r}, {change!r}) fits no parameter of the "
+                f"model (names: {', '.join(row.name for row in rows[:8])}, …)"
+            )
+        for i in hits:
+            rows[i] = _changed(rows[i], dict(settings))
+    return rows
+
+
+def _changed(row: Row, settings: dict[str, Any]) -> Row:
+    norm = settings.pop("norm", row.norm)
+    if norm.ndim > 1:
+        norm._check(row.param)
+    return replace(
+        row,
+        norm=norm,
+        role=settings.pop("role", row.role),
+        why="by an override",
+        scale=positive(settings.pop("scale", row.scale), "scale"),
+        settings={**row.settings, **settings},
+    )
+
+
+def _check_override(override: Override) -> None:
+    """Say what is wrong with one pair."""
+    if not isinstance(override, tuple | list) or len(override) != 2:
+        raise TypeError(
+            f"an override is a pair (selector, Norm or dict), got {override!r}"
+        )
+    selector, change = override
+    known = isinstance(selector, str) or callable(selector)
+    if not known or (isinstance(selector, type) and not _is_layer(selector)):
+        raise TypeError(
+            "a selector is a module type, a glob or a function "
+            f"(name, param, module), got {selector!r}"
+        )
+    settings = change if isinstance(change, dict) else {"norm": change}
+    if not all(isinstance(v, Norm) for k, v in settings.items() if k == "norm"):
+        raise TypeError(f"an override needs a Norm or a dict, got {change!r}")
+    if {"params", "param_names"} & set(settings):
+        raise ValueError("an override cannot set the parameters of a group")
+
+
+def _selects(selector: Selector, place: Place) -> bool:
+    """Whether a type, a glob or a function means this parameter."""
+    if isinstance(selector, str):
+        return fnmatchcase(place.full, selector)
+    if isinstance(selector, type):
+        return isinstance(place.module, selector)
+    return selector(place.full, place.param, place.module)
+
+
+def _has_axes(p: Tensor, norm: Norm | None) -> bool:
+    """Whether a parameter has as many axes as a norm measures."""
+    return norm is None or norm.ndim <= max(1, p.ndim)
+
+
+def _is_layer(where: object) -> bool:
+    return isinstance(where, type) and issubclass(where, nn.Module)
+
+
+def _shown(where: Where) -> str:
+    return where if isinstance(where, str) else where.__name__

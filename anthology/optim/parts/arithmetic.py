@@ -1,0 +1,229 @@
+"""The arithmetic of rules: averages, factors, and passes over lists of tensors.
+
+In eager PyTorch a hyper-parameter is a float, and an operation takes it as it is. In
+compiled code it is a `Coefficient`, so that a schedule compiles nothing.
+
+Memory that is taken and given back at every operation is cleared by the system each
+time it is used, which costs more than the operation. So a pass over a list takes one
+piece, as large as the largest member.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anthology.optim.core import batch as batching
+from anthology.optim.core.batch import Batch
+from anthology.optim.core.state import Coefficient
+
+Rate = Any  # float, 0-d Tensor, or a list of either, one a tensor
+
+
+def value(number: Any) -> Any:
+    """A hyper-parameter as a factor."""
+    return number.value if isinstance(number, Coefficient) else number
+
+
+def rest(beta: Any) -> Any:
+    """1 − β, exact where β is a number that compiled code reads."""
+    return beta.rest if isinstance(beta, Coefficient) else 1 - beta
+
+
+def kept(lr: Any, decay: Any) -> Any:
+    """1 − ηκ, what a decoupled decay leaves."""
+    return decay.kept if isinstance(decay, Coefficient) else 1 - lr * decay
+
+
+def blend(m: Tensor, g: Tensor, beta: Any) -> Tensor:
+    """βm + (1−β)g."""
+    if isinstance(beta, Coefficient):
+        # m − (1−β)m rather than βm: in single precision β and 1 − β do not add to 1
+        return m - m * beta.rest + g * beta.rest
+    return m.lerp(g, 1 - beta)
+
+
+def blend_(m: Tensor, g: Tensor, beta: Any) -> Tensor:
+    """The same, written into m."""
+    if isinstance(beta, Coefficient):
+        return m.copy_(blend(m, g, beta))
+    return m.lerp_(g, 1 - beta)
+
+
+def plus(x: Tensor, y: Tensor, rate: Any) -> Tensor:
+    """x + rate·y, in one operation where the rate is a plain number."""
+    if isinstance(rate, Coefficient):
+        return x + y * rate.value
+    return x.add(y, alpha=rate)
+
+
+def add_square(s: Tensor, g: Tensor, rate: Any) -> None:
+    """s ← s + rate·g², in one operation where the rate is a plain number."""
+    if isinstance(rate, Tensor):
+        s.add_(g * g * rate)
+    else:
+        s.addcmul_(g, g, value=rate)
+
+
+def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
+    """1 − βᵗ, the weight that an average started at zero has gathered."""
+    if isinstance(beta, Coefficient):
+        return beta.weight
+    if not isinstance(step, Tensor):
+        return 1 - beta**step
+    log = math.log(beta) if beta > 0 else -math.inf
+    return -torch.expm1(step.to(dtype) * log)
+
+
+def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
+    """x/√(1 − βᵗ)."""
+    if isinstance(beta, Coefficient):
+        found: Tensor = x * beta.unroot
+        return found
+    found = x / bias_correction(beta, step, x.dtype) ** 0.5
+    return found
+
+
+def corrected_rate(lr: Any, beta: Any, step: Any, dtype: torch.dtype) -> Any:
+    """η/(1 − βᵗ)."""
+    if isinstance(beta, Coefficient):
+        return beta.size
+    return lr / bias_correction(beta, step, dtype)
+
+
+def each(steps: list[Any], compute: Callable[[Any], Any]) -> list[Any]:
+    """A function of every step count: one operation where the counts are tensors."""
+    if isinstance(steps[0], Tensor):
+        return list(compute(torch.stack(steps)).unbind())
+    return [compute(step) for step in steps]
+
+
+def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> None:
+    """w ← w − η·move for a list, without a copy where η is a plain number."""
+    if isinstance(lr, Tensor):
+        torch._foreach_sub_(params, multiplied(moves, lr))
+    else:
+        torch._foreach_sub_(params, moves, alpha=lr)
+
+
+def multiplied(xs: list[Tensor], factor: Any) -> list[Tensor]:
+    """factor·x for a list."""
+    if isinstance(factor, Tensor) and factor.requires_grad:
+        return [x * factor for x in xs]
+    return list(torch._foreach_mul(xs, factor))
+
+
+def averaged(batch: Batch) -> list[Tensor]:
+    """The gradients, or their averages, of which steepest steps are taken."""
+    beta = batch.group["momentum"]
+    if not beta or not batch.params:
+        return batch.grads
+    buffers = [state["momentum_buffer"] for state in batch.states]
+    torch._foreach_lerp_(buffers, batch.grads, 1 - beta)
+    if batch.group["nesterov"]:
+        return list(torch._foreach_lerp(batch.grads, buffers, beta))
+    return buffers
+
+
+def on_cpu(batch: Batch) -> bool:
+    """Whether the passes of this file serve a batch."""
+    here = batching.reads_flags_for_free(batch.params[0].device)
+    return here and not batch.group["differentiable"]
+
+
+class Room:
+    """Memory for one temporary at a time."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._flat = tensors[0].new_empty(max(x.numel() for x in tensors))
+        self._views: dict[torch.Size, Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        """The memory in the shape of a member; what it held is lost."""
+        if x.shape not in self._views:
+            self._views[x.shape] = self._flat[: x.numel()].view(x.shape)
+        return self._views[x.shape]
+
+
+def scale(xs: list[Tensor], factor: Rate) -> None:
+    """x ← factor·x for a list."""
+    one = _joint(xs, factor)
+    if isinstance(factor, Tensor) and factor.requires_grad:
+        for x in xs:  # the list operation gives it no slope
+            x.mul_(factor)
+    elif one is None:
+        torch._foreach_mul_(xs, factor)
+    else:
+        torch.ops.aten._foreach_mul_.Tensor(xs, one)
+
+
+def divide(xs: list[Tensor], divisor: Rate) -> None:
+    """x ← x/divisor for a list."""
+    one = _joint(xs, divisor)
+    if one is None:
+        torch._foreach_div_(xs, divisor)
+    else:
+        torch.ops.aten._foreach_div_.Tensor(xs, one)
+
+
+def shift(xs: list[Tensor], number: float) -> None:
+    """x ← x + number for a list."""
+    one = _joint(xs, number)
+    if one is None:
+        torch._foreach_add_(xs, number)
+    else:
+        torch._foreach_add_(xs, one, alpha=1.0)
+
+
+def _joint(xs: list[Tensor], rate: Rate) -> Tensor | None:
+    """On a CPU a plain number, or a list of equal ones."""
+    if isinstance(rate, list) and isinstance(rate[0], float) and len(set(rate)) == 1:
+        rate = rate[0]
+    if isinstance(rate, float) and xs[0].is_cpu:
+        return torch.tensor(rate, dtype=xs[0].dtype)
+    return None
+
+
+def add_scaled(xs: list[Tensor], ys: list[Tensor], rate: Rate) -> None:
+    """x ← x + rate·y for lists, without a copy where the rate is a plain number."""
+    if isinstance(rate, Tensor | list):
+        torch._foreach_add_(xs, torch._foreach_mul(ys, rate))
+    else:
+        torch._foreach_add_(xs, ys, alpha=rate)
+
+
+def mapped(rate: Rate, compute: Callable[[Any], Any]) -> Rate:
+    """A function of a rate, or of each in a list."""
+    return [compute(r) for r in rate] if isinstance(rate, list) else compute(rate)
+
+
+def inner_of_differences(
+    xs: list[Tensor], ys: list[Tensor], zs: list[Tensor]
+) -> list[Tensor]:
+    """⟨x − y, z⟩ of each triple."""
+    room, found = Room(xs), []
+    for x, y, z in zip(xs, ys, zs, strict=True):
+        gone = torch.sub(x, y, out=room.like(x))
+        found.append(torch.dot(gone.view(-1), z.reshape(-1)))
+    return found
+
+
+def one_norms(xs: list[Tensor]) -> list[Tensor]:
+    """‖x‖₁ of each; the sum of |x| is three times as fast as the norm."""
+    room = Room(xs)
+    return [torch.abs(x, out=room.like(x)).sum() for x in xs]
+
+
+def divided_by_root(
+    ws: list[Tensor], ms: list[Tensor], vs: list[Tensor], rate: Rate, eps: Any
+) -> None:
+    """w ← w − rate·m/(√v + ε) for lists."""
+    room = Room(vs)
+    rates = rate if isinstance(rate, list) else [rate] * len(ws)
+    for w, m, v, size in zip(ws, ms, vs, rates, strict=True):
+        below = torch.sqrt(v, out=room.like(v)).add_(eps)
+        w.addcdiv_(m, below, value=-size)
