@@ -76,7 +76,7 @@ def digits(device: Device = None, *, seed: int = 0) -> Images:
     datasets = optional("sklearn.datasets", "scikit-learn")
     pixels, labels = datasets.load_digits(return_X_y=True)
     x = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    return _split(x, torch.as_tensor(labels, dtype=torch.int64), device, seed)
+    return _shuffled(x, torch.as_tensor(labels, dtype=torch.int64), device, seed)
 
 
 def mnist(root: str | Path, device: Device = None) -> Images:
@@ -92,10 +92,10 @@ def mnist(root: str | Path, device: Device = None) -> Images:
     read = [json.loads((folder / f"{i}.json").read_text())["data"] for i in range(10)]
     x = torch.cat([torch.tensor(pixels).reshape(-1, 1, 28, 28) for pixels in read])
     y = torch.cat([torch.full((len(p) // 784,), i) for i, p in enumerate(read)])
-    return _split(x, y, device)
+    return _shuffled(x, y, device)
 
 
-def _split(x: Tensor, y: Tensor, device: Device, seed: int = 0) -> Images:
+def _shuffled(x: Tensor, y: Tensor, device: Device, seed: int = 0) -> Images:
     """Shuffled; the last fifth is the test part."""
     order = torch.randperm(len(y), generator=Generator().manual_seed(seed))
     x, y = x[order].to(device), y[order].to(device)

@@ -42,7 +42,7 @@ def label_line(
 def label_lines(*axes: Any) -> list[Any]:
     """Write the name of every labelled line at its end, none on another.
 
-    Call it last: labels that would touch are moved apart for the axes as they
+    Call it last: labels that would touch are moved parted for the axes as they
     are then. Lines of the same label are named once on each axes. A ValueError if
     there are no axes, or none of their lines has a label. Returns the annotations.
     """
@@ -67,11 +67,11 @@ def _label_axes(axes: Any) -> list[Any]:
     wanted = [ends[text][1] * points_high for text in order]
     return [
         _write(named[text], text, ends[text], (_GAP, new - old), "left", "center")
-        for text, old, new in zip(order, wanted, apart(wanted, heights), strict=True)
+        for text, old, new in zip(order, wanted, parted(wanted, heights), strict=True)
     ]
 
 
-def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+def parted(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Middles of boxes of these heights, in order, near where they are wanted."""
     # Least squares: where the boxes would stand in one pile, and how far each wants
     # to be from there; those that want to pass one another go the mean way together.

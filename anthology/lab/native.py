@@ -80,8 +80,8 @@ def svg(figure: Any) -> str:
     for element in root.iter():
         _native(element)
     _number_ids(root)
-    root[:] = list(_kept(root))
-    return _written(root, _cuts(figure))
+    root[:] = list(_drawing(root))
+    return _written(root, _gaps(figure))
 
 
 def _native(element: Element) -> None:
@@ -159,10 +159,10 @@ def _number_ids(root: Element) -> None:
                 element.set(key, NAMED.sub(lambda m: f"#{new[m[1]]}", value))
 
 
-def _kept(element: Element) -> Iterator[Element]:
+def _drawing(element: Element) -> Iterator[Element]:
     """The children that draw something, without groups that say nothing."""
     for child in element:
-        child[:] = list(_kept(child))
+        child[:] = list(_drawing(child))
         empty = child.tag in ("g", "defs") and not len(child)
         unseen = child.get("fill") == "none" and "stroke" not in child.attrib
         if child.tag in ("metadata", "style") or empty:
@@ -193,7 +193,7 @@ def _written(root: Element, cuts: list[float]) -> str:
     )
 
 
-def _cuts(figure: Any) -> list[float]:
+def _gaps(figure: Any) -> list[float]:
     """Where the gaps between columns of panels are, in points from the left."""
     width = 72 * figure.get_figwidth()
     if width <= WIDEST or figure.legends or figure.get_suptitle():

@@ -132,7 +132,7 @@ def fit(
             recent.append(value.detach())
             done = step + 1
             look = done % _CHECK_EVERY == 0 or done == steps
-            if look and not _collect(run, recent):
+            if look and not _noted(run, recent):
                 break
             if evaluate and every and done % every == 0 and done < steps:
                 run.evaluations.append((done, float(evaluate())))
@@ -144,7 +144,7 @@ def fit(
     return run
 
 
-def _collect(run: Run, recent: list[Tensor]) -> bool:
+def _noted(run: Run, recent: list[Tensor]) -> bool:
     """Move the latest losses to the record; False at the first that is not finite."""
     for value in torch.stack(recent).tolist():
         run.losses.append(value)
