@@ -178,8 +178,8 @@ def _subject(
     seen = torch.view_as_real(seen) if seen.is_complex() else seen
     group = held.group_of(p, group) if hasattr(held, "group_of") else group
     group, kept = {**group, "complex": p.is_complex()}, {}
-    if hasattr(held, "new_state"):
+    if hasattr(held, "rule_of"):
         with torch.no_grad():
-            state = held.new_state(seen, group).items()
+            state = held.rule_of(group).new_state(seen, group).items()
         kept = {k: tuple(x.shape) for k, x in state if k not in COUNTERS}
     return Subject(tuple(seen.shape), seen.dtype, group, kept, symmetric)

@@ -35,7 +35,7 @@ class Subject:
 
     `shape` is that of the real tensor that the rule sees (a complex one has pairs),
     `dtype` the one in which it computes, `group` the parameter's, `kept` the shapes of
-    the state by name, where the optimizer can tell (`new_state`), and `symmetric`
+    the state by name, where the optimizer can tell (its `rule`), and `symmetric`
     whether symmetric products count half.
     """
 
