@@ -24,7 +24,7 @@ from anthology.norms.spectral import (
 )
 from anthology.optim.parts.kronecker.bounds import damps
 from anthology.optim.parts.kronecker.roots import keeps_roots
-from anthology.optim.parts.matrix.view import view_of
+from anthology.optim.parts.matrix.orthogonal import view_of
 from anthology.optim.parts.param_norm import norm_for
 
 from . import flops

@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from anthology.optim.core.decay import PEAK
+from anthology.optim.core.limits import at_least_zero, number, one_of
 from anthology.optim.core.state import Group
 
-from .polar import factors
+from ..param_norm import spec
+from .orthogonal import factors
 
 MUON, ADAMW = "muon", "adamw"
 RATE = 1e-3  # the default lr
@@ -28,6 +30,23 @@ def rule_for(p: Tensor, group: Group) -> str:
     if asked:
         return str(asked)
     return ADAMW if p.ndim < 2 or group.get("role") in ELEMENTWISE else MUON
+
+
+def check_routes(group: Group) -> None:
+    """Refuse what says wrongly how tensors are routed, and at which rates."""
+    one_of("rule", group.get("rule") or MUON, (MUON, ADAMW))
+    if not 0.0 < number("scale", group.get("scale", 1.0)) < float("inf"):
+        raise ValueError(f"Invalid scale: {group['scale']}; it must be positive")
+    spec(group.get("norm"))
+    adamw_lr = group["adamw_lr"]
+    if isinstance(adamw_lr, Tensor) and adamw_lr.numel() != 1:
+        raise ValueError("Tensor adamw_lr must be 1-element")
+    at_least_zero("adamw learning rate", adamw_lr)
+    if not 0.0 < number("adamw_at", group["adamw_at"]) < float("inf"):
+        raise ValueError(
+            f"Invalid adamw_at: {group['adamw_at']}; it must be positive: the lr "
+            "at which the rate of AdamW is adamw_lr"
+        )
 
 
 def rates_settled(group: Group) -> dict[str, Any]:
@@ -93,10 +112,10 @@ def _scalar(x: Any) -> Any:
 def in_words(groups: Sequence[Group]) -> str:
     """Name, shape, rule and rate of every parameter, one line each."""
     lines = []
-    for number, group in enumerate(groups):
+    for place, group in enumerate(groups):
         names = group.get("param_names")
         for index, p in enumerate(group["params"]):
-            name = names[index] if names else f"{number}.{index}"
+            name = names[index] if names else f"{place}.{index}"
             shape = "×".join(map(str, p.shape)) or "scalar"
             seen, note = seen_by(rule_for(p, group), group), ""
             if seen["rule"] == MUON and p.numel():
