@@ -14,36 +14,12 @@ from .launch import interpreted, require
 
 
 def gram_eager(x: Tensor) -> Tensor:
-    """XXᵀ, the definition.
-
-    Parameters
-    ----------
-    x : Tensor
-        (..., m, n).
-
-    Returns
-    -------
-    Tensor
-        (..., m, m).
-    """
+    """XXᵀ of (..., m, n), the definition."""
     return x @ x.mT
 
 
 def quadratic_eager(a: Tensor, b: float, c: float) -> Tensor:
-    """bA + cA² of a symmetric A, the definition.
-
-    Parameters
-    ----------
-    a : Tensor
-        (..., m, m), symmetric.
-    b, c : float
-        Coefficients.
-
-    Returns
-    -------
-    Tensor
-        (..., m, m).
-    """
+    """bA + cA² of a symmetric A, (..., m, m), the definition."""
     return b * a + c * (a @ a)
 
 
@@ -53,19 +29,13 @@ def gram(x: Tensor) -> Tensor:
     Parameters
     ----------
     x : Tensor
-        (..., m, n) in float32, bfloat16 or float16, on CUDA; any strides.
+        (..., m, n) in float32, bfloat16 or float16, else a ValueError; any strides.
+        Without Triton or a CUDA device a RuntimeError.
 
     Returns
     -------
     Tensor
         (..., m, m), exactly symmetric, in the dtype of `x`; sums are in float32.
-
-    Raises
-    ------
-    RuntimeError
-        If Triton or a CUDA device is missing.
-    ValueError
-        If `x` is not a matrix of such a dtype.
 
     Examples
     --------
@@ -81,26 +51,10 @@ def gram(x: Tensor) -> Tensor:
 
 
 def quadratic(a: Tensor, b: float, c: float) -> Tensor:
-    """bA + cA² of a symmetric A, by the same kernel.
+    """bA + cA² by the same kernel, under its conditions.
 
-    Parameters
-    ----------
-    a : Tensor
-        (..., m, m), symmetric: only AAᵀ is computed. Dtypes as for `gram`.
-    b, c : float
-        Coefficients.
-
-    Returns
-    -------
-    Tensor
-        (..., m, m), exactly symmetric if `a` is.
-
-    Raises
-    ------
-    RuntimeError
-        If Triton or a CUDA device is missing.
-    ValueError
-        If `a` is not square.
+    `a` is (..., m, m) and symmetric, as only AAᵀ is computed (a ValueError if it is
+    not square); the result is exactly symmetric if `a` is.
     """
     if a.dim() >= 2 and a.shape[-1] != a.shape[-2]:
         raise ValueError(f"A is {tuple(a.shape)}; it must be square and symmetric")

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 KEPT = 32  # lists of addresses; the tables of each are some kilobytes
-Rows = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Table:
+class AddressTable:
     """Addresses and lengths, and for each program its row and its place."""
 
     rows: Tensor
@@ -28,11 +27,11 @@ class Table:
     aligned: bool
 
 
-_tables: OrderedDict[Hashable, list[Table]] = OrderedDict()
-_captured: list[list[Table]] = []  # graphs read these for as long as they live
+_tables: OrderedDict[Hashable, list[AddressTable]] = OrderedDict()
+_captured: list[list[AddressTable]] = []  # graphs read these for as long as they live
 
 
-def known(key: Hashable, device: torch.device) -> list[Table] | None:
+def known(key: Hashable, device: torch.device) -> list[AddressTable] | None:
     """The tables of a list of addresses, if they are there."""
     found = _tables.get(key)
     if found is not None:
@@ -44,7 +43,7 @@ def known(key: Hashable, device: torch.device) -> list[Table] | None:
 
 def made(
     key: Hashable, rows: Iterable[tuple[int, ...]], block: int, device: torch.device
-) -> list[Table]:
+) -> list[AddressTable]:
     """New tables, of what is aligned and of what is not."""
     parts: dict[bool, list[tuple[int, ...]]] = {}
     for row in rows:
@@ -65,16 +64,11 @@ def is_capturing(device: torch.device) -> bool:
 
 def _table(
     rows: list[tuple[int, ...]], block: int, device: torch.device, aligned: bool
-) -> Table:
-    owners = [
-        (number, place)
-        for number, row in enumerate(rows)
-        for place in range(-(-row[-1] // block))
-    ]
+) -> AddressTable:
+    counts = [range(-(-row[-1] // block)) for row in rows]
+    owners = [(row, place) for row, places in enumerate(counts) for place in places]
     both = torch.tensor([x for row in (*rows, *owners) for x in row])
     if device.type == "cuda":  # from memory that the device reads by itself
         both = both.pin_memory().to(device, non_blocking=True)
-    cut = len(rows) * len(rows[0])
-    return Table(
-        both[:cut].view(len(rows), -1), both[cut:].view(len(owners), 2), aligned
-    )
+    first, second = both.split([len(rows) * len(rows[0]), 2 * len(owners)])
+    return AddressTable(first.view(len(rows), -1), second.view(len(owners), 2), aligned)

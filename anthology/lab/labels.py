@@ -13,6 +13,8 @@ from anthology.lab.runtime import optional
 
 __all__ = ["label_line", "label_lines"]
 
+Point = tuple[float, float]
+
 _GAP = 5.0  # points between a line's end and its label
 _LEADING = 1.25  # heights of a letter from one label to the next
 
@@ -20,23 +22,12 @@ _LEADING = 1.25  # heights of a letter from one label to the next
 def label_line(
     line: Any, text: str | None = None, *, at: float | None = None, above: bool = True
 ) -> Any:
-    """Write a line's name where it ends, or above it at some x.
+    """Write a line's name where it ends, or above it (or below) ``at`` some x.
 
-    Parameters
-    ----------
-    line : matplotlib.lines.Line2D
-        Drawn on axes, with a point inside them, else a ValueError. One in a ruler's
-        colour gives its label that colour; other labels are written in ink.
-    text : str, optional
-        Default: the line's label; a ValueError if it has none.
-    at : float, optional
-        Write it at this x instead, above the line or below.
-    above : bool
-        On which side, where ``at`` is given.
-
-    Returns
-    -------
-    matplotlib.text.Annotation
+    The line of matplotlib is drawn on axes; one in a ruler's colour gives its label
+    that colour, other labels are written in ink. The text is by default the line's
+    own label. A ValueError if there is none, or no point to stand at. Returns the
+    annotation.
     """
     if text is None:
         text = str(line.get_label())
@@ -51,18 +42,9 @@ def label_line(
 def label_lines(*axes: Any) -> list[Any]:
     """Write the name of every labelled line at its end, none on another.
 
-    Call it last: labels that would touch are moved apart for the axes as they
-    are then.
-
-    Parameters
-    ----------
-    *axes : matplotlib.axes.Axes
-        One or more, each with a labelled line, else a ValueError. Lines of the same
-        label are named once on each.
-
-    Returns
-    -------
-    list of matplotlib.text.Annotation
+    Call it last: labels that would touch are moved parted for the axes as they
+    are then. Lines of the same label are named once on each axes. A ValueError if
+    there are no axes, or none of their lines has a label. Returns the annotations.
     """
     if not axes:
         raise ValueError("name the axes whose lines are to be labelled")
@@ -85,11 +67,11 @@ def _label_axes(axes: Any) -> list[Any]:
     wanted = [ends[text][1] * points_high for text in order]
     return [
         _write(named[text], text, ends[text], (_GAP, new - old), "left", "center")
-        for text, old, new in zip(order, wanted, apart(wanted, heights), strict=True)
+        for text, old, new in zip(order, wanted, parted(wanted, heights), strict=True)
     ]
 
 
-def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+def parted(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Middles of boxes of these heights, in order, near where they are wanted."""
     # Least squares: where the boxes would stand in one pile, and how far each wants
     # to be from there; those that want to pass one another go the mean way together.
@@ -106,30 +88,16 @@ def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     return [stands + way for stands, way in zip(pile, ways, strict=True)]
 
 
-def _write(
-    line: Any,
-    text: str,
-    place: tuple[float, float],
-    offset: tuple[float, float],
-    across: str,
-    up: str,
-) -> Any:
+def _write(line: Any, text: str, place: Point, offset: Point, ha: str, va: str) -> Any:
     color = optional("matplotlib.colors", "matplotlib").to_hex(line.get_color())
     entry = STYLES.by_color.get(color)
-    return line.axes.annotate(
-        text,
-        place,
-        offset,
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha=across,
-        va=up,
-        color=entry.color if entry is not None and entry.name in RULERS else INK,
-        annotation_clip=False,
-    )
+    color = entry.color if entry is not None and entry.name in RULERS else INK
+    placed = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    look = {"ha": ha, "va": va, "color": color, "annotation_clip": False}
+    return line.axes.annotate(text, place, offset, **placed, **look)
 
 
-def _fractions(line: Any) -> list[tuple[float, float]]:
+def _fractions(line: Any) -> list[Point]:
     """The line's points in fractions of its axes; those with no place left out."""
     line.axes.autoscale_view()
     drawn = line.axes.transScale + line.axes.transLimits
@@ -137,7 +105,7 @@ def _fractions(line: Any) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
-def _end(line: Any) -> tuple[float, float]:
+def _end(line: Any) -> Point:
     """The last point inside the axes."""
     edge = 1e-9
     for x, y in reversed(_fractions(line)):
@@ -146,7 +114,7 @@ def _end(line: Any) -> tuple[float, float]:
     raise ValueError(f"no point of the line {line.get_label()!r} is inside")
 
 
-def _on(line: Any, at: float) -> tuple[float, float]:
+def _on(line: Any, at: float) -> Point:
     """The point of the line at some x, between its neighbours."""
     drawn = line.axes.transScale + line.axes.transLimits
     x = float(drawn.transform((at, line.axes.get_ylim()[1]))[0])

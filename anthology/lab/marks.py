@@ -7,16 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "Arrow",
-    "Axis",
-    "Line",
-    "Mark",
-    "Note",
-    "Panel",
-    "Points",
-    "Region",
-]
+__all__ = ["Arrow", "Axis", "Line", "Mark", "Note", "Panel", "Points", "Region"]
 
 WIDTH, LEFT, RIGHT = 340.0, 46.0, 14.0  # of a panel and its margins, in pixels
 
@@ -25,16 +16,9 @@ WIDTH, LEFT, RIGHT = 340.0, 46.0, 14.0  # of a panel and its margins, in pixels
 class Line:
     """A line through points; NaN or an infinity leaves a gap.
 
-    Attributes
-    ----------
-    x, y : sequence of float, Tensor or array
-        Coordinates, of the same length.
-    name : str
-        Entry in the legend; marks of the same name share it.
-    style : str or int
-        A ruler's name or a number of ``lab.STYLES``.
-    width : float
-        In pixels.
+    ``x`` and ``y`` are lists, tensors or arrays of one length, ``name`` the entry in
+    the legend, which marks of the same name share, ``style`` a ruler's name or a
+    number of ``lab.STYLES``, and ``width`` is in pixels.
     """
 
     x: Any
@@ -78,18 +62,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Note:
-    """A short text at a point.
+    """A short text at a point, in the colour of the page's text.
 
-    Attributes
-    ----------
-    x, y : float
-        Where it stands.
-    text : str
-        In the colour of the page's text.
-    style : str or int, optional
-        Puts a sign of that style before it, to name a line where it runs.
-    anchor : str
-        Which part of the text stands there: "start", "middle" or "end".
+    A ``style`` puts a sign of it before the text, to name a line where it runs;
+    ``anchor`` is the part that stands there: "start", "middle" or "end".
     """
 
     x: float
@@ -111,7 +87,7 @@ class Axis:
     label : str
         What is measured, with its unit.
     low, high : float
-        Ends of the axis.
+        Ends of the axis, finite and in order, else a ValueError.
     log : bool
         Whether it is logarithmic; then both ends are positive.
     ticks : sequence of float, optional
@@ -149,7 +125,9 @@ class Axis:
             last = math.floor(math.log10(self.high) + 1e-9)
             every = max(1, math.ceil((last - first + 1) / 6))
             return [10.0**k for k in range(first, last + 1, every)]
-        step = _round_step((self.high - self.low) / 4)
+        rough = (self.high - self.low) / 4
+        scale = 10.0 ** math.floor(math.log10(rough))
+        step = min((1, 2, 5, 10), key=lambda m: abs(m * scale - rough)) * scale
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [k * step for k in range(first, last + 1)]
@@ -170,8 +148,7 @@ class Panel:
     equal : bool
         Whether one unit is equally long on both axes (linear ones).
     height : float
-        Of the plotting area in pixels, out of 280 in width; if ``equal``, it
-        follows from the axes.
+        Of the plotting area in pixels, out of 280 in width, unless ``equal``.
     """
 
     x: Axis
@@ -193,9 +170,3 @@ class Panel:
     def top(self) -> float:
         """Room above the plotting area, in pixels."""
         return 26.0 if self.title else 10.0
-
-
-def _round_step(step: float) -> float:
-    """The nearest of 1, 2, 5 times a power of ten."""
-    scale = 10.0 ** math.floor(math.log10(step))
-    return min((1, 2, 5, 10), key=lambda m: abs(m * scale - step)) * scale

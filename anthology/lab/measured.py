@@ -29,18 +29,10 @@ _NONE = "–"
 class Measured:
     """The results of one run of the benchmark.
 
-    Attributes
-    ----------
-    machine : mapping
-        Processor, threads, date and versions.
-    rates : Rates
-        Of the device, from which the limits are.
-    sets : mapping of str to str
-        Sets of parameters and what they stand for.
-    samples : mapping
-        How many samples there were, and how many of them clean.
-    rows : tuple of mapping
-        As the benchmark wrote them, those without a time left out.
+    Of its ``machine`` processor, threads, date and versions; the ``rates`` of the
+    device, from which the limits are; ``sets`` of parameters and what they stand for;
+    how many ``samples`` there were, and how many of them clean; and the ``rows`` as the
+    benchmark wrote them, those without a time left out.
     """
 
     machine: Plain
@@ -169,19 +161,10 @@ def _worse(ours: Plain, peer: Plain) -> bool:
 
 
 def measured(folder: str | Path) -> list[Measured]:
-    """Read what the benchmark saved.
+    """Read what the benchmark saved in ``benchmarks/results`` of the book's repository.
 
-    Parameters
-    ----------
-    folder : str or Path
-        ``benchmarks/results`` of the book's repository; a FileNotFoundError if it has
-        no results, as outside the repository.
-
-    Returns
-    -------
-    list of Measured
-        The latest run of each device and number of threads: CPUs first, most threads
-        first.
+    The latest run of each device and number of threads: CPUs first, most threads
+    first. A FileNotFoundError if there is none, as outside the repository.
     """
     latest: dict[tuple[Any, ...], Measured] = {}
     for path in sorted(Path(folder).glob("*.json")):
@@ -214,18 +197,9 @@ def limit_shares(run: Measured, sets: Sequence[str] | None = None) -> Any:
     """Figure of how near the fastest steps come to their limits, by update rule.
 
     One panel a set of parameters: a bar for the fastest path of ours, a diamond for
-    the fastest peer, at the share of the speed of the limit of our rule.
+    the fastest peer, at the share of the speed of the limit of our rule. Two ``sets``
+    at most; by default, and where the run has none of them, its first two.
 
-    Parameters
-    ----------
-    run : Measured
-        Results of the benchmark.
-    sets : sequence of str, optional
-        Names of two sets at most. Default None, and where the run has none of
-        them: the first two of the run.
-
-    Examples
-    --------
     >>> from anthology import lab
     >>> run = lab.measured("benchmarks/results")[0]  # doctest: +SKIP
     >>> figure = lab.limit_shares(run, ["gpt"])  # doctest: +SKIP

@@ -1,7 +1,8 @@
 """Three small networks: a perceptron, a convolutional net, a transformer.
 
-Each is built on the CPU from its own seed, without touching the global random
-state, so a model is the same on every device; move it with ``.to(device)``.
+Each is built on the CPU from its own seed (by torch's default initialisation),
+without touching the global random state, so a model is the same on every device; move
+it with ``.to(device)``. What is out of bounds raises a ValueError.
 None has dropout or batch statistics: each is a plain function of its input.
 
 >>> from anthology import lab
@@ -40,16 +41,9 @@ def mlp(
 ) -> nn.Sequential:
     """A multi-layer perceptron that flattens its input.
 
-    Parameters
-    ----------
-    widths : sequence of int
-        Sizes from input to output, two at least: ``[64, 32, 10]`` has one hidden layer.
-    activation : type
-        Module class between the layers; ``nn.Tanh`` where smoothness matters.
-    bias : bool
-        Whether the layers have biases.
-    seed : int
-        Seed of the initial weights (torch's default initialisation).
+    ``widths`` are the sizes from input to output, two at least: ``[64, 32, 10]`` has
+    one hidden layer. ``activation`` is the module between the layers; ``nn.Tanh``
+    where smoothness matters.
     """
     if len(widths) < 2:
         raise ValueError(f"widths is {list(widths)}; give input and output at least")
@@ -72,14 +66,8 @@ def conv_net(
     The first stage keeps the resolution, each later one halves it; a global
     mean and a linear head follow. Images of any size from 8 × 8 on will do.
 
-    Parameters
-    ----------
-    channels : sequence of int
-        Width of each stage, one at least, a multiple of 8 (the group size).
-    inputs, classes : int
-        Channels of the images (1 for digits, 3 for CIFAR-10), and labels to tell apart.
-    seed : int
-        Seed of the initial weights (torch's default initialisation).
+    ``channels`` are the widths of the stages, multiples of 8 (the group size);
+    ``inputs`` are the channels of the images: 1 for digits, 3 for CIFAR-10.
     """
     if not channels or any(c < 8 or c % 8 for c in channels):
         raise ValueError(f"channels is {list(channels)}; give multiples of 8")
@@ -161,15 +149,9 @@ def transformer(
 ) -> Transformer:
     """A small causal transformer for bytes.
 
-    Parameters
-    ----------
-    vocabulary, width, depth, heads, context : int
-        Tokens, channels, blocks, heads in each (a divisor of the width), and
-        the longest sequence.
-    tied : bool
-        Whether the head shares the weight of the token embedding.
-    seed : int
-        Seed of the initial weights.
+    With ``vocabulary`` tokens, ``width`` channels, ``depth`` blocks of ``heads`` heads
+    (a divisor of the width) and sequences of up to ``context``; ``tied`` if the head
+    shares the weight of the token embedding.
     """
     if heads < 1 or width % heads:
         raise ValueError(f"width is {width}; it must be a multiple of heads={heads}")

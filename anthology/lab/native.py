@@ -13,6 +13,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 from xml.etree import ElementTree
 
@@ -32,31 +33,8 @@ NAMED = re.compile(r"#([\w-]+)")
 FONT = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d{3}) )?([\d.]+)px .*")
 SAVED = {"Creator": None, "Date": None, "Format": None, "Type": None}
 PAGE = PAPER["page"]["light"]
-LOOK: dict[str, Any] = {
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), PAGE),
-    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "legend.frameon"), False),
-    **dict.fromkeys(("text.color", "xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "grid.color"), INK),
-    # points; a phone shows them in a figure of 5 inches at 11 pixels
-    **dict.fromkeys(("font.size", "axes.labelsize", "legend.fontsize"), 12),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 12),
-    "figure.figsize": (5.0, 3.0),
-    "figure.dpi": 110,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 110,
-    "axes.linewidth": 0.8,
-    "axes.titlesize": 13,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.12,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 2.2,
-    "lines.markersize": 5,
-    "font.family": "DejaVu Sans",
-    "mathtext.fontset": "dejavusans",
-    "image.cmap": "cividis",
-}
+SURFACES = ("axes.facecolor", "figure.facecolor", "savefig.facecolor")
+INKED = "axes.edgecolor axes.labelcolor grid.color text.color xtick.color ytick.color"
 
 
 def use_style() -> None:
@@ -71,7 +49,12 @@ def use_style() -> None:
     shades = range(5)  # of ink, through which lines without a style of their own go
     colors = cycler(color=[STYLES[i].color for i in shades])
     lines = cycler(linestyle=[style(i)["linestyle"] for i in shades])
-    mpl.rcParams.update(LOOK | {"axes.prop_cycle": colors + lines})
+    look = files("anthology.lab").joinpath("book.mplstyle")
+    mpl.rcParams.update(mpl.rc_params_from_file(look, use_default_template=False))
+    mpl.rcParams.update(
+        dict.fromkeys(SURFACES, PAGE) | dict.fromkeys(INKED.split(), INK)
+    )
+    mpl.rcParams["axes.prop_cycle"] = colors + lines
     if (shell := kernel()) is not None:
         _show_as_svg(shell)
 
@@ -97,8 +80,8 @@ def svg(figure: Any) -> str:
     for element in root.iter():
         _native(element)
     _number_ids(root)
-    root[:] = list(_kept(root))
-    return _written(root, _cuts(figure))
+    root[:] = list(_drawing(root))
+    return _written(root, _gaps(figure))
 
 
 def _native(element: Element) -> None:
@@ -176,10 +159,10 @@ def _number_ids(root: Element) -> None:
                 element.set(key, NAMED.sub(lambda m: f"#{new[m[1]]}", value))
 
 
-def _kept(element: Element) -> Iterator[Element]:
+def _drawing(element: Element) -> Iterator[Element]:
     """The children that draw something, without groups that say nothing."""
     for child in element:
-        child[:] = list(_kept(child))
+        child[:] = list(_drawing(child))
         empty = child.tag in ("g", "defs") and not len(child)
         unseen = child.get("fill") == "none" and "stroke" not in child.attrib
         if child.tag in ("metadata", "style") or empty:
@@ -210,7 +193,7 @@ def _written(root: Element, cuts: list[float]) -> str:
     )
 
 
-def _cuts(figure: Any) -> list[float]:
+def _gaps(figure: Any) -> list[float]:
     """Where the gaps between columns of panels are, in points from the left."""
     width = 72 * figure.get_figwidth()
     if width <= WIDEST or figure.legends or figure.get_suptitle():

@@ -20,19 +20,12 @@ __all__ = ["INK", "PAPER", "RULERS", "STYLES", "Style", "Styles", "css", "style"
 
 @dataclass(frozen=True)
 class Style:
-    """One entry of the palette.
+    """One entry of the palette: a ruler, or a shade of ink.
 
-    Attributes
-    ----------
-    name : str
-        The ruler, or the shade of ink; the style sheet calls it ``--fig-name``.
-    color, dark : str
-        Hexadecimal colours by day and by night. Figures are drawn in ``color``;
-        on a page the scheme of the page chooses.
-    dashes : tuple of float
-        Lengths of dashes and gaps in units of the line's width; () is solid.
-    marker : str
-        The marker matplotlib draws; of l1, l2 and linf their unit ball.
+    The style sheet calls it ``--fig-name``. Figures are drawn in ``color``, the one by
+    day; on a page its scheme chooses that or ``dark``. ``dashes`` are lengths of dashes
+    and gaps in units of the line's width; () is solid. ``marker`` is matplotlib's; of
+    l1, l2 and linf their unit ball.
     """
 
     name: str
@@ -75,14 +68,10 @@ class Styles(Mapping[str, Style]):
 def style(which: str | int, **changes: Any) -> dict[str, Any]:
     """Keyword arguments for matplotlib's ``plot``: colour and dashes.
 
-    Parameters
-    ----------
-    which : str or int
-        A ruler: ``"l1"``, ``"l2"``, ``"linf"``, ``"spectral"`` or ``"learned"``;
-        a KeyError lists them for another name. For what is no ruler a number: 0 to 4
-        are shades of ink, 5 is grey for references; it counts on from 0.
-    **changes
-        Further keyword arguments, which win.
+    ``which`` is a ruler: ``"l1"``, ``"l2"``, ``"linf"``, ``"spectral"`` or
+    ``"learned"`` (a KeyError lists them for another name). For what is no ruler a
+    number: 0 to 4 are shades of ink, 5 is grey for references; it counts on from 0.
+    Further keyword arguments win.
     """
     entry = STYLES[which]
     line: Any = (0, entry.dashes) if entry.dashes else "-"

@@ -38,17 +38,12 @@ _MARKS = {"overshoot": (1.0, 2.0), "error": (0.5, 1.0), "turn": (0.5, 1.0)}
 
 
 def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
-    """Figures of the whole model against the step, one panel each, as one figure.
+    """Figures of the whole model against the step, from ``probe.records``.
 
-    Parameters
-    ----------
-    records : sequence of mapping
-        ``probe.records``.
-    figures : sequence of str, optional
-        Their names, such as ``"loss"``, ``"overshoot"`` (a ValueError for one that is
-        not there); by default all there are of loss, overshoot, error, product and
-        penalty. The limits of ``"product"`` are drawn with it, and 1 and 2 with
-        ``"overshoot"``.
+    One panel for each of the names, such as ``"loss"``, ``"overshoot"`` (a ValueError
+    for one that is not there); by default all there are of loss, overshoot, error,
+    product and penalty. The limits of ``"product"`` are drawn with it, and 1 and 2
+    with ``"overshoot"``.
     """
     wanted = ("loss", "overshoot", "error", "product", "penalty")
     there = {key for row in records for key in row}
@@ -74,17 +69,11 @@ def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
 def probe_layers(
     records: Records, figure: str = "error", *, most: float | None = None
 ) -> Any:
-    """One figure of every layer against the step, as colours, in matplotlib.
+    """One figure of every layer against the step, as colours, from ``probe.records``.
 
-    Parameters
-    ----------
-    records : sequence of mapping
-        ``probe.records``.
-    figure : str
-        Its name, such as ``"error"``, ``"overshoot"``, ``"dual"``; a ValueError if no
-        layer has it. One without a value is left white.
-    most : float, optional
-        Where the colours end; by default 2 for an overshoot, else the largest value.
+    Its name is such as ``"error"``, ``"overshoot"``, ``"dual"`` (a ValueError if no
+    layer has it); a layer without a value is left white. The colours end at ``most``:
+    by default 2 for an overshoot, else the largest value.
     """
     plt = optional("matplotlib.pyplot", "matplotlib")
     rows = [row for row in records if any(figure in x for x in row["layers"].values())]
@@ -113,10 +102,7 @@ def probe_layers(
 def probe_symmetries(records: Records) -> Any:
     """Lengths and sums along symmetries: measured lines, predicted dashes.
 
-    Parameters
-    ----------
-    records : sequence of mapping
-        ``probe.records`` of a probe with symmetries, else a ValueError; one panel each.
+    One panel a symmetry; a ValueError if the ``probe.records`` have none.
     """
     rows = [row for row in records if row.get("symmetries")]
     if not rows:

@@ -122,19 +122,9 @@ def two_matrices(
 class LinearRegression:
     r"""One linear layer: :math:`f(W) = \frac{1}{2 n d_{out}} \sum \|y_i - W x_i\|^2`.
 
-    With inputs of unit RMS the spectral norm majorises it with the constant
-    d_in/d_out (Bernstein & Newhouse 2024, Prop. 6).
-
-    Attributes
-    ----------
-    inputs : Tensor
-        Shape (n, d_in), each row of RMS exactly 1.
-    outputs : Tensor
-        Shape (n, d_out).
-    start : Tensor
-        The first W, shape (d_out, d_in): zeros.
-    sharpness : float
-        λ = d_in/d_out, for the spectral norm.
+    The ``inputs`` (n, d_in) have rows of RMS exactly 1, so that the spectral norm
+    majorises it with the constant d_in/d_out, its ``sharpness`` (Bernstein & Newhouse
+    2024, Prop. 6). The ``outputs`` are (n, d_out), and the ``start`` is W = 0.
     """
 
     inputs: Tensor
@@ -154,12 +144,7 @@ class LinearRegression:
 
 
 def linear_regression(
-    n: int = 50,
-    d_in: int = 6,
-    d_out: int = 4,
-    *,
-    seed: int = 0,
-    device: Device = None,
+    n: int = 50, d_in: int = 6, d_out: int = 4, *, seed: int = 0, device: Device = None
 ) -> LinearRegression:
     """A seeded regression in float64 with noisy outputs of a Gaussian map."""
     g = torch.Generator().manual_seed(seed)

@@ -6,12 +6,6 @@ chapters/motion/beyond-gradient-descent). The factor c is a property of the
 optimizer's memory alone, so it can be read off the class: give it gradients
 that change slowly, and see how late it follows.
 
-* :func:`delay`: how many steps late its sign turns, the mean age τ of the
-  gradients in its average; c = 1 + 2τ.
-* :func:`charge`: c itself, from the response to a growing gradient, for rules
-  that act entry by entry and do not forget sizes (SGD, Adam, root-free).
-* :func:`penalty_table`: both, for every class of ``anthology.optim``.
-
 >>> from anthology import optim
 >>> from anthology.lab.silent import delay
 >>> delay(lambda p: optim.Signum(p, 1.0, momentum=0.8))
@@ -44,7 +38,7 @@ class Penalised:
     penalty: str
     formula: str = ""
     factor: float | None = None
-    way: str = "delay"
+    ask: Callable[..., float] | None = None  # for c; by default by the delay
     steps: int = 400
 
     def make(self, weights: list[Tensor]) -> torch.optim.Optimizer:
@@ -53,25 +47,22 @@ class Penalised:
         made: torch.optim.Optimizer = getattr(optim, self.name)(weights, **settings)
         return made
 
-    def title(self) -> str:
-        """The class and what is set, as markdown."""
+    def cells(self) -> tuple[str, str]:
+        """The class and what is set; φ(∇f) and below it c; as markdown."""
         options = (f"`{k}={v!r}`" for k, v in self.settings.items())
-        return "<br>".join([self.name, *options])
-
-    def charged(self) -> str:
-        """φ(∇f) and below it the factor c, as markdown."""
+        title = "<br>".join([self.name, *options])
         if self.factor is None:
-            return self.penalty
+            return title, self.penalty
         value = f"{self.factor:.4g}"
         formula = "" if self.formula == value else f"{self.formula}$ ${{}}="
-        return f"{self.penalty}<br>$c={formula}{value}$"
+        return title, f"{self.penalty}<br>$c={formula}{value}$"
 
     def measured(self) -> float | None:
         """The factor c as the class shows it."""
         if self.factor is None:
             return None
-        if self.way == "charge":
-            return charge(self.make, steps=self.steps)
+        if self.ask:
+            return self.ask(self.make, steps=self.steps)
         return 1 + 2 * delay(self.make, steps=self.steps)
 
 
@@ -91,7 +82,10 @@ def answers(make: Make, gradients: Tensor) -> Tensor:
 
 
 def delay(make: Make, steps: int = 400, longest: int = 120) -> float:
-    """How many steps after the gradient the optimizer's step changes sign."""
+    """How many steps after the gradient the optimizer's step changes sign.
+
+    It is the mean age τ of the gradients in its average; c = 1 + 2τ.
+    """
     k = torch.arange(steps + longest, dtype=torch.float64)[:, None]
     zero = steps + (torch.arange(_PROBES, dtype=torch.float64) + 0.5) / _PROBES
     late = (answers(make, k - zero) <= 0) & (k > zero)
@@ -99,7 +93,10 @@ def delay(make: Make, steps: int = 400, longest: int = 120) -> float:
 
 
 def charge(make: Make, g: float = 1.0, steps: int = 400) -> float:
-    """The factor c of a rule d that acts on each entry by itself."""
+    """The factor c, from the response to a growing gradient.
+
+    For rules that act entry by entry and do not forget sizes (SGD, Adam, root-free).
+    """
     h = 1e-3 / steps
     level = torch.tensor([0.0, h, -h, 0.0, 0.0], dtype=torch.float64)
     growth = torch.tensor([0.0, 0.0, 0.0, h, -h], dtype=torch.float64)
@@ -109,11 +106,10 @@ def charge(make: Make, g: float = 1.0, steps: int = 400) -> float:
 
 
 _SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
-_TWO = r"$\lVert\nabla_lf\rVert_2$, layer by layer"
 _ONE = r"$\lVert\nabla f\rVert_1$"
 _NUCLEAR = r"$\sum_l\sum_i\sigma_i(\nabla_lf)$"
 _WIDE = r"$\sum_l\sqrt{d_{out}/d_{in}}$ $\sum_i\sigma_i(\nabla_lf)$"
-_DUAL = r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer"
+_LAYERS = r"$%s\lVert\nabla_lf\rVert_%s$, layer by layer"
 _SOFT = r"$\lVert\nabla f\rVert_1$, rounded at ε"
 _LOG = r"$\tfrac1{2B}\sum_i$ $\log(B\,\partial_if^2+\varepsilon)$"
 _AGE = r"1+2\tau"
@@ -124,55 +120,35 @@ _LENGTH = "that of its norm, while its length stands still"
 _SUMS = "none that lasts: its sums never forget, so its steps fade"
 _MATRICES = "open: its averages are matrices"
 _MEMORY = {"momentum": 0.9}
+_NESTEROV = {**_MEMORY, "nesterov": True}
+_ONCE = {"batch_size": 1}
+_SLOW = {**_ONCE, "betas": (0.9, 0.99)}
+_RHO = 1 / 1.0001  # ρ at a gradient of one, with the ε that the root-free ones have
 
-PENALTIES = (
-    Penalised("SteepestDescent", {"norm": norms.L2()}, _TWO, "1", 1.0),
-    Penalised("SteepestDescent", {"norm": norms.LInf()}, _ONE, "1", 1.0),
-    Penalised("SteepestDescent", {"norm": norms.Spectral()}, _NUCLEAR, "1", 1.0),
-    Penalised(
-        "SteepestDescent", {"norm": norms.RMSToRMS(), **_MEMORY}, _WIDE, _AGE, 19.0
-    ),
-    Penalised("FreeSteepestDescent", {}, _LENGTH),
-    Penalised("SGD", {}, _SQUARE, "1", 1.0, "charge"),
-    Penalised("SGD", _MEMORY, _SQUARE, _AGE, 19.0, "charge"),
-    Penalised(
-        "SGD",
-        {**_MEMORY, "nesterov": True},
-        _SQUARE,
-        _AGE,
-        17.2,
-        "charge",
-    ),
-    Penalised("Signum", {}, _ONE, _AGE, 19.0),
-    Penalised("Lion", {}, _ONE, _AGE, 181.0, "delay", 2000),
-    Penalised("Adam", {}, _SOFT, _ADAM, 19 - 1999.0, "charge", 10_000),
-    Penalised("AdamW", {"betas": (0.9, 0.9)}, _SOFT, _ADAM, 0.0, "charge"),
-    Penalised("Shampoo", {}, _SUMS),
-    Penalised("SOAP", {}, _MATRICES),
-    Penalised("KrADagrad", {}, _SUMS),
-    Penalised("Muon", {}, _NUCLEAR, _AGE, 37.1),
-    Penalised("Scion", _MEMORY, _DUAL, _AGE, 19.0),
-    Penalised("Prodigy", {}, _LENGTH),
-    Penalised(
-        "RootFreeRMSProp",
-        {"batch_size": 1},
-        _LOG,
-        _HEAVY,
-        19 * (1 - 2 / 1.0001) - 396 / 1.0001,
-        "charge",
-        3000,
-    ),
-    Penalised(
-        "RootFreeAdamW",
-        {"batch_size": 1, "betas": (0.9, 0.99)},
-        _LOG,
-        _FREE,
-        19 - 398 / 1.0001,
-        "charge",
-        3000,
-    ),
-    Penalised("SIRFShampoo", {}, _MATRICES),
+_ROWS: tuple[tuple[Any, ...], ...] = (
+    ("SteepestDescent", {"norm": norms.L2()}, _LAYERS % ("", "2"), "1", 1.0),
+    ("SteepestDescent", {"norm": norms.LInf()}, _ONE, "1", 1.0),
+    ("SteepestDescent", {"norm": norms.Spectral()}, _NUCLEAR, "1", 1.0),
+    ("SteepestDescent", {"norm": norms.RMSToRMS(), **_MEMORY}, _WIDE, _AGE, 19.0),
+    ("FreeSteepestDescent", {}, _LENGTH),
+    ("SGD", {}, _SQUARE, "1", 1.0, charge),
+    ("SGD", _MEMORY, _SQUARE, _AGE, 19.0, charge),
+    ("SGD", _NESTEROV, _SQUARE, _AGE, 17.2, charge),
+    ("Signum", {}, _ONE, _AGE, 19.0),
+    ("Lion", {}, _ONE, _AGE, 181.0, None, 2000),
+    ("Adam", {}, _SOFT, _ADAM, 19 - 1999.0, charge, 10_000),
+    ("AdamW", {"betas": (0.9, 0.9)}, _SOFT, _ADAM, 0.0, charge),
+    ("Shampoo", {}, _SUMS),
+    ("SOAP", {}, _MATRICES),
+    ("KrADagrad", {}, _SUMS),
+    ("Muon", {}, _NUCLEAR, _AGE, 37.1),
+    ("Scion", _MEMORY, _LAYERS % (r"\sum_l", "*"), _AGE, 19.0),
+    ("Prodigy", {}, _LENGTH),
+    ("RootFreeRMSProp", _ONCE, _LOG, _HEAVY, 19 - 434 * _RHO, charge, 3000),
+    ("RootFreeAdamW", _SLOW, _LOG, _FREE, 19 - 398 * _RHO, charge, 3000),
+    ("SIRFShampoo", {}, _MATRICES),
 )
+PENALTIES = tuple(Penalised(*row) for row in _ROWS)
 
 
 def penalty_table(ask: bool = True) -> str:
@@ -184,5 +160,5 @@ def penalty_table(ask: bool = True) -> str:
             found = row.measured()
             assert found is not None, row
             assert abs(found - row.factor) <= allowed, (row, found)
-        lines.append([row.title(), row.charged()])
+        lines.append([*row.cells()])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -28,6 +28,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 from anthology.lab.marks import Mark, Note, Panel
@@ -35,52 +36,19 @@ from anthology.lab.svg import draw, draw_panel, swatch
 
 __all__ = ["Frame", "SliderFigure", "slider_figure"]
 
-_CSS = """
-.an-slider{margin:1em 0;color:inherit;font:14px/1.45 system-ui,sans-serif}
-.an-slider .an-panels{display:flex;flex-wrap:wrap;gap:8px 16px}
-.an-slider .an-panels>svg{flex:1 1 240px;min-width:0;max-width:440px;height:auto}
-.an-slider svg{font:11.5px system-ui,sans-serif;overflow:hidden}
-.an-slider svg text:not([fill]){fill:currentColor}
-.an-slider .an-title{font-size:12.5px;font-weight:600}
-.an-slider .an-axis{font-size:12.5px}
-.an-slider .an-grid{stroke:currentColor;stroke-opacity:.13;fill:none}
-.an-slider .an-edge{stroke:currentColor;stroke-opacity:.65;fill:none}
-.an-slider .an-bar{display:flex;flex-wrap:wrap;align-items:center;gap:2px 12px}
-.an-slider label{display:flex;flex:1 1 260px;align-items:center;gap:10px}
-.an-slider input{flex:1;min-width:120px;height:28px;accent-color:var(--pst-color-primary,#0a559a)}
-.an-slider output{flex:1 1 100%;min-height:2.9em}
-.an-slider .an-key{display:flex;flex-wrap:wrap;gap:2px 18px;margin:2px 0 4px}
-.an-slider .an-key span{display:inline-flex;align-items:center;gap:6px}
-""".strip().replace("\n", "")
-_SCRIPT = """
-(()=>{const me=document.currentScript,
-f=me?me.closest("figure"):document.querySelector(".an-slider:not([data-on])"),
-q=s=>[...f.querySelectorAll(s)],
-frames=JSON.parse(q('script[type="application/json"]')[0].textContent),
-input=q("input")[0],out=q("output")[0],
-layers=q(".an-panels>svg>svg>g:last-child"),desc=q(".an-panels>svg>desc");
-f.dataset.on="";input.disabled=false;
-const show=()=>{const [value,text,marks]=frames[+input.value];
-input.setAttribute("aria-valuetext",value);
-out.firstChild.textContent=value;out.lastChild.textContent=text;
-layers.forEach((g,i)=>{g.innerHTML=marks[i];desc[i].textContent=text})};
-input.addEventListener("input",show)})()
-""".strip().replace("\n", "")
+_CSS, _SCRIPT = (
+    files("anthology.lab").joinpath(name).read_text("utf-8").replace("\n", "")
+    for name in ("slider.css", "slider.js")
+)
 
 
 @dataclass(frozen=True)
 class Frame:
     """One position of the slider.
 
-    Attributes
-    ----------
-    value : str
-        Where the slider stands: "p = 2".
-    text : str
-        What is to be seen there, in one sentence; it stands under the slider
-        and is read aloud, so it must be enough without the picture.
-    marks : sequence of sequences of marks
-        For each panel what is drawn on it; an empty list draws nothing.
+    ``value`` is where it stands: "p = 2". ``text`` says in one sentence what is to be
+    seen there; it stands under the slider and is read aloud, so it must be enough
+    without the picture. ``marks`` has for each panel a list of what is drawn on it.
     """
 
     value: str

@@ -25,7 +25,7 @@ from anthology.lab.marks import (
 )
 from anthology.lab.palette import STYLES, Style
 
-__all__ = ["draw", "draw_panel", "number", "swatch"]
+__all__ = ["draw", "draw_panel", "swatch", "tick_text"]
 
 _BOTTOM = 40.0
 _FAR = 1e5  # pixels: beyond this a coordinate is far outside, however far
@@ -55,11 +55,11 @@ def _frame(panel: Panel) -> str:
     for t in panel.x.chosen_ticks():
         at = _n(LEFT + panel.x.share(t) * width)
         grid.append(f"M{at} {_n(top)}V{_n(bottom)}")
-        words.append(_word(at, bottom + 15, number(t, panel.x.log), "middle"))
+        words.append(_word(at, bottom + 15, tick_text(t, panel.x.log), "middle"))
     for t in panel.y.chosen_ticks():
         y = bottom - panel.y.share(t) * height
         grid.append(f"M{LEFT:g} {_n(y)}H{_n(LEFT + width)}")
-        words.append(_word(_n(LEFT - 6), y + 4, number(t, panel.y.log), "end"))
+        words.append(_word(_n(LEFT - 6), y + 4, tick_text(t, panel.y.log), "end"))
     middle = _n(LEFT + width / 2)
     words.append(_word(middle, bottom + 33, panel.x.label, "middle", "an-axis"))
     words.append(
@@ -92,7 +92,7 @@ def _draw_one(panel: Panel, mark: Mark) -> str:
         return _note(mark, *_places(panel, [mark.x], [mark.y]))
     look = STYLES[mark.style]
     if isinstance(mark, Arrow):
-        x, y = zip(_plain(mark.start), _plain(mark.end), strict=True)
+        x, y = zip(_floats(mark.start), _floats(mark.end), strict=True)
         return _arrow(mark, look, *_places(panel, x, y))
     places = _places(panel, mark.x, mark.y)
     there = [place for place in places if place is not None]
@@ -188,7 +188,7 @@ def swatch(style: str | int, kind: type) -> str:
     return f'<svg aria-hidden="true" width="28" height="12">{body}</svg>'
 
 
-def number(value: float, log: bool = False) -> str:
+def tick_text(value: float, log: bool = False) -> str:
     """A tick as text: 10⁻³ on a log axis, 0.5 or −2 on a linear one."""
     if log:
         power = math.log10(value)
@@ -202,7 +202,7 @@ def number(value: float, log: bool = False) -> str:
 def _places(panel: Panel, x: Any, y: Any) -> list[Place | None]:
     """Points in tenths of a pixel from the top left; None for one with no place."""
     width, height = panel.inner
-    xs, ys = _plain(x), _plain(y)
+    xs, ys = _floats(x), _floats(y)
     if len(xs) != len(ys):
         raise ValueError(f"a mark has {len(xs)} values of x and {len(ys)} of y")
     places: list[Place | None] = []
@@ -214,7 +214,7 @@ def _places(panel: Panel, x: Any, y: Any) -> list[Place | None]:
     return places
 
 
-def _plain(values: Any) -> list[float]:
+def _floats(values: Any) -> list[float]:
     """Numbers of a list, a tensor or an array."""
     return [float(v) for v in getattr(values, "tolist", lambda: values)()]
 

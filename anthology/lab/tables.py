@@ -25,17 +25,9 @@ __all__ = ["Table", "least_costs"]
 class Table:
     """A table that a notebook shows as such and a terminal as text.
 
-    Attributes
-    ----------
-    caption : str
-        What it shows.
-    head : tuple of str
-        Names of the columns.
-    rows : tuple of tuple of str
-        As many entries each.
+    ``caption`` says what it shows, ``head`` names the columns, and each of the
+    ``rows`` has as many entries.
 
-    Examples
-    --------
     >>> Table("Two numbers", ("x", "y"), (("1", "20"),))
     Two numbers
     x | y
@@ -56,30 +48,29 @@ class Table:
         return "\n".join([self.caption, *text])
 
     def _repr_html_(self) -> str:
-        # a class that themes of notebooks know, in light and in dark; text in spans,
-        # since the book hides heads without elements
-        def line(cells: tuple[str, ...]) -> str:
-            first, *rest = (html.escape(x) for x in cells)
-            found = "".join(f"<td>{x}</td>" for x in rest)
-            return f'<tr><th scope="row">{first}</th>{found}</tr>'
-
         head = "".join(
             f'<th scope="col"><span>{html.escape(x)}</span></th>' for x in self.head
         )
+        body = ""
+        for row in self.rows:
+            first, *rest = map(html.escape, row)
+            found = "".join(f"<td>{x}</td>" for x in rest)
+            body += f'<tr><th scope="row">{first}</th>{found}</tr>'
+        # a class that themes of notebooks know, in light and in dark; text in spans,
+        # since the book hides heads without elements
         return (
             '<div class="measured" tabindex="0" style="overflow-x:auto">'
-            '<table class="dataframe">'
-            f"<caption>{html.escape(self.caption)}</caption>"
-            f"<thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(map(line, self.rows))}</tbody></table></div>"
+            f'<table class="dataframe"><caption>{html.escape(self.caption)}</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
 
 def least_costs(
-    rules: Mapping[str, Callable[[Any], torch.optim.Optimizer]],
-    shape: tuple[int, int],
+    rules: Mapping[str, Callable[[Any], torch.optim.Optimizer]], shape: tuple[int, int]
 ) -> Table:
-    """What a step on one matrix moves, keeps and multiplies at least.
+    """What a step on one matrix moves, keeps and multiplies at least, in float32.
+
+    By `anthology.cost.limit`.
 
     Parameters
     ----------
@@ -87,11 +78,6 @@ def least_costs(
         What makes an optimizer from a list of parameters, by name.
     shape : tuple of int
         Of the matrix; nothing of its size is allocated.
-
-    Returns
-    -------
-    Table
-        By `anthology.cost.limit`, for single precision.
     """
     p = torch.empty(shape, device="meta").requires_grad_()
     anything = Rates(((1, 1.0),), {"float32": 1.0})

@@ -58,16 +58,9 @@ def mean_loss(
 class Run:
     """What a training run leaves behind, in plain numbers.
 
-    Attributes
-    ----------
-    losses : list of float
-        The training loss at each step, before that step.
-    metric : float or None
-        The evaluation after the last step; NaN after a divergence.
-    evaluations : list of (int, float)
-        Steps taken and the evaluation then.
-    diverged : bool
-        Whether a loss was not finite; the run was ended there.
+    The loss at each step, before that step; the ``metric`` after the last, NaN after a
+    divergence; ``evaluations`` as (steps taken, value); and whether it ``diverged``:
+    a loss was not finite, and the run was ended there.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -91,6 +84,9 @@ def fit(
 ) -> Run:
     """Train a model, and return what happened.
 
+    A run whose loss is not finite is ended (looked at every 50 steps, so that the
+    device is not waited for).
+
     Parameters
     ----------
     model : nn.Module
@@ -113,12 +109,6 @@ def fit(
         Steps over which the learning rate first rises linearly.
     name : str
         What the progress bar is called; it is shown only on a terminal.
-
-    Returns
-    -------
-    Run
-        The losses and evaluations. A run whose loss is not finite is ended
-        (looked at every 50 steps, so that the device is not waited for).
     """
     tqdm = optional("tqdm", "tqdm").tqdm
 
@@ -142,7 +132,7 @@ def fit(
             recent.append(value.detach())
             done = step + 1
             look = done % _CHECK_EVERY == 0 or done == steps
-            if look and not _collect(run, recent):
+            if look and not _noted(run, recent):
                 break
             if evaluate and every and done % every == 0 and done < steps:
                 run.evaluations.append((done, float(evaluate())))
@@ -154,7 +144,7 @@ def fit(
     return run
 
 
-def _collect(run: Run, recent: list[Tensor]) -> bool:
+def _noted(run: Run, recent: list[Tensor]) -> bool:
     """Move the latest losses to the record; False at the first that is not finite."""
     for value in torch.stack(recent).tolist():
         run.losses.append(value)
@@ -184,22 +174,10 @@ def sweep(
 ) -> tuple[float, dict[float, list[float]]]:
     """Try every learning rate with every seed: the same budget for everyone.
 
-    Parameters
-    ----------
-    train : callable
-        (lr, seed) → the final metric of one run.
-    lrs, seeds : sequence
-        The learning rates to try, and the seeds of each; one at least.
-    better : str
-        ``"lower"`` for losses, ``"higher"`` for accuracies.
-
-    Returns
-    -------
-    best : float
-        The learning rate with the best median over the seeds; a NaN counts as
-        the worst value there is, and the smaller rate wins a tie.
-    results : dict
-        For each learning rate the metrics, in the order of the seeds.
+    ``train(lr, seed)`` gives the final metric of one run, of which ``"lower"`` or
+    ``"higher"`` is ``better``. Returns the rate with the best median over the seeds
+    (NaN counts as the worst value there is, and the smaller rate wins a tie), and for
+    each rate the metrics, in the order of the seeds.
     """
     if better not in ("lower", "higher"):
         raise ValueError(f"better is {better!r}; it must be 'lower' or 'higher'")

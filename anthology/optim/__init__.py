@@ -12,7 +12,7 @@ from .kradagrad import KrADagrad
 from .lion import Lion, Signum
 from .muon import Muon
 from .parts.kronecker.joined import joined
-from .parts.matrix.view import convert_lr
+from .parts.matrix.orthogonal import convert_lr
 from .prodigy import Prodigy
 from .root_free import RootFreeAdamW, RootFreeRMSProp
 from .scion import Scion, scion_norm

@@ -12,25 +12,39 @@ from anthology.linalg.normalizers import check_normalizers
 from anthology.linalg.polar import check_method
 
 from .adam import AdamW
-from .core.base import Params, hyperparameters
+from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.rule import Group, Rule
 from .core.state import State
-from .parts.matrix.polar import (
+from .parts.matrix.checkpoint import adopt, for_torch, rejoined
+from .parts.matrix.orthogonal import (
     ENTRY,
+    KERNELS,
     PRODUCTS,
     SIDES,
+    check_scale,
     descend_along,
     dtype_name,
-    factors,
+    must_view,
     orthogonal,
     rows_of,
 )
-from .parts.matrix.routing import ADAMW, RATE, in_words, reference
-from .parts.matrix.two_rules import _Routed
-from .parts.matrix.view import KERNELS, check_scale
+from .parts.matrix.routing import (
+    ADAMW,
+    MUON,
+    RATE,
+    check_routes,
+    divided,
+    in_words,
+    rates_settled,
+    reference,
+    rule_for,
+    seen_by,
+)
+from .parts.param_norm import spec
+from .parts.renamed import renamed
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
@@ -89,7 +103,7 @@ def _muon_lists(
         descend_along(params, m, None, group, rows)
 
 
-class Muon(_Routed):
+class Muon(BaseOptimizer):
     r"""Orthogonalised momentum for matrices, AdamW for all other parameters.
 
     With m the average of the gradients G of a weight of shape (d_out, d_in),
@@ -276,6 +290,7 @@ class Muon(_Routed):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse what Muon cannot use; see the class for the limits."""
         super().check(group)
+        check_routes(group)
         below_one("momentum value", group["momentum"])
         if group["adjust_lr_fn"] is not None:
             check_scale("adjust_lr_fn", group["adjust_lr_fn"])
@@ -297,7 +312,7 @@ class Muon(_Routed):
         check_betas(group["adamw_betas"])
 
     def __str__(self) -> str:
-        return in_words(self.param_groups, factors)
+        return in_words(self.param_groups)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """That of AdamW for tensors that are no matrices."""
@@ -314,3 +329,59 @@ class Muon(_Routed):
         for batch in batches:
             batch.group = {**batch.group, "complex": batch.is_complex}
         super().apply(batches)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group."""
+        if isinstance(param_group, dict):
+            param_group = renamed(param_group)
+            self.check({**self.defaults, **param_group})
+            param_group = rates_settled(param_group)
+            if "norm" in param_group:
+                param_group["norm"] = spec(param_group["norm"])
+                items = param_group["params"]
+                tensors = [x[-1] if isinstance(x, tuple) else x for x in items]
+                matrices = [p for p in tensors if rule_for(p, param_group) == MUON]
+                must_view({**param_group, "params": matrices})
+        super().add_param_group(param_group)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The defaults under the names that the constructor has for them."""
+        return {**self.defaults, "step": self.defaults["step_rule"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in the base; groups that ``torch.optim.Muon`` can step hold its names."""
+        saved = super().state_dict()
+        for group in saved["param_groups"]:
+            group.update(for_torch(group))
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in the base; of ``torch.optim.Muon`` and of older versions too."""
+        super().load_state_dict(rejoined(state_dict, self.param_groups))
+
+    def adopted(
+        self, group: dict[str, Any], own: Group, states: list[Group]
+    ) -> dict[str, Any]:
+        """A group of a checkpoint, which may be an older one or PyTorch's."""
+        return adopt(group, own, states)
+
+    def late(self, group: Group) -> set[str]:
+        """As in the base, and the counter of matrices, which is not used."""
+        return super().late(group) | ({"step"} if group["rule"] == MUON else set())
+
+    @property
+    def rates(self) -> list[dict[str, float | Tensor]]:
+        """The learning rates as they are now."""
+        groups = [divided(group) for group in self.param_groups]
+        return [{part["rule"]: part["lr"] for part in parts} for parts in groups]
+
+    def group_of(self, p: Tensor, group: Group) -> Group:
+        """With the rule of that tensor, its rate as ``lr``, and if it is complex."""
+        seen = seen_by(rule_for(p, group), group)
+        return {**seen, "complex": p.is_complex()}
+
+    @property
+    def rule_groups(self) -> list[dict[str, Any]]:
+        """Each group in tensors for Muon and tensors for AdamW."""
+        return [part for group in self.param_groups for part in divided(group)]

@@ -21,16 +21,8 @@ class ContractError(AssertionError):
 class Result:
     """The outcome of one check.
 
-    Attributes
-    ----------
-    name : str
-        The check.
-    passed : bool
-        Whether the optimizer keeps this part of the contract.
-    why : str
-        What happened instead; empty if it passed.
-    harm : str
-        What a user suffers where the check fails.
+    ``why`` says what happened instead, empty if it passed; ``harm`` what a user suffers
+    where the check fails.
     """
 
     name: str
@@ -43,12 +35,8 @@ class Result:
 class Check:
     """A named part of the contract.
 
-    Attributes
-    ----------
-    name, harm : str
-        As in a `Result`.
-    body : callable
-        Takes a `Subject`; raises if the optimizer breaks the contract.
+    ``harm`` is what a user suffers where it fails, and ``body`` takes a `Subject` and
+    raises if the optimizer breaks the contract.
     """
 
     name: str
@@ -86,16 +74,9 @@ def checks(kind: type[Subject]) -> list[Check]:
 
 @dataclass(frozen=True)
 class Report:
-    """All outcomes for one optimizer; its text is a table.
+    """All outcomes for one optimizer, in the order of the suite; its text is a table.
 
-    Attributes
-    ----------
-    name : str
-        The optimizer.
-    results : tuple of Result
-        One for each check, in the order of the suite.
-    watched : int
-        How many gradients of a tensor the optimizer declares only to watch.
+    ``watched`` is how many gradients of a tensor the optimizer declares only to watch.
     """
 
     name: str

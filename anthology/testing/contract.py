@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from .check import Check, Report, checks
 from .gradients import Gradients, Tensors
-from .interface import Decay, Interface
+from .interface import Interface, KindsOfDecay
 from .state import State
 from .subject import Factory, Subject, weight
 
-SUITE = (Gradients, Tensors, Interface, Decay, State)
+SUITE = (Gradients, Tensors, Interface, KindsOfDecay, State)
 CHECKS: tuple[Check, ...] = tuple(check for kind in SUITE for check in checks(kind))
 
 

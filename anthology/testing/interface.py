@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from .subject import Subject, Trial, gap, require, same, weight
+from .subject import Subject, Trial, parting, require, weight
 
 STRENGTH = 1e4  # of decay: also a rate of 1e-6 is seen then
 RATES = (1.0, 0.5, 0.25)  # shares of the largest
@@ -38,7 +38,7 @@ class Interface(Subject):
         step: Any = trial.optimizer.step
         for _ in range(1 + trial.warm_up):
             calls.clear()
-            (before,) = trial.now()
+            before = trial.now()
             with torch.no_grad():
                 loss = step(evaluate)
             times = len(calls)
@@ -46,7 +46,7 @@ class Interface(Subject):
             require(calls[0], "the closure did not run under enable_grad")
             right = loss is not None and float(loss) == losses[-1]
             require(right, f"step() returned {loss}, not the closure's loss")
-        require(not same(p, before), "the closure's gradient was not used")
+        require(not trial.stands_at(before), "the closure's gradient was not used")
 
     def descends_on_a_quadratic(self) -> None:
         """It does not train."""
@@ -58,14 +58,14 @@ class Interface(Subject):
     def maximize(self) -> None:
         """Rewards must be negated by hand, and the option descends where it exists."""
         up, down = self.fresh(weight(), maximize=True), self.fresh(weight())
-        off = gap(up, down, 3 + down.warm_up, sign=-1)
+        off = parting(up, down, 3 + down.warm_up, sign=-1)
         require(off < 1e-6, "maximize with g differs from minimize with -g")
 
     def tensor_learning_rate(self) -> None:
         """Compiled training recompiles at every change of the rate, or a crash."""
         plain = self.fresh(weight())
         rate = torch.tensor(float(plain.optimizer.defaults["lr"]))
-        off = gap(self.fresh(weight(), lr=rate), plain, 3 + plain.warm_up)
+        off = parting(self.fresh(weight(), lr=rate), plain, 3 + plain.warm_up)
         require(off < 1e-6, "a Tensor lr gives another step than the same float")
 
     def negative_learning_rate_refused(self) -> None:
@@ -120,7 +120,7 @@ class Interface(Subject):
         require(group.get("step") == 0, "a group's own step=0 was not kept")
         group |= {"t": 0, "k": 0}
         for _ in range(3 + plain.warm_up):
-            apart = gap(counted, plain, 1)
+            apart = parting(counted, plain, 1)
             for name in ("step", "t", "k"):
                 group[name] += 1
             counted.optimizer.load_state_dict(counted.optimizer.state_dict())
@@ -154,7 +154,7 @@ class Interface(Subject):
         sizes = [len(group["params"]) for group in other.optimizer.param_groups]
         require(sizes == [1, 0], f"groups of 1 and 0 tensors came back as {sizes}")
         other.put(trial.params)
-        apart = gap(trial, other, 1)
+        apart = parting(trial, other, 1)
         require(apart == 0, "beside an empty group a resumed run is another run")
 
     def scheduler(self) -> None:
@@ -165,9 +165,9 @@ class Interface(Subject):
             trial.step()
             schedule.step()
         require(trial.moved(), "it did not move while the rate was up")
-        (before,) = trial.now()
+        before = trial.now()
         trial.step()
-        still = same(trial.params[0], before)
+        still = trial.stands_at(before)
         require(still, "it moved although the schedule had set lr to 0")
 
     def warm_up_from_zero(self) -> None:
@@ -197,7 +197,7 @@ class Interface(Subject):
         return Trial(trial.optimizer, [*trial.params, new])
 
 
-class Decay(Subject):
+class KindsOfDecay(Subject):
     """Decay that looks at the step or at the schedule.
 
     An optimizer without an argument ``decay`` promises nothing and passes.
@@ -207,7 +207,7 @@ class Decay(Subject):
         """Decay that was to be cautious works against the step, or not at all."""
         for old, new, taken, _ in self._decayed("cautious"):
             agrees = (old - new) * old >= 0
-            size = _size(taken[0], old, agrees)
+            size = _share(taken[0], old, agrees)
             off = (taken[0] - size * old * agrees).abs().max()
             require(size > 0, "no weight decayed that the step made smaller")
             require(off <= 1e-3 * size, "it is not a share of what the step shrinks")
@@ -215,8 +215,8 @@ class Decay(Subject):
     def corrected_decay(self) -> None:
         """The size of normalised weights follows the schedule that it was to forget."""
         for old, new, taken, share in self._decayed("cautious", "corrected"):
-            plain = _size(taken[0], old, (old - new) * old >= 0)
-            size = _size(taken[1], old, old != 0)
+            plain = _share(taken[0], old, (old - new) * old >= 0)
+            size = _share(taken[1], old, old != 0)
             off = (taken[1] - size * old).abs().max()
             require(off <= 1e-3 * size, "it is not one share of all weights")
             require(
@@ -247,7 +247,7 @@ class Decay(Subject):
             yield old, new, [new - other for other in others], share
 
 
-def _size(taken: Tensor, old: Tensor, among: Tensor) -> float:
+def _share(taken: Tensor, old: Tensor, among: Tensor) -> float:
     """What share of the largest of some weights was taken."""
     at = (old.abs() * among).argmax()
     return float(taken.flatten()[at] / old.flatten()[at])

@@ -12,7 +12,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from .subject import Subject, Trial, gap, require, same, weight
+from .subject import Subject, Trial, equal_bits, parting, require, weight
 
 
 class State(Subject):
@@ -33,7 +33,7 @@ class State(Subject):
         resumed = self._copy(trial)
         _resume(resumed, _file(trial))
         require(
-            gap(trial, resumed) == 0,
+            parting(trial, resumed) == 0,
             "after a resume the steps differ from those without",
         )
 
@@ -52,7 +52,7 @@ class State(Subject):
                         other.dtype == value.dtype,
                         f"state {name} came back as {other.dtype}, not {value.dtype}",
                     )
-        apart = gap(trial, resumed)
+        apart = parting(trial, resumed)
         require(apart == 0, "after a resume the steps differ from those without")
 
     def loaded_state_is_a_copy(self) -> None:
@@ -66,7 +66,8 @@ class State(Subject):
         for name, value in state.items():
             if isinstance(value, Tensor):
                 require(
-                    same(value, kept[name]), f"state {name} is shared after loading"
+                    equal_bits(value, kept[name]),
+                    f"state {name} is shared after loading",
                 )
 
     def deep_copy(self) -> None:
@@ -79,13 +80,11 @@ class State(Subject):
         before = trial.now()
         torch.manual_seed(2)
         twin.train()
-        require(
-            all(map(same, trial.params, before)),
-            "a step of the copy moved the original",
-        )
+        still = trial.stands_at(before)
+        require(still, "a step of the copy moved the original")
         torch.manual_seed(2)
         trial.train()
-        equal = all(map(same, trial.params, twin.params))
+        equal = trial.stands_at(twin.params)
         require(equal, "the copy continues differently from the original")
 
     def foreign_checkpoint(self) -> None:
@@ -125,7 +124,7 @@ class State(Subject):
         note = {"name": "mine"}
         state[trial.params[0]]["note"] = note
         for _ in range(2):
-            apart = gap(trial, plain)
+            apart = parting(trial, plain)
             state["run"] = "mine"
             state[trial.params[1]]["seen"] = torch.ones(2)
         require(apart == 0, "entries of the user change the steps")

@@ -53,9 +53,13 @@ class Trial:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
+    def draw(self) -> list[Tensor]:
+        """A random gradient for each parameter."""
+        return [torch.randn(p.shape, dtype=p.dtype) for p in self.params]
+
     def step(self, *gradients: Tensor | None) -> None:
         """Take a step: with these gradients, or a random one for each parameter."""
-        given = gradients or tuple(map(draw, self.params))
+        given = gradients or self.draw()
         for p, g in zip(self.params, given, strict=True):
             p.grad = None if g is None else g.clone()
         self.optimizer.step()
@@ -75,9 +79,13 @@ class Trial:
         """Copies of the parameters."""
         return [p.detach().clone() for p in self.params]
 
+    def stands_at(self, values: list[Tensor]) -> bool:
+        """Whether the parameters have these values, bit by bit."""
+        return all(map(equal_bits, self.params, values))
+
     def moved(self, index: int = 0) -> bool:
         """Whether a parameter is no longer where it was at the start."""
-        return not same(self.params[index], self.starts[index])
+        return not equal_bits(self.params[index], self.starts[index])
 
     def finite(self) -> bool:
         """Whether no entry of a parameter is infinite or NaN."""
@@ -107,16 +115,10 @@ class Subject:
         self.factory = factory
 
     def fresh(self, *params: Tensor, given: Any = None, **options: Any) -> Trial:
-        """A trial without any gradient so far.
+        """A trial of these parameters, without any gradient so far.
 
-        Parameters
-        ----------
-        *params : Tensor
-            The parameters.
-        given : object, optional
-            How the optimizer gets them: pairs with names, or groups. Default: a list.
-        **options
-            Arguments of the class that its factory does not give.
+        ``given`` is how the optimizer gets them, if not as a list: pairs with names, or
+        groups. ``options`` are arguments of its class that the factory does not give.
         """
         handed = list(params) if given is None else given
         made = self.factory(handed)
@@ -153,28 +155,23 @@ def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.ones(shape or (4, 3), dtype=dtype).requires_grad_()
 
 
-def draw(p: Tensor) -> Tensor:
-    """A random gradient for a parameter."""
-    return torch.randn(p.shape, dtype=p.dtype)
-
-
-def same(a: Tensor, b: Tensor) -> bool:
+def equal_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal bit by bit (NaN included)."""
     return torch.equal(torch.isnan(a), torch.isnan(b)) and torch.equal(
         torch.nan_to_num(a), torch.nan_to_num(b)
     )
 
 
-def gap(one: Trial, other: Trial, steps: int = 3, sign: int = 1) -> float:
-    """Give two trials the same gradients, and say how far apart they come.
+def parting(one: Trial, other: Trial, steps: int = 3, sign: int = 1) -> float:
+    """How far apart two trials come by the same gradients, the other's with this sign.
 
-    ``sign`` is that of the other's gradients. Equal bits, NaN included, are at 0.
+    Equal bits, NaN included, are at 0.
     """
     for _ in range(steps):
-        gradients = [draw(p) for p in one.params]
+        gradients = one.draw()
         one.step(*gradients)
         other.step(*(sign * g for g in gradients))
-    pairs = list(zip(one.params, other.params, strict=True))
-    if all(same(a, b) for a, b in pairs):
+    if one.stands_at(other.params):
         return 0.0
-    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+    pairs = zip(one.params, other.params, strict=True)
+    return float(torch.stack([(a - b).detach().abs().max() for a, b in pairs]).max())

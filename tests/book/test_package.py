@@ -41,7 +41,8 @@ def test_it_holds_every_module_and_only_those(wheel: zipfile.ZipFile) -> None:
     expected = {
         path.relative_to(address.ROOT).as_posix()
         for path in (address.ROOT / "anthology").rglob("*")
-        if path.suffix in (".py", ".json") or path.name == "py.typed"
+        if path.suffix in (".py", ".json", ".css", ".js", ".mplstyle")
+        or path.name == "py.typed"
     }
     assert code == expected
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from anthology import lab
-from anthology.lab.labels import apart
+from anthology.lab.labels import parted
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
@@ -117,4 +117,4 @@ def test_what_cannot_be_labelled_is_said():
     ],
 )
 def test_boxes_part_as_little_as_they_can(wanted, placed):
-    assert apart(wanted, [10] * len(wanted)) == pytest.approx(placed, abs=1e-3)
+    assert parted(wanted, [10] * len(wanted)) == pytest.approx(placed, abs=1e-3)

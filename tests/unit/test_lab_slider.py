@@ -10,7 +10,7 @@ import torch
 
 from anthology import lab
 from anthology.lab.palette import PAPER
-from anthology.lab.svg import draw, number
+from anthology.lab.svg import draw, tick_text
 
 PLAIN = lab.Panel(lab.Axis("x", 0, 1), lab.Axis("y", 0, 1), height=100)
 WIDTH = 2800  # of the plotting area, in tenths of a pixel
@@ -207,7 +207,7 @@ def test_equal_axes_have_equal_units():
     ],
 )
 def test_tick_texts(value, log, text):
-    assert number(value, log) == text
+    assert tick_text(value, log) == text
 
 
 @pytest.mark.parametrize(
