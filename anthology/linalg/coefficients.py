@@ -93,15 +93,39 @@ def polar_express_coefficients(
     cushion: float = 0.02407327424182761,
     safety_inside: bool = False,
 ) -> tuple[Coefficients, ...]:
-    """Construct the Polar Express polynomials by their greedy recursion."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0 < lower < 1:
-        raise ValueError(f"lower must lie between 0 and 1, got {lower}")
-    if not safety >= 1:
-        raise ValueError(f"safety must be at least 1, got {safety}")
-    if not 0 <= cushion < 1:
-        raise ValueError(f"cushion must lie in [0, 1), got {cushion}")
+    """Construct the Polar Express polynomials by their greedy recursion.
+
+    Each is the best odd quintic on the interval that the ones before it leave, which
+    makes the composition the best of all. With ``safety=1, cushion=0`` its worst error
+    on [lower, 1] is 1 − ℓ, ℓ the image of ``lower``. ValueError for what is out of range.
+
+    Parameters
+    ----------
+    steps : int
+        How many polynomials (a, b, c).
+    lower : float
+        The smallest singular value aimed at, relative to the Frobenius norm. Below
+        the rounding of the products it needs a ``safety`` above 1.
+    safety : float
+        Every polynomial but the last becomes p(x/safety), so that singular values that
+        rounding pushed above the interval stay in reach: 1.01 for bfloat16, 1 is off.
+    cushion : float
+        Keep the lower end of each interval above ``cushion`` times its upper end:
+        gentler polynomials, less optimal, less shaken by rounding. 0 is off.
+    safety_inside : bool
+        Let the recursion see the shrunk polynomials (as the published five of the dion
+        package), not only the finished list (as the published eight of the paper).
+
+    Source: Amsel et al., The Polar Express, arXiv 2505.16932, Thm 4.1, section 4.4.
+    """
+    for good, said, value in (
+        (steps >= 1, "steps must be at least 1", steps),
+        (0 < lower < 1, "lower must lie between 0 and 1", lower),
+        (safety >= 1, "safety must be at least 1", safety),
+        (0 <= cushion < 1, "cushion must lie in [0, 1)", cushion),
+    ):
+        if not good:
+            raise ValueError(f"{said}, got {value}")
     low, high = lower, 1.0
     built: list[Coefficients] = []
     for step in range(steps):
@@ -111,13 +135,10 @@ def polar_express_coefficients(
             # lie symmetrically about 1 again.
             centre = 2 / (evaluate(p, low) + evaluate(p, high))
             p = (p[0] * centre, p[1] * centre, p[2] * centre)
-        last = step == steps - 1
-        if safety_inside and not last:
-            p = shrink(p, safety)
-        low = evaluate(p, low)
-        high = 2 - low
-        low = min(low, high)
-        built.append(p if safety_inside or last else shrink(p, safety))
+        wide = p if step == steps - 1 else shrink(p, safety)
+        built.append(wide)
+        low = evaluate(wide if safety_inside else p, low)
+        low, high = min(low, 2 - low), 2 - low
     return tuple(built)
 
 

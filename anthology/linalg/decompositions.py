@@ -52,15 +52,9 @@ def robust_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
     -------
     tuple of Tensor
         λ, ascending, shape (..., n), and V, shape (..., n, n), in the precision of
-        ``A``; NaN for a matrix of which the library says until the end that it
-        cannot be decomposed (``LinAlgError``, or NaN).
-
-    Raises
-    ------
-    RuntimeError
-        Where the last try on a matrix ends in any other error: then it is not the
-        matrix. At once where memory is lacking, the device is lost, or there is no
-        such operation.
+        ``A``; NaN for a matrix of which the library says until the end that it cannot
+        be decomposed (``LinAlgError``, or NaN). RuntimeError where the last try ends in
+        any other error, and at once where memory, the device or the operation lacks.
     """
     values, vectors = _persistent("eigh", A, JITTER)
     return values, vectors

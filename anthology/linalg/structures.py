@@ -343,21 +343,12 @@ STRUCTURES: dict[str, Callable[[int], Structure]] = {
 
 @lru_cache(maxsize=128)
 def structure(name: str, dim: int) -> Structure:
-    """A structure by name; the same object for the same arguments.
+    """A structure by name, of d × d matrices; the same object for the same arguments.
 
-    Parameters
-    ----------
-    name : str
-        dense, diagonal, block-diagonal (blocks of 30), lower, upper,
-        lower-toeplitz, upper-toeplitz, hierarchical (15, 15), lower-row,
-        lower-column, upper-row or upper-column (diagonal and one dense line).
-    dim : int
-        d, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If there is no such structure, or d is not a positive integer.
+    Names are dense, diagonal, block-diagonal (blocks of 30), lower, upper,
+    lower-toeplitz, upper-toeplitz, hierarchical (15, 15), lower-row, lower-column,
+    upper-row and upper-column (diagonal and one dense line); ValueError for another,
+    or where d is not a positive integer.
 
     Examples
     --------

@@ -56,23 +56,22 @@ def role_rule(where: Where, role: str | None = None, norm: Norm | None = None) -
     --------
     >>> import torch
     >>> from torch import nn
-    >>> from anthology.norms import LInf, RMSToRMS, Transpose
-    >>> from anthology.norms import forget_role_rule, metrize, role_rule
+    >>> from anthology import norms
     >>> class Dense(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.kernel = nn.Parameter(torch.zeros(4, 8))
+    ...         self.kernel = nn.Parameter(torch.zeros(4, 8))  # in × out
     ...         self.filters = nn.Parameter(torch.zeros(4, 3))
-    >>> role_rule("Dense", "linear", Transpose(RMSToRMS()))
-    >>> @role_rule("*filters")
+    >>> norms.role_rule("Dense", "linear", norms.Transpose(norms.RMSToRMS()))
+    >>> @norms.role_rule("*filters")
     ... def filters(name, param, module):
-    ...     return "entrywise", LInf()
-    >>> print(metrize(nn.Sequential(Dense())))
+    ...     return "entrywise", norms.LInf()
+    >>> print(norms.metrize(nn.Sequential(Dense())))
     name       shape  role       norm                   scale  why
     0.kernel   4×8    linear     Transpose(RMSToRMS())  1      rule for Dense
     0.filters  4×3    entrywise  LInf()                 1      rule for *filters
-    >>> forget_role_rule("Dense")
-    >>> forget_role_rule("*filters")
+    >>> norms.forget_role_rule("Dense"), norms.forget_role_rule("*filters")
+    (None, None)
     """
     if not isinstance(where, str) and not _is_layer(where):
         raise TypeError(

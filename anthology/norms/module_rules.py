@@ -147,11 +147,7 @@ class Reader:
     """What a rule is given: the way to the modular norms of a module's parts."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        rows: Sequence[Row],
-        mass: Values,
-        sensitivity: Values,
+        self, model: nn.Module, rows: Sequence[Row], mass: Values, sensitivity: Values
     ) -> None:
         self._rows = {id(row.param): row for row in rows}
         self._names: dict[int, list[str]] = {}
@@ -221,8 +217,8 @@ def _heads(model: nn.Module) -> Iterator[Override]:
     """The heads of attention apart, so that each gets queries and keys of RMS 1."""
     for module in model.modules() if isinstance(model, nn.Module) else ():
         if isinstance(module, nn.MultiheadAttention):
-            fused = module.in_proj_weight, module.in_proj_bias
-            for norm, weight in zip((RMSToRMS(), RMS()), fused, strict=True):
+            fused = (RMSToRMS(), module.in_proj_weight), (RMS(), module.in_proj_bias)
+            for norm, weight in fused:
                 if weight is not None:
                     whose = lambda name, p, module, weight=weight: p is weight
                     yield whose, Split(norm, 3 * module.num_heads)
