@@ -39,7 +39,7 @@ def composed(
     return outer + half * (squares + inner) * m**3
 
 
-def polar(
+def polar_factor(
     rows: int,
     columns: int,
     method: str,

@@ -64,13 +64,13 @@ def muon(s: Subject) -> Work:
     work = 0.0
     for matrices in view(torch.empty(shape, device="meta"))[0]:
         *many, rows, columns = matrices.shape
-        one = flops.polar(rows, columns, method, steps, low, s.symmetric)
+        one = flops.polar_factor(rows, columns, method, steps, low, s.symmetric)
         work += math.prod(many) * one
     lengths = math.prod(s.kept.get("row_avg_sq", (0,)))
     return Work(s.numbers + lengths, flops=work, products=dtype)
 
 
-def _products(
+def _axis_products(
     s: Subject, axes: list[int], products: float, cubic: float, n: int = 0
 ) -> float:
     """Of n numbers with a square matrix for each axis, GGᵀ included, and in d³."""
@@ -93,7 +93,7 @@ def shampoo(s: Subject) -> Work:
     for axes in blocks.values() if dense else ():
         size = n // len(blocks) if group["sides"] == "one" else math.prod(axes)
         # of coupled factors one divides all others
-        work += _products(s, axes, len(axes) if coupled else 1, cubic, size)
+        work += _axis_products(s, axes, len(axes) if coupled else 1, cubic, size)
     averaged = bool(group["betas"][0]) + bool(group["momentum"])
     averaged += group["grafting"] == "rms"
     square = sum(math.prod(f) for f in factors)
@@ -108,7 +108,7 @@ def soap(s: Subject) -> Work:
     # m is kept in the old basis and turned when that turns, or turned at every step
     coupled = s.group["factors"] == "kl"  # L in its basis, and G by all but one
     turns = min(3.0, 2.0 + 2.0 / every) + coupled * (len(axes) - 1)
-    work = _products(s, axes, turns, (2 + flops.QR) / every + 2 * coupled)
+    work = _axis_products(s, axes, turns, (2 + flops.QR) / every + 2 * coupled)
     return keeping((2 * s.numbers + square, 2), (square, 1 + 1 / every), flops=work)
 
 
@@ -118,7 +118,7 @@ def kradagrad(s: Subject) -> Work:
     every, square = s.group["refresh"], sum(d * d for d in axes)
     # GGᵀL and L times it; εL²; the root
     cubic = 2 + (1 if s.symmetric else 2) * (1 + damps(s.dtype, s.group) + 1 / every)
-    work = _products(s, axes, 1, cubic + flops.EIGH / every)
+    work = _axis_products(s, axes, 1, cubic + flops.EIGH / every)
     roots = square * keeps_roots(s.group)
     return keeping((s.numbers + square, 2), (roots, 1 + 1 / every), flops=work)
 
@@ -184,7 +184,7 @@ def _dualized(s: Subject) -> float:
         else:
             continue
         method, steps = getattr(base, "method", "svd"), getattr(base, "steps", None)
-        one = flops.polar(rows, columns, method, steps, False, s.symmetric)
+        one = flops.polar_factor(rows, columns, method, steps, False, s.symmetric)
         work += one * (block.numel() // max(rows * columns, 1))
     return work
 

@@ -4,19 +4,12 @@ An optimizer's step is a map. `counter_term` expands the field whose flow is
 that map in powers of the step size, with nested derivatives; `generator`
 reads the same field off the iterates, for any step; `flow` follows a field;
 `discretization` measures how far it is from the steps, `radius` whether it
-exists. `heavy_ball`, `averages` and `adaptive` have the terms of steps with a
-memory, `penalties` and `modified_loss` the loss that they descend. `steps` makes a
-map of any torch optimizer, `symmetry` finds what the loss cannot see and predicts
-its motion, and `probe` holds all of it against a real training run.
+exists. `memory` has the terms of steps with a memory, `modified_loss` the loss
+that they descend. `step_map` makes a map of any torch optimizer, `models` a
+function of its weights of any model, `symmetry` finds what the loss cannot see and
+predicts its motion, and `probe` holds all of it against a real training run.
 """
 
-from anthology.motion.averages import (
-    adam_braces,
-    adam_sign_change,
-    adam_terms,
-    average_factor,
-    averaged_terms,
-)
 from anthology.motion.counter_term import (
     counter_field,
     counter_terms,
@@ -31,7 +24,15 @@ from anthology.motion.discretization import (
 )
 from anthology.motion.flow import flow
 from anthology.motion.generator import generator
-from anthology.motion.heavy_ball import heavy_ball_terms, slow_start
+from anthology.motion.memory import (
+    adam_braces,
+    adam_sign_change,
+    adam_terms,
+    average_factor,
+    averaged_terms,
+    heavy_ball_terms,
+    slow_start,
+)
 from anthology.motion.models import ravel_model
 from anthology.motion.modified_loss import (
     Penalty,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 Field: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def require(**arguments: Any) -> None:
+def demand(**arguments: Any) -> None:
     """Refuse an argument that is not what its name stands for in this package."""
     for name, value in arguments.items():
         check, *details = _ASKED[name]
@@ -31,9 +31,24 @@ def require_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def require_number(name: str, value: Any) -> None:
+def require_number(
+    name: str, value: Any, holds: Callable[[Any], bool], what: str
+) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a float, got {type(value).__name__}")
+    if not holds(value):
+        raise ValueError(f"{name} must be {what}, got {value}")
+
+
+def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def require_one_device(tensors: Iterable[Tensor]) -> None:
+    devices = sorted({str(x.device) for x in tensors})
+    if len(devices) > 1:
+        raise ValueError(f"parameters are on several devices: {devices}")
 
 
 def require_float64(name: str, w: Any, reason: str) -> None:
@@ -45,22 +60,16 @@ def require_float64(name: str, w: Any, reason: str) -> None:
         )
 
 
-def require_fraction(name: str, value: Any) -> None:
-    require_number(name, value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
-
-
 def _learning_rate(name: str, lr: Any) -> None:
-    require_number(name, lr)
+    require_number(name, lr, lambda x: True, "")
     if not 0 < lr < math.inf:
         raise ValueError(f"Invalid learning rate: {lr} (must be positive and finite)")
 
 
-def _nonnegative(name: str, value: Any) -> None:
-    require_number(name, value)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
+def _number_or_tensor(name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number or a Tensor, got bool")
+    require_kind(name, value, "a number or a Tensor", int | float | Tensor)
 
 
 def _point(name: str, w: Any) -> None:
@@ -69,12 +78,13 @@ def _point(name: str, w: Any) -> None:
         raise TypeError(f"{name} must be real floating point, got {w.dtype}")
 
 
+FRACTION = (lambda x: 0 <= x < 1, "at least 0 and below 1")
+_SIZE = (require_number, lambda x: 0 <= x < math.inf, "at least 0 and finite")
+_SQUARES = ("square", "gradient_square", "slope", "time", "bend")
+_SOLVERS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
 _OF_TENSOR = (require_kind, "a function of a Tensor")
 _ASKED: dict[str, tuple[Any, ...]] = {
-    "gradient": _OF_TENSOR,
-    "displacement": _OF_TENSOR,
-    "direction": _OF_TENSOR,
-    "velocity": _OF_TENSOR,
+    **dict.fromkeys(("gradient", "displacement", "direction", "velocity"), _OF_TENSOR),
     "step": (require_kind, "a function from a point to the next"),
     "f": (require_kind, "a loss, a function of a Tensor"),
     "penalty": (require_kind, "a Norm or a function of the gradient"),
@@ -86,13 +96,15 @@ _ASKED: dict[str, tuple[Any, ...]] = {
     "g": (_point,),
     "w0": (require_float64, "float32 would hide differences below 1e-6"),
     "lr": (_learning_rate,),
-    "momentum": (require_fraction,),
-    "decay": (_nonnegative,),
-    "eps": (_nonnegative,),
+    "momentum": (require_number, *FRACTION),
+    "decay": _SIZE,
+    "eps": _SIZE,
+    **dict.fromkeys(_SQUARES, (_number_or_tensor,)),
+    "method": (require_one_of, ("series", "differences")),
+    "point": (require_one_of, ("lookahead", "iterate")),
+    "solver": (require_one_of, _SOLVERS),
     "count": (require_count, 0),
-    "order": (require_count, 1),
-    "steps": (require_count, 1),
-    "max_evaluations": (require_count, 1),
+    **dict.fromkeys(("order", "steps", "max_evaluations"), (require_count, 1)),
 }
 
 

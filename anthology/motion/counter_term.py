@@ -27,15 +27,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from anthology.motion._arguments import Field, evaluated, require
-
-__all__ = [
-    "counter_field",
-    "counter_terms",
-    "first_counter_term",
-    "motion_terms",
-    "second_counter_term",
-]
+from anthology.motion._arguments import Field, demand, evaluated
 
 # ("w", m, r) -> D[m, r], the coefficient of η^r in the m-th time derivative of the
 # motion, with D[1, r] = F_r; ("g", m, r) -> the same of a gradient along it
@@ -75,10 +67,9 @@ def motion_terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind or range, or if Φ returns no tensor, or one
-        of another shape or dtype.
+        For an argument of the wrong kind or range, or a Φ that returns no tensor like w.
     """
-    require(displacement=displacement, w=w, count=count)
+    demand(displacement=displacement, w=w, count=count)
     return _terms("displacement", displacement, w, count)
 
 
@@ -108,7 +99,7 @@ def counter_terms(gradient: Field, w: Tensor, count: int) -> list[Tensor]:
     kinks, and the formula does not see the kinks that a step crosses. Source:
     Miyagawa 2022.
     """
-    require(gradient=gradient, w=w, count=count)
+    demand(gradient=gradient, w=w, count=count)
     if count == 0:
         return []
     terms = _terms("gradient", gradient, w, count + 1, sign=-1)
@@ -118,25 +109,12 @@ def counter_terms(gradient: Field, w: Tensor, count: int) -> list[Tensor]:
 def counter_field(gradient: Field, w: Tensor, order: int, lr: float) -> Tensor:
     r"""The truncated equation of motion of gradient descent, at one point.
 
-    :math:`-g - \eta\,(\xi_0 + \dots + \eta^{order-2}\,\xi_{order-2})`. Followed for
-    a fixed time it stays within :math:`O(\eta^{order})` of gradient descent.
-
-    Parameters
-    ----------
-    gradient, w
-        As for :func:`counter_terms`.
-    order : int
-        How many terms, the gradient counted; at least 1, which is gradient flow.
-    lr : float
-        The step size η, positive.
-
-    Returns
-    -------
-    Tensor
-        The velocity dw/dt, of the shape and dtype of ``w``. Errors as of
-        :func:`counter_terms`.
+    The velocity :math:`-g - \eta\,(\xi_0 + \dots + \eta^{N-2}\,\xi_{N-2})` of N =
+    ``order`` ≥ 1 terms, 1 for gradient flow, with the step size η = ``lr`` > 0; the rest
+    as for :func:`counter_terms`. Followed for a fixed time it stays within
+    :math:`O(\eta^N)` of gradient descent.
     """
-    require(gradient=gradient, w=w, order=order, lr=lr)
+    demand(gradient=gradient, w=w, order=order, lr=lr)
     terms = _terms("gradient", gradient, w, order, sign=-1)
     velocity = terms[-1]
     for term in reversed(terms[:-1]):
@@ -150,7 +128,7 @@ def first_counter_term(gradient: Field, w: Tensor) -> Tensor:
     Two calls of the gradient; arguments, result and errors as in
     :func:`counter_terms` (Barrett & Dherin 2021; Miyagawa 2022).
     """
-    require(gradient=gradient, w=w)
+    demand(gradient=gradient, w=w)
     return derivative(gradient, w, evaluated("gradient", gradient, w)) / 2
 
 
@@ -162,7 +140,7 @@ def second_counter_term(gradient: Field, w: Tensor) -> Tensor:
     ξ₀ it is not the gradient of any function in general: that would need
     the ratio 2 : 1 between the two coefficients, and it is 4 : 1.
     """
-    require(gradient=gradient, w=w)
+    demand(gradient=gradient, w=w)
     g = evaluated("gradient", gradient, w)
     # g is held fixed, so that only the Hessian is differentiated
     along = jvp(lambda v: derivative(gradient, v, g), (w,), (g,))

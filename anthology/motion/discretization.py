@@ -17,39 +17,28 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from anthology.motion._arguments import Field, evaluated, require, require_count
+from anthology.motion._arguments import Field, demand, evaluated, require_count
 from anthology.motion.counter_term import counter_field, counter_terms
 from anthology.motion.flow import flow
 from anthology.motion.generator import weights
-
-__all__ = ["discretization_error", "equation_of_motion", "leading_error"]
-
-_METHODS = ("series", "differences")
 
 
 def equation_of_motion(
     gradient: Field, order: int, lr: float, method: str = "series"
 ) -> Field:
-    r"""The truncated equation of motion of gradient descent, as a function.
+    r"""The truncated equation of motion of gradient descent, as a function w ↦ dw/dt.
 
     Parameters
     ----------
     gradient, order, lr
         As for :func:`counter_field`, with its errors.
     method : {"series", "differences"}
-        ``"series"``: the gradient and ``order - 1`` counter terms
-        (:func:`counter_field`, ``2**(order - 1)`` calls of the gradient, the
-        deepest in ``order - 1`` nested derivatives). ``"differences"``: forward
+        ``"series"``: :func:`counter_field`, ``2**(order - 1)`` calls of the gradient, the
+        deepest in ``order - 1`` nested derivatives. ``"differences"``: forward
         differences of ``order`` iterates (``order`` plain calls). The two
         differ by :math:`O(\eta^{order})`.
-
-    Returns
-    -------
-    callable
-        w ↦ dw/dt, from a tensor to one of the same shape and dtype.
     """
-    require(gradient=gradient, order=order, lr=lr)
-    _require_method(method)
+    demand(gradient=gradient, order=order, lr=lr, method=method)
     if method == "series":
         return lambda w: counter_field(gradient, w, order, lr)
 
@@ -81,30 +70,30 @@ def discretization_error(
 ) -> Tensor:
     r"""Motion minus iterate: :math:`e_k = w(k\eta) - w_k`.
 
-    w(t) follows the equation of motion truncated at ``order`` terms,
-    :math:`w_{k+1} = w_k - \eta g(w_k)`, and both start at ``w0``. With
-    ``order`` = N, :math:`e_1 = \eta^{N+1}\xi_{N-1} + O(\eta^{N+2})` for the
+    w(t) follows the equation of motion truncated at N = ``order`` terms,
+    :math:`w_{k+1} = w_k - \eta g(w_k)`, and both start at ``w0``:
+    :math:`e_1 = \eta^{N+1}\xi_{N-1} + O(\eta^{N+2})` for the
     series, and :math:`e_k = O(\eta^N)` at a fixed time :math:`k\eta`.
 
     Parameters
     ----------
     gradient, lr, order, method
-        As for :func:`equation_of_motion`.
+        As for :func:`equation_of_motion`, with its errors.
     w0 : Tensor
         The start, float64, any shape.
     steps : int or sequence of int
         After how many: one number, or increasing numbers ≥ 0.
     **integrator
-        ``solver``, ``rtol``, ``atol`` and ``max_evaluations`` of :func:`flow`.
+        ``solver``, ``rtol``, ``atol`` and ``max_evaluations`` of :func:`flow`, whose
+        errors are raised too.
 
     Returns
     -------
     Tensor
-        The error in the shape of ``w0``, or for a sequence of steps in shape
-        ``(len(steps), *w0.shape)``; NaN or infinite where the motion or the
-        descent is. Errors as of :func:`equation_of_motion` and :func:`flow`.
+        In the shape of ``w0``, or for a sequence in shape ``(len(steps), *w0.shape)``;
+        NaN or infinite where the motion or the descent is.
     """
-    require(w0=w0)
+    demand(w0=w0)
 
     def errors(counts: list[int]) -> Tensor:
         velocity = equation_of_motion(gradient, order, lr, method)
@@ -144,8 +133,7 @@ def leading_error(
     contracts and grows like :math:`(e^{Lt}-1)/L` at worst, with L a bound on
     ‖H‖. Source: derived here; Miyagawa 2022 bounds the error.
     """
-    require(gradient=gradient, w0=w0, order=order, lr=lr)
-    _require_method(method)
+    demand(gradient=gradient, w0=w0, order=order, lr=lr, method=method)
 
     def velocity(both: Tensor) -> Tensor:
         w, error = both[0], both[1]
@@ -181,11 +169,6 @@ def _time_derivative(gradient: Field, times: int) -> Field:
         return along
 
     return derivative
-
-
-def _require_method(method: str) -> None:
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {_METHODS}, got {method!r}")
 
 
 def _after(steps: int | Sequence[int], errors: Callable[[list[int]], Tensor]) -> Tensor:

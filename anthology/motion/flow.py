@@ -13,11 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anthology.motion._arguments import Field, evaluated, require
-
-__all__ = ["flow"]
-
-_SOLVERS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
+from anthology.motion._arguments import Field, demand, evaluated
 
 
 class _OutOfRangeError(ArithmeticError):
@@ -67,7 +63,7 @@ def flow(
     RuntimeError
         If ``max_evaluations`` did not suffice.
     """
-    require(velocity=velocity, w0=w0, max_evaluations=max_evaluations)
+    demand(velocity=velocity, w0=w0, max_evaluations=max_evaluations)
     times = _times(t)
     try:
         from torchdiffeq import odeint
@@ -76,8 +72,7 @@ def flow(
             "flow integrates with torchdiffeq, which is not installed: "
             "pip install torchdiffeq"
         ) from error
-    if solver not in _SOLVERS:
-        raise ValueError(f"solver must be one of {_SOLVERS}, got {solver!r}")
+    demand(solver=solver)
     if not (rtol >= 0 and atol >= 0 and 0 < rtol + atol < math.inf):
         raise ValueError(
             f"rtol and atol must be finite, ≥ 0 and not both 0, got {rtol}, {atol}"

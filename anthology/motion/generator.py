@@ -7,9 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from anthology.motion._arguments import Field, evaluated, require, require_float64
-
-__all__ = ["generator"]
+from anthology.motion._arguments import Field, demand, evaluated, require_float64
 
 
 def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
@@ -29,28 +27,18 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
         iterates with a copy of the point; returns its shape and dtype. Of a step
         with a state let the point hold the state too.
     w : Tensor
-        The point, float64, any shape.
+        The point, float64, any shape. A non-finite iterate makes the velocity so.
     order : int
         How many differences, at least 1, which is −g for gradient descent.
     lr : float
         The step size η, positive: the time that one step takes.
 
-    Returns
-    -------
-    Tensor
-        The velocity, of the shape of ``w``. A non-finite iterate makes it
-        non-finite; nothing is raised.
-
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind or range, or if the step returns no tensor,
-        or one of another shape or dtype.
-
-    Notes
-    -----
-    Differences cancel: the rounding error is up to about
-    :math:`2^N \epsilon \|w\| / (N \eta)` with ε = 2e-16, so float32 is refused.
+        For an argument of the wrong kind or range, or a step that returns no tensor
+        like w. float32 is refused because differences cancel: the rounding error is up
+        to about :math:`2^N \epsilon \|w\| / (N \eta)` with ε = 2e-16.
 
     Examples
     --------
@@ -58,9 +46,9 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
     >>> generator(lambda w: w - 0.1 * w, w, order=8, lr=0.1)   # log(0.9)/0.1
     tensor([-1.0536], dtype=torch.float64)
     """
-    require(step=step)
+    demand(step=step)
     require_float64("w", w, "forward differences cancel most of its digits")
-    require(order=order, lr=lr)
+    demand(order=order, lr=lr)
     velocity = torch.zeros_like(w)
     for weight in weights(order):
         # a copy, because a step that works in place would otherwise move the

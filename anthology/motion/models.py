@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from anthology.motion._arguments import Field, require
-
-__all__ = ["ravel_model"]
+from anthology.motion._arguments import Field, demand, require_one_device
 
 Loss: TypeAlias = Callable[[Callable[..., Any]], Tensor]
 Values: TypeAlias = dict[str, Tensor]
@@ -35,29 +33,25 @@ def ravel_model(model: nn.Module, loss: Loss) -> tuple[Field, Tensor]:
     Returns
     -------
     f : callable
-        Vector of shape (d,) ↦ scalar; differentiable any number of times if
-        the model is, so ``torch.func.grad(f)`` is the gradient the rest of
-        the package asks for.
+        Vector of shape (d,) ↦ scalar, as often differentiable as the model;
+        ``torch.func.grad(f)`` is the gradient the rest of the package asks for.
     w0 : Tensor
         The parameters now, shape (d,), float64, on the model's device, in
         the order of ``model.named_parameters()``.
 
     Raises
     ------
-    TypeError
-        If ``model`` is not a module or ``loss`` not callable.
-    ValueError
-        If nothing in the model requires a gradient, parameters are on
-        several devices, or a layer in training mode makes the loss random or
-        stateful (dropout, random slopes, batch statistics): call
-        ``model.eval()`` first.
+    TypeError, ValueError
+        For arguments of the wrong kind; if nothing in the model requires a gradient,
+        parameters are on several devices, or a layer in training mode makes the loss
+        random or stateful (dropout, batch statistics): call ``model.eval()`` first.
 
     Notes
     -----
     Use smooth activations (tanh, softplus, GELU): a ReLU network has no
     second derivative at its kinks, and steps cross them.
     """
-    require(model=model, loss=loss)
+    demand(model=model, loss=loss)
     for name, module in model.named_modules():
         if module.training and _is_random_or_stateful(module):
             raise ValueError(
@@ -69,9 +63,7 @@ def ravel_model(model: nn.Module, loss: Loss) -> tuple[Field, Tensor]:
     found = {k: p.detach() for k, p in twin.named_parameters() if p.requires_grad}
     if not found:
         raise ValueError("no parameter of the model requires a gradient")
-    devices = sorted({str(p.device) for p in found.values()})
-    if len(devices) > 1:
-        raise ValueError(f"parameters are on several devices: {devices}")
+    require_one_device(found.values())
 
     def f(w: Tensor) -> Tensor:
         return loss(_with(twin, _unravelled(w, found)))

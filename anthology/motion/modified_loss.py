@@ -34,19 +34,9 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from anthology.linalg.decompositions import robust_qr
-from anthology.motion._arguments import Field, require, require_kind, require_number
-from anthology.motion.averages import average_factor
+from anthology.motion._arguments import Field, demand, require_kind, require_number
+from anthology.motion.memory import average_factor
 from anthology.norms import Norm
-
-__all__ = [
-    "Penalty",
-    "half_square",
-    "modified_loss",
-    "reshuffled_loss",
-    "smooth_l1",
-    "smooth_l2",
-    "smooth_nuclear",
-]
 
 # The least √ε, in units of the largest entry, that the precision allows
 _FLOORS = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -60,15 +50,9 @@ _NEWTON_STEPS = 24
 class Penalty:
     """A function of the gradient with its own gradient map.
 
-    Attributes
-    ----------
-    name : str
-        What it is, for tables.
-    value : callable
-        φ, from a gradient (any shape it accepts) to a tensor without axes.
-        Calling the penalty calls this.
-    direction : callable
-        ∇φ, from a gradient to a direction of its shape and dtype.
+    ``name`` says what it is, for tables; ``value`` is φ, from a gradient (any shape it
+    accepts) to a tensor without axes, and what calling the penalty calls; ``direction`` is
+    ∇φ, from a gradient to a direction of its shape and dtype.
     """
 
     name: str
@@ -77,7 +61,7 @@ class Penalty:
 
     def __call__(self, g: Tensor) -> Tensor:
         """φ(g), without axes."""
-        require(g=g)
+        demand(g=g)
         return self.value(g)
 
     def __repr__(self) -> str:
@@ -87,16 +71,8 @@ class Penalty:
 def half_square(norm: Norm | None = None) -> Penalty:
     r"""φ = ½‖g‖_*², whose step is :math:`-\eta\|g\|_*\operatorname{dualize}(g)`.
 
-    Parameters
-    ----------
-    norm : Norm, optional
-        The norm of the step, else TypeError. Default None: Euclidean, φ = ½‖g‖² of
-        all entries, whose step is gradient descent.
-
-    Returns
-    -------
-    Penalty
-        Smooth where the dual norm is.
+    ``norm`` is that of the step; None (default) is Euclidean, φ = ½‖g‖² of all entries,
+    whose step is gradient descent; anything else raises TypeError.
     """
     if norm is None:
         return Penalty("half_square()", lambda g: g.square().sum() / 2, lambda g: g)
@@ -118,19 +94,10 @@ def _dual_norm(norm: Norm) -> Field:
 def smooth_l1(eps: float) -> Penalty:
     r"""φ = :math:`\sum_i \sqrt{g_i^2 + \varepsilon}`, direction g/√(g² + ε).
 
-    The smoothed sign: a step of size at most one in each entry.
-
-    Parameters
-    ----------
-    eps : float
-        ε > 0, in units of g², finite; else TypeError or ValueError.
-
-    Returns
-    -------
-    Penalty
-        For gradients of any shape.
+    The smoothed sign: a step of size at most one in each entry, for gradients of any
+    shape. ε must be positive and finite, in units of g²; else TypeError or ValueError.
     """
-    root = _root(eps)
+    root = _root_of(eps)
 
     def lengths(g: Tensor) -> Tensor:
         return torch.hypot(g, torch.full_like(g, root))
@@ -141,11 +108,9 @@ def smooth_l1(eps: float) -> Penalty:
 
 def smooth_l2(eps: float) -> Penalty:
     r"""φ = :math:`\sqrt{\|g\|^2 + \varepsilon}`, direction g/φ: smoothed
-    normalised gradient descent.
-
-    Arguments, result and errors as for :func:`smooth_l1`.
+    normalised gradient descent. Otherwise as :func:`smooth_l1`.
     """
-    root = _root(eps)
+    root = _root_of(eps)
 
     def length(g: Tensor) -> Tensor:
         largest = g.detach().abs().amax() if g.numel() else g.detach().sum()
@@ -159,28 +124,17 @@ def smooth_nuclear(eps: float) -> Penalty:
     r"""φ = :math:`\sum_i \sqrt{\sigma_i^2 + \varepsilon}` over the singular values,
     direction :math:`G(G^\top G + \varepsilon I)^{-1/2}`: the smoothed polar factor.
 
-    Made of one QR decomposition and inverses, not of singular vectors, so it
-    can be differentiated any number of times also where singular values
-    coincide.
-
-    Parameters
-    ----------
-    eps : float
-        ε > 0, in units of G², finite; else TypeError or ValueError. Where √ε is
-        below 1e-10 (float64) or 1e-4 (float32) of the largest entry of a matrix,
-        this much is used instead.
-
-    Returns
-    -------
-    Penalty
-        For gradients with at least two axes, else ValueError; leading axes are a
-        stack, over which φ sums.
+    Made of one QR decomposition and inverses, not of singular vectors, so it can be
+    differentiated any number of times also where singular values coincide. ε as for
+    :func:`smooth_l1`, in units of G²; where √ε is below 1e-10 (float64) or 1e-4 (float32)
+    of the largest entry of a matrix, this much is used instead. For gradients with at
+    least two axes, else ValueError; leading axes are a stack, over which φ sums.
     """
-    root = _root(eps)
+    root = _root_of(eps)
 
     def value(g: Tensor) -> Tensor:
         # ⟨polar factor of R, R⟩ is the sum of R's singular values
-        G, scale, floor = _scaled(g, root)
+        G, scale, floor = _tall(g, root)
         _, R = _with_floor(G, floor)
         total: Tensor = (_newton_polar(R, floor) * R * scale).sum()
         return total.to(g.dtype)
@@ -188,7 +142,7 @@ def smooth_nuclear(eps: float) -> Penalty:
     def direction(g: Tensor) -> Tensor:
         # the polar factor of the stack is Q times that of R; its upper block
         # is what we want
-        G, _, floor = _scaled(g, root)
+        G, _, floor = _tall(g, root)
         Q, R = _with_floor(G, floor)
         result: Tensor = Q[..., : G.shape[-2], :] @ _newton_polar(R, floor)
         return (result if G.shape == g.shape else result.mT).to(g.dtype)
@@ -196,7 +150,7 @@ def smooth_nuclear(eps: float) -> Penalty:
     return Penalty(f"smooth_nuclear({eps!r})", value, direction)
 
 
-def _scaled(g: Tensor, root: float) -> tuple[Tensor, Tensor, Tensor]:
+def _tall(g: Tensor, root: float) -> tuple[Tensor, Tensor, Tensor]:
     """Tall matrices of size at most about one, their scale, and √ε in its units."""
     if g.ndim < 2:
         raise ValueError(
@@ -227,10 +181,8 @@ def _newton_polar(R: Tensor, floor: Tensor) -> Tensor:
     return X
 
 
-def _root(eps: Any) -> float:
-    require_number("eps", eps)
-    if not (0 < eps < math.inf):
-        raise ValueError(f"eps must be positive and finite, got {eps}")
+def _root_of(eps: Any) -> float:
+    require_number("eps", eps, lambda x: 0 < x < math.inf, "positive and finite")
     return math.sqrt(eps)
 
 
@@ -257,10 +209,8 @@ def modified_loss(
     lr : float
         The step size η, positive. For heavy ball, whose velocity is a sum of
         gradients and not their average, pass η/(1−β).
-    momentum : float
-        β in [0, 1) of an average m ← βm + (1−β)g before the map. Default 0.
-    nesterov : bool
-        Muon's form (1−β)g + βm. Default False.
+    momentum, nesterov
+        As for :func:`average_factor`, of an average before the map.
     decay : float
         Decoupled weight decay κ ≥ 0. Default 0. See the notes.
 
@@ -273,8 +223,8 @@ def modified_loss(
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind or range, or if ``f`` or ``penalty`` does
-        not return one number.
+        For an argument of the wrong kind or range; from the result where ``f`` or
+        ``penalty`` does not return one number.
 
     Notes
     -----
@@ -284,12 +234,10 @@ def modified_loss(
         [\varphi(\nabla f) + \kappa\,(\langle\nabla f, w\rangle - f)]
 
     and the clock runs faster: :math:`\dot w = -(1 + \tfrac{\eta\kappa}{2})
-    (\nabla\varphi(\nabla\tilde f) + \kappa w)` (derived here).
-
-    Where φ has a kink on the way (an entry of g changes sign under sign
-    descent) the expansion does not hold.
+    (\nabla\varphi(\nabla\tilde f) + \kappa w)` (derived here). Where φ has a kink on the
+    way (an entry of g changes sign under sign descent) the expansion does not hold.
     """
-    require(f=f)
+    demand(f=f)
     if isinstance(penalty, type) and issubclass(penalty, Norm):
         raise TypeError(
             f"penalty must be a Norm, not its class: write {penalty.__name__}(...)"
@@ -297,12 +245,12 @@ def modified_loss(
     phi: Any = penalty
     if isinstance(penalty, Norm):
         phi = _dual_norm(penalty)
-    require(penalty=phi, lr=lr, decay=decay)
+    demand(penalty=phi, lr=lr, decay=decay)
     weight = lr / 2 * average_factor(momentum, nesterov)
 
     def loss(w: Tensor) -> Tensor:
         g, value = _slope_and_value(f, w)
-        extra = _number("penalty", phi(g))
+        extra = _one_number("penalty", phi(g))
         if decay:
             extra = extra + decay * ((g * w).sum() - value)
         return torch.add(value, extra, alpha=weight)
@@ -313,7 +261,7 @@ def modified_loss(
 def reshuffled_loss(losses: Sequence[Field], lr: float) -> Field:
     r"""The loss that gradient descent over reshuffled batches descends.
 
-    For m batches with losses :math:`f_i`, visited once per epoch in random
+    For m batches with ``losses`` :math:`f_i`, visited once per epoch in random
     order, the mean iterate follows, to :math:`O(\eta^2)`, the gradient flow of
 
     .. math:: \tilde f = f + \frac{\eta}{4m} \sum_i \|\nabla f_i\|^2
@@ -321,21 +269,9 @@ def reshuffled_loss(losses: Sequence[Field], lr: float) -> Field:
         + \frac{\eta}{4m}\sum_i \|\nabla f_i - \nabla f\|^2,
         \qquad f = \frac1m \sum_i f_i
 
-    for a time mη per epoch (Smith, Dherin, Barrett & De 2021).
-
-    Parameters
-    ----------
-    losses : sequence of callable
-        The :math:`f_i`, each from a tensor to a tensor with one element; at
-        least one.
-    lr : float
-        The step size η of one batch, positive.
-
-    Returns
-    -------
-    callable
-        :math:`\tilde f`, from a tensor to a tensor without axes. Errors as of
-        :func:`modified_loss`.
+    for a time mη per epoch (Smith, Dherin, Barrett & De 2021), with η = ``lr`` > 0 that of
+    one batch. Losses and result are functions from a tensor to a tensor with one element;
+    errors as of :func:`modified_loss`.
     """
     require_kind("losses", losses, "a sequence of functions", Sequence)
     batches = list(losses)
@@ -343,7 +279,7 @@ def reshuffled_loss(losses: Sequence[Field], lr: float) -> Field:
         raise ValueError("losses must have at least one loss, got none")
     for batch in batches:
         require_kind("each of losses", batch, "a function of a Tensor")
-    require(lr=lr)
+    demand(lr=lr)
 
     def loss(w: Tensor) -> Tensor:
         terms = []
@@ -356,12 +292,12 @@ def reshuffled_loss(losses: Sequence[Field], lr: float) -> Field:
 
 
 def _slope_and_value(f: Field, w: Tensor) -> tuple[Tensor, Tensor]:
-    require(w=w)
-    g, value = grad_and_value(lambda v: _number("f", f(v)))(w)
+    demand(w=w)
+    g, value = grad_and_value(lambda v: _one_number("f", f(v)))(w)
     return g, value
 
 
-def _number(name: str, value: Any) -> Tensor:
+def _one_number(name: str, value: Any) -> Tensor:
     """A value with one element, without axes; refused if it is anything else."""
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -3,33 +3,25 @@ r"""How far a step reaches on the scale of the curvature: :math:`\eta\lambda_{\m
 On a quadratic a step multiplies the direction of curvature h by
 :math:`1 - \eta h`. It has the motion :math:`\eta^{-1}\log(1 - \eta h)` while
 :math:`\eta h < 1`, which the series of counter terms reaches while
-:math:`|\eta h| < 1`; gradient descent itself does not diverge while
-:math:`\eta h \le 2`.
+:math:`|\eta h| < 1`; gradient descent does not diverge while :math:`\eta h \le 2`.
 
 >>> loss = lambda w: (torch.tensor([1.0, 30.0], dtype=torch.float64) * w * w).sum()
->>> w = torch.ones(2, dtype=torch.float64)
->>> at = radius(loss, w, lr=0.02)                    # λ = 60
+>>> at = radius(loss, torch.ones(2, dtype=torch.float64), lr=0.02)  # λ = 60
 >>> round(at.value, 6), at.motion, at.stable
 (1.2, False, True)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
 from anthology.linalg import robust_eigh
-from anthology.motion._arguments import require, require_count
-
-__all__ = ["Radius", "radius", "sharpness"]
-
-Loss: TypeAlias = Callable[[Tensor], Tensor]
-_Product: TypeAlias = Callable[[Tensor], Tensor]
+from anthology.motion._arguments import Field, demand, require_count
 
 # up to this size the whole Hessian costs no more than Lanczos' first round
 _DENSE = 32
@@ -39,12 +31,8 @@ _DENSE = 32
 class Radius:
     r"""Where a step size stands at a point.
 
-    Attributes
-    ----------
-    value : float
-        :math:`\eta\lambda_{\max}`, of the largest eigenvalue of the Hessian.
-    lowest : float
-        :math:`\eta\lambda_{\min}`, negative where the loss curves down.
+    ``value`` is :math:`\eta\lambda_{\max}`, of the largest eigenvalue of the Hessian,
+    ``lowest`` :math:`\eta\lambda_{\min}`, negative where the loss curves down.
     """
 
     value: float
@@ -66,21 +54,12 @@ class Radius:
         return self.value < 2
 
 
-def radius(f: Loss, w: Tensor, lr: float) -> Radius:
+def radius(f: Field, w: Tensor, lr: float) -> Radius:
     r""":math:`\eta\lambda_{\max}` at a point, and what it allows.
 
-    Parameters
-    ----------
-    f, w
-        As for :func:`sharpness`, with its errors.
-    lr : float
-        The step size η of gradient descent, positive.
-
-    Returns
-    -------
-    Radius
-        The numbers are NaN, and every answer False, where the Hessian is not
-        finite; they are 0 for an empty point.
+    ``f``, ``w`` and errors as for :func:`sharpness`; η = ``lr`` is the positive step size of
+    gradient descent. The numbers are NaN, and every answer False, where the Hessian is not
+    finite; they are 0 for an empty point.
 
     Notes
     -----
@@ -89,7 +68,7 @@ def radius(f: Loss, w: Tensor, lr: float) -> Radius:
     near it (the derivative of a flow has a positive determinant), and with
     value > 2 descent leaves it.
     """
-    require(lr=lr)
+    demand(lr=lr)
     product = _hessian(f, w)
     if w.numel() == 0:
         return Radius(0.0, 0.0)
@@ -97,8 +76,8 @@ def radius(f: Loss, w: Tensor, lr: float) -> Radius:
     return Radius(lr * float(ends[0]), lr * float(ends[-1]))
 
 
-def sharpness(f: Loss, w: Tensor, count: int = 1) -> Tensor:
-    r"""The largest eigenvalues of the Hessian, without the Hessian.
+def sharpness(f: Field, w: Tensor, count: int = 1) -> Tensor:
+    """The largest eigenvalues of the Hessian, without the Hessian.
 
     Lanczos' method (ARPACK, by ``scipy.sparse.linalg.eigsh``) on products with
     the Hessian, each a forward derivative of the gradient. Small problems
@@ -124,12 +103,10 @@ def sharpness(f: Loss, w: Tensor, count: int = 1) -> Tensor:
 
     Raises
     ------
-    ImportError
-        If scipy is not installed and the problem is too large to do without.
     TypeError, ValueError
         For an argument of the wrong kind or range, or if ``f`` returns no scalar.
-    RuntimeError
-        If Lanczos' method did not converge.
+    ImportError, RuntimeError
+        If a large problem finds no scipy, or Lanczos' method no convergence.
 
     Notes
     -----
@@ -144,9 +121,9 @@ def sharpness(f: Loss, w: Tensor, count: int = 1) -> Tensor:
     return _eigenvalues(product, w, count, "LA")
 
 
-def _hessian(f: Loss, w: Tensor) -> _Product:
+def _hessian(f: Field, w: Tensor) -> Field:
     """v ↦ Hv, from and to float64 vectors."""
-    require(f=f, w=w)
+    demand(f=f, w=w)
     if w.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"w must be float32 or float64, got {w.dtype}")
     w = w.detach()
@@ -165,7 +142,7 @@ def _hessian(f: Loss, w: Tensor) -> _Product:
     return product
 
 
-def _eigenvalues(product: _Product, w: Tensor, count: int, which: str) -> Tensor:
+def _eigenvalues(product: Field, w: Tensor, count: int, which: str) -> Tensor:
     """``count`` of them, decreasing: the largest (LA), or from both ends (BE)."""
     n = w.numel()
     if n <= _DENSE or count >= n:
@@ -190,7 +167,7 @@ def _eigenvalues(product: _Product, w: Tensor, count: int, which: str) -> Tensor
 
 
 def _lanczos(
-    product: _Product, w: Tensor, count: int, which: str, start: Tensor
+    product: Field, w: Tensor, count: int, which: str, start: Tensor
 ) -> Tensor:
     try:
         from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh

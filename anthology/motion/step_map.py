@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anthology.motion._arguments import require, require_float64
+from anthology.motion._arguments import demand, require_float64, require_one_device
 from anthology.motion.step_state import (
     Entry,
     Group,
@@ -21,8 +21,6 @@ from anthology.motion.step_state import (
     take,
     trial,
 )
-
-__all__ = ["StepMap", "step_map"]
 
 Closure = Callable[[], Any]
 
@@ -40,9 +38,8 @@ def step_map(optimizer: Optimizer, closure: Closure) -> StepMap:
     optimizer : torch.optim.Optimizer
         Any, over float64 parameters on one device.
     closure : callable
-        What ``optimizer.step`` takes: evaluates the loss, calls ``backward``
-        and returns the loss, always on the same data. It finds no gradients,
-        so it need not clear them.
+        What ``optimizer.step`` takes: evaluates the loss, calls ``backward`` and returns
+        the loss, always on the same data. It finds no gradients.
 
     Returns
     -------
@@ -100,15 +97,11 @@ def step_map(optimizer: Optimizer, closure: Closure) -> StepMap:
     tensor([1., 0.], dtype=torch.float64)
     >>> step(step.start)
     tensor([0.9800, 1.0000], dtype=torch.float64)
-    >>> w.item()                                   # the model has not moved
-    1.0
     """
-    require(optimizer=optimizer, closure=closure)
+    demand(optimizer=optimizer, closure=closure)
     for p in parameters_of(optimizer):
         require_float64("every parameter", p, _PRECISION)
-    devices = {str(p.device) for p in parameters_of(optimizer)}
-    if len(devices) > 1:
-        raise ValueError(f"parameters are on several devices: {sorted(devices)}")
+    require_one_device(parameters_of(optimizer))
     for kind in ("pre", "post"):
         if getattr(optimizer, f"_optimizer_step_{kind}_hooks", None):
             raise ValueError(
@@ -121,7 +114,7 @@ def step_map(optimizer: Optimizer, closure: Closure) -> StepMap:
         if found._meets(points):
             return found
     first, again = (maps[0](maps[0].start) for _ in range(2))
-    if not _alike(first, again):
+    if not _close(first, again):
         raise ValueError(
             "the step is not a function of parameters and state: two from the same "
             "point differ; fix the data and switch randomness off (model.eval())"
@@ -221,8 +214,8 @@ class StepMap:
     def _meets(self, points: list[Snapshot]) -> bool:
         walk = self._walk(self.start, len(points))
         ends = [self._vector(*point) for point in points]
-        return all(map(_alike, walk, ends))
+        return all(map(_close, walk, ends))
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-9, atol=0.0, equal_nan=True)

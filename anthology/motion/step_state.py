@@ -48,7 +48,7 @@ class Loan:
             group.update(values)
         with torch.no_grad():
             for value, copy in self._tensors:
-                if not same(value, copy):
+                if not equal(value, copy):
                     value.copy_(copy)
             for p, copy, gradient in self._parameters:
                 p.copy_(copy)
@@ -61,7 +61,7 @@ class Loan:
             (Group(number), name)
             for number, (group, values) in enumerate(self._groups)
             for name, value in values.items()
-            if name != "params" and not same(group[name], copies.get(id(value), value))
+            if name != "params" and not equal(group[name], copies.get(id(value), value))
         ]
 
 
@@ -97,7 +97,7 @@ def copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def same(a: Any, b: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     """Equal in kind and value; NaN equals NaN."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a is b or (
@@ -161,7 +161,7 @@ class Entry:
         """Its coordinates now; a constant has none, and must not have changed."""
         name = self.slot[1]
         if not self.moves:
-            if not same(now, self.value):
+            if not equal(now, self.value):
                 raise RuntimeError(
                     f"a step changed the state {name!r}, which is no floating-"
                     "point number and so cannot move"
@@ -244,7 +244,7 @@ def trial(
         replace(entry, value=torch.zeros_like(entry.value))
         if isinstance(entry.value, Tensor)
         and entry.slot not in known
-        and same(entry.value, points[0][1].get(entry.slot))
+        and equal(entry.value, points[0][1].get(entry.slot))
         else entry
         for entry in entries
     ]

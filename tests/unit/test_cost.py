@@ -190,7 +190,7 @@ def test_kradagrad():
 def test_norms_without_polar_factors_multiply_nothing():
     model = nn.Sequential(nn.Embedding(30, 16), nn.Linear(16, 24), nn.Linear(24, 5))
     found = limit(optim.Scion(metrize(model), lr=0.1), model, rates=RATES)
-    one = flops.polar(24, 16, "svd")
+    one = flops.polar_factor(24, 16, "svd")
     assert found.flops == one  # the embedding and the head are normalised by rows
 
 

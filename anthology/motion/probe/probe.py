@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from anthology.motion._arguments import require
+from anthology.motion._arguments import demand
 from anthology.motion.models import FixedBatch, Loss, Values
 from anthology.motion.probe import readings
 from anthology.motion.probe.readings import Watched, watched
 from anthology.motion.probe.step_rules import shrinkage
 from anthology.motion.symmetry.pieces import Symmetry
-
-__all__ = ["Probe"]
 
 PARTS = ("steps", "penalty", "symmetry", "turn", "sharpness", "blocks")
 _ON_THE_BATCH = ("turn", "sharpness", "blocks")
@@ -132,9 +130,9 @@ class Probe:
         every: int | Mapping[str, int] = 1,
         parts: Collection[str] | None = None,
     ) -> None:
-        require(model=model, optimizer=optimizer)
+        demand(model=model, optimizer=optimizer)
         if loss is not None:
-            require(loss=loss)
+            demand(loss=loss)
         self._lawful = {name for s in symmetries for name in s.names}
         known = {name for name, _ in model.named_parameters()}
         if unknown := sorted(self._lawful - known):
@@ -230,20 +228,19 @@ class Probe:
             for x in layers
             if x.tensor in self._before
         }
-        row = readings.Row({}, {})
+        found: list[readings.Reading] = []
         if self._due("steps"):
-            row.add(*readings.of_steps(layers, moves, self._moves))
+            found.append(readings.of_steps(layers, moves, self._moves))
         laws = self._follow(layers)
         if self._due("penalty"):
             slope = self._slope or readings.at_hand(layers)
-            row.add(*readings.of_penalty(self._optimizer, layers, slope[1]))
+            found.append(readings.of_penalty(self._optimizer, layers, slope[1]))
         if self._batch is not None:
-            self._on_the_batch(self._batch, row, layers, moves)
+            found += self._on_the_batch(self._batch, layers, moves)
         self._moves = moves if self._due("steps", 1) else {}
         self._before, self._slope = {}, None
-        if row.whole or row.layers or laws:
-            whole = {"step": self._count, **row.whole, "layers": row.layers}
-            self._rows.append({**whole, "symmetries": laws} if laws else whole)
+        if row := readings.merged(found, laws):
+            self._rows.append({"step": self._count, **row})
         self._spent(start)
 
     def _spent(self, start: float) -> None:
@@ -268,25 +265,21 @@ class Probe:
         return {str(s): readings.of_law(s, x, new) for s, x in known.items()}
 
     def _on_the_batch(
-        self,
-        batch: FixedBatch,
-        row: readings.Row,
-        layers: list[Watched],
-        moves: dict[Tensor, Tensor],
-    ) -> None:
+        self, batch: FixedBatch, layers: list[Watched], moves: dict[Tensor, Tensor]
+    ) -> Iterator[readings.Reading]:
         if self._slope is not None:
-            row.whole["loss"] = self._slope[0]
+            yield {"loss": self._slope[0]}, {}
         if self._slope is not None and self._due("turn"):
             loss, after = batch.gradient()
-            row.whole["fall"] = self._slope[0] - loss
-            row.add(*readings.of_turn(layers, moves, self._slope[1], after))
+            yield {"fall": self._slope[0] - loss}, {}
+            yield readings.of_turn(layers, moves, self._slope[1], after)
         if self._due("sharpness"):
             found = readings.sharpest(batch, self._optimizer, layers)
-            row.add(found, {})
+            yield found, {}
             self._warn(found)
         if self._due("blocks"):
             for x in layers:
-                row.add({}, {x.name: readings.sharpest(batch, self._optimizer, [x])})
+                yield {}, {x.name: readings.sharpest(batch, self._optimizer, [x])}
 
     def _warn(self, found: Mapping[str, float]) -> None:
         if self._warned or not found["product"] > found["limit"]:

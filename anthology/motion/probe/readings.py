@@ -6,8 +6,7 @@ Figures of the steps stay on the device as 0-d tensors until somebody reads them
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,17 +46,17 @@ def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Watched]
     return found
 
 
-@dataclass
-class Row:
-    """What was measured at one step, of the whole model and of its layers."""
-
-    whole: dict[str, Tensor | float]
-    layers: dict[str, dict[str, Tensor | float]]
-
-    def add(self, whole: Figures, layers: Mapping[str, Figures]) -> None:
-        self.whole.update(whole)
-        for name, figures in layers.items():
-            self.layers.setdefault(name, {}).update(figures)
+def merged(found: Iterable[Reading], laws: Mapping[str, Figures]) -> dict[str, Any]:
+    """What was measured at one step; empty if nothing was."""
+    whole: dict[str, Any] = {}
+    layers: dict[str, dict[str, Tensor | float]] = {}
+    for figures, rows in found:
+        whole.update(figures)
+        for name, row in rows.items():
+            layers.setdefault(name, {}).update(row)
+    if whole or layers or laws:
+        whole |= {"layers": layers, "symmetries": laws} if laws else {"layers": layers}
+    return whole
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +73,10 @@ def table(row: Mapping[str, Any]) -> str:
     tables = {"layer": content.pop("layers")}
     tables["symmetry"] = content.pop("symmetries", {})
     first = "  ".join(f"{name} {value:.4g}" for name, value in content.items())
-    return "\n".join([first, *(_table(*t) for t in tables.items() if t[1])])
+    return "\n".join([first, *(_aligned(*t) for t in tables.items() if t[1])])
 
 
-def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+def _aligned(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     heads = list(dict.fromkeys(key for row in rows.values() for key in row))
     lines = [[title, *heads]]
     for name, row in rows.items():
@@ -96,48 +95,47 @@ def at_hand(layers: Sequence[Watched]) -> tuple[Tensor, Values]:
 
 def of_steps(layers: Sequence[Watched], moves: Moves, before: Moves) -> Reading:
     """Length of each step, and half its change relative to it."""
-    lengths: list[tuple[Tensor, Tensor]] = []
-    rows: dict[str, Figures] = {}
+    parts = {}
     for x in layers:
-        if x.tensor not in moves:
-            continue
-        size = _length(moves[x.tensor])
-        change = torch.full_like(size, math.nan)
-        if x.tensor in before:
-            change = _length(_wide(moves[x.tensor]) - _wide(before[x.tensor]))
-        lengths.append((size, change))
-        rows[x.name] = {"size": size, "error": change / size / 2}
-    if not lengths:
-        return {}, {}
-    size, change = (_together(parts) for parts in zip(*lengths, strict=True))
-    return {"size": size, "error": change / size / 2}, rows
+        if x.tensor in moves:
+            size = _length(moves[x.tensor])
+            change = torch.full_like(size, math.nan)
+            if x.tensor in before:
+                change = _length(_widened(moves[x.tensor]) - _widened(before[x.tensor]))
+            parts[x.name] = size, change
+    return _of_all(parts, lambda size, by: {"size": size, "error": by / size / 2})
 
 
 def of_turn(
     layers: Sequence[Watched], moves: Moves, old: Values, new: Values
 ) -> Reading:
     """How far the gradient of the batch turned over the step, and against it."""
-    parts: list[tuple[Tensor, ...]] = []
-    rows: dict[str, Figures] = {}
+    parts = {}
     for x in layers:
         # the batch does not know parameters that are not the model's
-        if x.name not in old or x.tensor not in moves:
-            continue
-        g, move = _wide(old[x.name]), _wide(moves[x.tensor])
-        turned = _wide(new[x.name]) - g
-        gain, bend = (-(g.conj() * move).sum().real, (turned.conj() * move).sum().real)
-        parts.append((_length(g), _length(turned), gain, bend))
-        rows[x.name] = _turn(*parts[-1])
-    if not parts:
-        return {}, {}
-    lengths, turns, gains, bends = zip(*parts, strict=True)
-    return _turn(_together(lengths), _together(turns), _sum(gains), _sum(bends)), rows
+        if x.name in old and x.tensor in moves:
+            g, move = _widened(old[x.name]), _widened(moves[x.tensor])
+            turned = _widened(new[x.name]) - g
+            inner = [(v.conj() * move).sum().real for v in (g, turned)]
+            parts[x.name] = _length(g), _length(turned), -inner[0], inner[1]
+    return _of_all(parts, _turned)
 
 
-def _turn(length: Tensor, turned: Tensor, gain: Tensor, bend: Tensor) -> Figures:
+def _turned(length: Tensor, turned: Tensor, gain: Tensor, bend: Tensor) -> Figures:
     overshoot = torch.where(gain > 0, bend / gain, math.nan)
     turn = turned / length / 2
     return {"turn": turn, "gain": gain, "bend": bend, "overshoot": overshoot}
+
+
+def _of_all(
+    parts: Mapping[str, tuple[Tensor, ...]], figures: Callable[..., Figures]
+) -> Reading:
+    """Figures of all layers together and of each; of two lengths, and then of sums."""
+    if not parts:
+        return {}, {}
+    columns = [_stacked(column) for column in zip(*parts.values(), strict=True)]
+    whole = [_length(x) for x in columns[:2]] + [x.sum() for x in columns[2:]]
+    return figures(*whole), {name: figures(*own) for name, own in parts.items()}
 
 
 def of_penalty(
@@ -150,7 +148,7 @@ def of_penalty(
         if x.name not in slope:
             continue
         g, norm = slope[x.name], own_norm(optimizer, x.tensor, x.group)
-        g = _wide(g.to_dense() if g.layout != torch.strided else g)
+        g = _widened(g.to_dense() if g.layout != torch.strided else g)
         dual = norm.dual(as_points(g, norm)).sum() / float(x.group.get("scale", 1.0))
         duals.append(dual)
         norms.append(norm)
@@ -214,24 +212,15 @@ def of_law(symmetry: Symmetry, expected: Tensor, now: Values) -> Figures:
     return {"measured": lengths[0], "predicted": lengths[1], "drift": drift}
 
 
-def _wide(x: Tensor) -> Tensor:
+def _widened(x: Tensor) -> Tensor:
     return x.detach().to(state_dtype(x.dtype))
 
 
 def _length(x: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(_wide(x))
+    length: Tensor = torch.linalg.vector_norm(_widened(x))
     return length
 
 
-def _together(lengths: Sequence[Tensor]) -> Tensor:
-    """The length of all of them side by side."""
-    return _length(_stack(lengths))
-
-
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    return _stack(parts).sum()
-
-
-def _stack(parts: Sequence[Tensor]) -> Tensor:
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
     wide = torch.float64 if any(x.dtype == torch.float64 for x in parts) else None
     return torch.stack([x.to(parts[0].device, wide or torch.float32) for x in parts])

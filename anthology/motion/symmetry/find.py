@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -10,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from anthology.motion._arguments import require
+from anthology.motion._arguments import demand
 from anthology.motion.models import FixedBatch, Loss
 from anthology.motion.symmetry.pieces import Symmetry
-from anthology.motion.symmetry.places import TOLERANCE, Place, doubled
 
-__all__ = ["find_symmetries"]
-
+# what rounding may leave of an identity in float64; by chance a random gradient
+# of d entries is as orthogonal as this with probability 1e-8 √d
+TOLERANCE = 1e-8
 _EPSILONS = ("eps", "epsilon", "variance_epsilon")
 _NORMALISATIONS = (
     nn.LayerNorm,
@@ -36,18 +38,16 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
         Left untouched: a float64 copy, in the mode of the model, is used. Batch
         normalisation is invariant in training mode only.
     loss : callable
-        A loss on fixed data, given a function to be called like the model:
-        ``lambda net: cross_entropy(net(x), y)``. Floating-point inputs are
-        converted.
+        A loss on fixed data, given a function to be called like the model, e.g.
+        ``lambda net: cross_entropy(net(x), y)``. Floating-point inputs are converted.
 
     Returns
     -------
     list of Symmetry
-        In the order of the parameters, each cut as finely as it can be. Only
-        symmetries that hold to 1e-8 at two random sets of weights, for the first
-        derivative and for a finite change, once the ε of the normalisation layers
-        (attributes called ``eps``, ``epsilon`` or ``variance_epsilon``) is made
-        negligible.
+        In the order of the parameters, each cut as finely as it can be. Only those that
+        hold to 1e-8 at two random sets of weights, for the first derivative and for a
+        finite change, once the ε of the normalisation layers (attributes called ``eps``,
+        ``epsilon`` or ``variance_epsilon``) is made negligible.
 
     Raises
     ------
@@ -77,39 +77,41 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
     0.weight: translation along axis 0; feeds 1 (LayerNorm)
     1.bias: translation along axis 0; feeds the loss
     """
-    require(model=model, loss=loss)
+    demand(model=model, loss=loss)
     twin, wide = doubled(model, loss)
     batch = FixedBatch(twin, wide)
-    home = Place(batch)
+    home = Evaluation(batch)
     reasons = _consumers(twin, batch)
     for module, name in product(twin.modules(), _EPSILONS):
         if isinstance(getattr(module, name, None), float):
             setattr(module, name, getattr(module, name) * TOLERANCE)
-    places = [Place(batch, seed) for seed in (0, 1)]
+    points = [Evaluation(batch, seed) for seed in (0, 1)]
     found = []
     for name in home.values:
-        for symmetry in _proposals(name, places):
-            if all(place.keeps(symmetry) for place in places):
+        for symmetry in _proposals(name, points):
+            if all(point.keeps(symmetry) for point in points):
                 reason = reasons.get(name, "verified by test alone")
                 defect = float(home.defects(symmetry).nan_to_num(0.0).max())
                 found.append(replace(symmetry, reason=reason, defect=defect))
     return found
 
 
-def _proposals(name: str, places: list[Place]) -> Iterator[Symmetry]:
-    axes = range(min(places[0].values[name].ndim, 2))
-    by_axis = [_cuts("scale", name, axis, places) for axis in axes]
+def _proposals(name: str, points: list[Evaluation]) -> Iterator[Symmetry]:
+    axes = range(min(points[0].values[name].ndim, 2))
+    by_axis = [_finest_cuts("scale", name, axis, points) for axis in axes]
     # a common factor of all entries is the same along both axes: the finer cut
     yield from max(
         by_axis, key=lambda c: max((s.parts for s in c), default=0), default=[]
     )
     for axis in axes:
-        yield from _cuts("translation", name, axis, places)
+        yield from _finest_cuts("translation", name, axis, points)
 
 
-def _cuts(kind: str, name: str, axis: int, places: list[Place]) -> list[Symmetry]:
+def _finest_cuts(
+    kind: str, name: str, axis: int, points: list[Evaluation]
+) -> list[Symmetry]:
     """The finest pieces of all rows, or else of each third of them."""
-    values = places[0].values
+    values = points[0].values
     length = values[name].shape[axis]
     families: list[tuple[str, ...]] = [(name,)]
     prefix, dot, last = name.rpartition(".")
@@ -123,7 +125,7 @@ def _cuts(kind: str, name: str, axis: int, places: list[Place]) -> list[Symmetry
         found: dict[tuple[int, int], Symmetry] = {}
         for (start, stop), names in product(ranges, families):
             cut = Symmetry(kind, names, axis, start, stop, 1, length)
-            finest = _finest(cut, places)
+            finest = _finest(cut, points)
             if finest is not None:
                 found.setdefault((start, stop), finest)
         if found:
@@ -131,12 +133,12 @@ def _cuts(kind: str, name: str, axis: int, places: list[Place]) -> list[Symmetry
     return []
 
 
-def _finest(cut: Symmetry, places: list[Place]) -> Symmetry | None:
+def _finest(cut: Symmetry, points: list[Evaluation]) -> Symmetry | None:
     channels = cut.stop - cut.start
-    vector = places[0].values[cut.names[0]].ndim == 1
+    vector = points[0].values[cut.names[0]].ndim == 1
 
     def defects(symmetry: Symmetry) -> Tensor:
-        return torch.stack([place.defects(symmetry) for place in places])
+        return torch.stack([point.defects(symmetry) for point in points])
 
     # what holds for pieces holds for their union, so most are settled by one look
     if bool((defects(cut) > TOLERANCE).any()):
@@ -198,3 +200,67 @@ def _consumers(model: nn.Module, batch: FixedBatch) -> dict[str, str]:
         for prefix, what in fed.items()
         for name, _ in modules[prefix].named_parameters(recurse=False)
     }
+
+
+class Evaluation:
+    """Values for all trainable parameters of a model, with loss and gradient there."""
+
+    def __init__(self, batch: FixedBatch, seed: int | None = None) -> None:
+        self.batch, self.values = batch, batch.weights()
+        if not self.values:
+            raise ValueError("no parameter of the model requires a gradient")
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+            for name, w in self.values.items():
+                size = max(float(w.square().mean().sqrt()), 0.1)
+                self.values[name] = w + 0.3 * size * _normal(w, generator)
+        self.loss, self.slope = batch.gradient(self.values)
+        if not torch.isfinite(self.loss):
+            raise ValueError(f"the loss is {float(self.loss)} and has no symmetries")
+
+    def defects(self, symmetry: Symmetry) -> Tensor:
+        """How far the gradient is from the identity, from 0 to 1; NaN if it is 0."""
+        g = symmetry.pieces(self.slope)
+        prefix = symmetry.names[0].rpartition(".")[0]
+        own = [s for k, s in self.slope.items() if k.rpartition(".")[0] == prefix]
+        total = torch.stack([s.norm() for s in own]).max()  # of the whole module
+        if symmetry.kind == "translation" and g.shape[1] == 1:
+            left, full, alive = g[:, 0], total.expand(g[:, 0].shape), total > 0
+        else:
+            length = g.norm(dim=1)
+            alive = length > TOLERANCE * total
+            if symmetry.kind == "scale":
+                w = symmetry.pieces(self.values)
+                left, full = (w * g).sum(1), w.norm(dim=1) * length
+            else:
+                left, full = g.sum(1), length * g.shape[1] ** 0.5
+        return torch.where(alive, left.abs() / full, torch.nan)
+
+    def keeps(self, symmetry: Symmetry) -> bool:
+        """Whether a finite change along the symmetry leaves the loss as it is."""
+        like = symmetry.coordinate(self.values)
+        amount = _normal(like, torch.Generator().manual_seed(2))
+        if symmetry.kind == "scale":
+            amount = amount.tanh().exp()
+        with torch.no_grad():
+            moved = {**self.values, **symmetry.moved(self.values, amount)}
+            gap = self.batch.value(moved) - self.loss
+        return bool(gap.abs() <= TOLERANCE * self.loss.abs())
+
+
+def doubled(model: nn.Module, loss: Loss) -> tuple[nn.Module, Loss]:
+    """A float64 copy of a model, and the loss with its inputs in float64."""
+
+    def wide(net: Callable[..., Any]) -> Tensor:
+        return loss(lambda *a, **k: net(*tree_map(_double, a), **tree_map(_double, k)))
+
+    return copy.deepcopy(model).double(), wide
+
+
+def _double(x: Any) -> Any:
+    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+    return drawn.to(like.device)

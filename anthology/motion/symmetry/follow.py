@@ -8,32 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anthology.motion._arguments import require, require_kind
+from anthology.motion._arguments import demand, require_kind
 from anthology.motion.models import FixedBatch, Loss
+from anthology.motion.symmetry.find import Evaluation, doubled
 from anthology.motion.symmetry.pieces import Symmetry
-from anthology.motion.symmetry.places import Place, doubled
 from anthology.motion.symmetry.rates import norm_step, translation_rate
-
-__all__ = ["SymmetryRun", "follow_symmetry"]
 
 
 @dataclass(frozen=True, eq=False)
 class SymmetryRun:
     """A coordinate of :meth:`Symmetry.coordinate` over a run, and its predictions.
 
-    Attributes
-    ----------
-    times : Tensor
-        η·k for k = 0 to `steps`, shape (steps + 1,).
-    measured : Tensor
-        The coordinate: ‖w‖² of each piece, or ⟨1, w⟩; shape (steps + 1, …).
-    flow, motion, descent : Tensor
-        By gradient flow, which knows the decay alone; by the motion with the first
-        counter term, for a scale with the ‖g‖ of the run, held still over each step;
-        by the law of the steps, for a scale with the ‖g‖ of the run.
-    angles : Tensor or None
-        For a scale the angle that each piece turned in each step, in radians, shape
-        (steps, parts).
+    ``times`` are η·k for k = 0 to `steps`, ``measured`` the coordinate, ‖w‖² of each piece
+    or ⟨1, w⟩, shape (steps + 1, …), like three predictions: ``flow``, by gradient flow,
+    which knows the decay alone; ``motion``, by the motion with the first counter term, for
+    a scale with the ‖g‖ of the run, held still over each step; ``descent``, by the law of
+    the steps, for a scale with that ‖g‖ too. ``angles`` are for a scale those that each
+    piece turned in each step, in radians, shape (steps, parts); else None.
     """
 
     times: Tensor
@@ -70,7 +61,7 @@ def follow_symmetry(
     Parameters
     ----------
     model, loss
-        As for :func:`find_symmetries`; the copy is trained.
+        As for :func:`find_symmetries`, with its errors; the float64 copy is trained.
     symmetry : Symmetry
         One of those it found for this model.
     lr, decay : float
@@ -78,17 +69,6 @@ def follow_symmetry(
         parameters.
     steps : int
         How many, at least 1.
-
-    Returns
-    -------
-    SymmetryRun
-        On the device of the model, float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an argument of the wrong kind or range, or a model without the
-        parameters meant.
 
     Examples
     --------
@@ -101,20 +81,20 @@ def follow_symmetry(
     >>> {name: f"{gap:.0e}" for name, gap in run.gaps().items()}
     {'flow': '9e-03', 'motion': '3e-04', 'descent': '2e-16'}
     """
-    require(model=model, loss=loss)
+    demand(model=model, loss=loss)
     require_kind("symmetry", symmetry, "one of find_symmetries", Symmetry)
-    require(lr=lr, decay=decay, steps=steps)
-    place = Place(FixedBatch(*doubled(model, loss)))
-    missing = [name for name in symmetry.names if name not in place.values]
+    demand(lr=lr, decay=decay, steps=steps)
+    point = Evaluation(FixedBatch(*doubled(model, loss)))
+    missing = [name for name in symmetry.names if name not in point.values]
     if missing:
         raise ValueError(f"the model has no trainable parameter {missing[0]}")
-    values, slope = place.values, place.slope
+    values, slope = point.values, point.slope
     rows, slopes = [symmetry.pieces(values)], []
     for _ in range(steps):
         slopes.append(symmetry.pieces(slope))
         values = {k: (1 - lr * decay) * w - lr * slope[k] for k, w in values.items()}
         rows.append(symmetry.pieces(values))
-        slope = place.batch.gradient(values)[1]
+        slope = point.batch.gradient(values)[1]
     pieces = torch.stack(rows)
     times = lr * torch.arange(steps + 1, dtype=torch.float64, device=pieces.device)
     if symmetry.kind == "scale":

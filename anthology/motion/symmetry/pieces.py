@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Symmetry"]
-
 
 @dataclass(frozen=True)
 class Symmetry:
-    """A way to change parameters that leaves the loss as it is.
+    r"""A way to change parameters that leaves the loss as it is.
 
     The rows ``start`` to ``stop`` along ``axis`` are cut into `parts` equal pieces,
     and each piece has the symmetry on its own: a convolution in front of a batch
@@ -27,21 +25,16 @@ class Symmetry:
         from one position on the other axes to the next.
     names : tuple of str
         The parameter, or weight and bias if they must be scaled together.
-    axis : int
-        The axis of the channels.
-    start, stop : int
-        The rows meant: a third of them for one projection of a fused ``qkv``.
-    parts : int
-        Number of pieces.
-    length : int
-        Rows of the whole parameter.
+    axis, start, stop, parts, length : int
+        The axis of the channels; the rows meant (a third of them for one projection of
+        a fused ``qkv``); how many pieces; rows of the whole parameter.
     reason : str
         What the layer feeds.
     defect : float
         What is left of the identity at the weights of the model, with the ε of its
-        normalisation layers: the largest :math:`|\\langle w, g\\rangle| /
-        \\lVert w\\rVert\\lVert g\\rVert` or :math:`|\\langle\\mathbf 1, g\\rangle| /
-        \\lVert\\mathbf 1\\rVert\\lVert g\\rVert` of the pieces.
+        normalisation layers: the largest :math:`|\langle w, g\rangle| /
+        \lVert w\rVert\lVert g\rVert` or :math:`|\langle\mathbf 1, g\rangle| /
+        \lVert\mathbf 1\rVert\lVert g\rVert` of the pieces.
     """
 
     kind: str

@@ -32,18 +32,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from anthology.motion._arguments import require
-
-__all__ = [
-    "effective_rate",
-    "equilibrium_angle",
-    "norm_equilibrium",
-    "norm_rate",
-    "norm_relaxation",
-    "norm_step",
-    "norm_velocity",
-    "translation_rate",
-]
+from anthology.motion._arguments import demand
 
 Number: TypeAlias = float | Tensor
 
@@ -77,8 +66,7 @@ def effective_rate(square: Number, lr: float) -> Number:
     f(u)` under gradient flow, with decay or without. `square` is ‖w‖², a float or
     Tensor; infinite at 0.
     """
-    _require_numbers(square=square)
-    require(lr=lr)
+    demand(square=square, lr=lr)
     if not isinstance(square, Tensor) and square == 0:
         return math.inf
     return lr / square
@@ -95,12 +83,12 @@ def translation_rate(lr: float, decay: float, *, order: int | None = None) -> fl
     Per unit of time η·steps. `order` is N ≥ 1, or None for gradient descent, which
     needs ηκ < 1, else ValueError: no real motion changes a sign.
     """
-    require(lr=lr, decay=decay)
+    demand(lr=lr, decay=decay)
     product = lr * decay
     if order is None:
         _require_below(product, 1.0, "no real motion passes through a change of sign")
         return -math.log1p(-product) / lr
-    require(order=order)
+    demand(order=order)
     return decay * math.fsum(product**j / (j + 1) for j in range(order))
 
 
@@ -112,8 +100,7 @@ def norm_step(
     Exactly :math:`(1 - \eta\kappa)^2\lVert w\rVert^2 + \eta^2\lVert g\rVert^2`, of
     ‖w‖² and ‖g‖² before the step, floats or Tensors; g without the decay.
     """
-    _require_numbers(square=square, gradient_square=gradient_square)
-    require(lr=lr, decay=decay)
+    demand(square=square, gradient_square=gradient_square, lr=lr, decay=decay)
     return (1 - lr * decay) ** 2 * square + lr**2 * gradient_square
 
 
@@ -132,17 +119,10 @@ def norm_velocity(
         + \eta\,(\lVert g\rVert^2 - \kappa^2\lVert w\rVert^2)
         + \eta^2\,(\langle g, Hg\rangle - \tfrac23\kappa^3\lVert w\rVert^2)
 
-    Parameters
-    ----------
-    square, gradient_square, lr, decay
-        As for :func:`norm_step`.
-    order : int
-        How many of the three terms: 1 to 3.
-    bend : float or Tensor, optional
-        ⟨g, Hg⟩ with H of the loss without the decay; needed by order 3.
+    ``order`` is how many of the three terms, 1 to 3; the third needs ``bend``,
+    ⟨g, Hg⟩ with H of the loss without the decay. The rest as for :func:`norm_step`.
     """
-    _require_numbers(square=square, gradient_square=gradient_square)
-    require(lr=lr, decay=decay)
+    demand(square=square, gradient_square=gradient_square, lr=lr, decay=decay)
     _require_order(order, 3)
     velocity = -2 * decay * square
     if order >= 2:
@@ -150,7 +130,7 @@ def norm_velocity(
     if order >= 3:
         if bend is None:
             raise ValueError("order 3 needs bend, the number ⟨g, Hg⟩")
-        _require_numbers(bend=bend)
+        demand(bend=bend)
         velocity = velocity + lr**2 * (bend - 2 / 3 * decay**3 * square)
     return velocity
 
@@ -165,17 +145,11 @@ def norm_equilibrium(
     :math:`\hat G\sqrt{\eta/2\kappa}` is right, its correction has the wrong sign.
     Gradient flow ends at 0.
 
-    Parameters
-    ----------
-    slope : float or Tensor
-        :math:`\hat G = \lVert g\rVert\lVert w\rVert`, the length of the gradient on
-        the unit sphere: it depends on the direction of w alone.
-    lr, decay : float
-        η > 0 and κ > 0, for gradient descent ηκ < 2, else ValueError.
-    order : {None, 1, 2}
-        None for gradient descent.
+    ``slope``, a float or Tensor, is :math:`\hat G = \lVert g\rVert\lVert w\rVert`, the
+    length of the gradient on the unit sphere: it depends on the direction of w alone.
+    κ > 0, and for gradient descent (``order`` None) ηκ < 2, else ValueError.
     """
-    _require_numbers(slope=slope)
+    demand(slope=slope)
     product = _positive_product(lr, decay)
     if order is None:
         _require_below(product, 2.0, "beyond it the weights grow without bound")
@@ -221,19 +195,11 @@ def norm_relaxation(
     r"""‖w‖² at a time, on scale-invariant weights with a constant slope.
 
     :math:`u = \lVert w\rVert^4` obeys :math:`\dot u = -r\,(u - u_{eq})` with the
-    rate r of :func:`norm_rate`, and :math:`\sqrt{u_{eq}}` is
-    :func:`norm_equilibrium`.
-
-    Parameters
-    ----------
-    square, slope, time : float or Tensor
-        ‖w‖² at time 0; ‖g‖‖w‖, constant; t = η·steps ≥ 0.
-    lr, decay : float
-        η > 0 and κ > 0.
-    order : {1, 2}
-        1 for gradient flow.
+    rate r of :func:`norm_rate`, and :math:`\sqrt{u_{eq}}` is :func:`norm_equilibrium`.
+    ``square`` is ‖w‖² at time 0, ``slope`` ‖g‖‖w‖, ``time`` t = η·steps ≥ 0, floats or
+    Tensors; κ > 0, and ``order`` is 1 (gradient flow) or 2.
     """
-    _require_numbers(square=square, slope=slope, time=time)
+    demand(square=square, slope=slope, time=time)
     _require_order(order, 2)
     end = norm_equilibrium(slope, lr, decay, order=order) ** 2
     gone = -norm_rate(lr, decay, order=order) * time
@@ -243,7 +209,7 @@ def norm_relaxation(
 
 
 def _positive_product(lr: float, decay: float) -> float:
-    require(lr=lr, decay=decay)
+    demand(lr=lr, decay=decay)
     if lr * decay == 0:
         raise ValueError(
             f"decay must be positive, got {decay}: without decay nothing balances"
@@ -257,14 +223,6 @@ def _require_below(product: float, limit: float, why: str) -> None:
 
 
 def _require_order(order: Any, most: int) -> None:
-    require(order=order)
+    demand(order=order)
     if order > most:
         raise ValueError(f"order must be at most {most}, got {order}")
-
-
-def _require_numbers(**values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
-            raise TypeError(
-                f"{name} must be a number or a Tensor, got {type(value).__name__}"
-            )
