@@ -19,40 +19,15 @@ def composed(
     rows: int,
     columns: int,
     polynomials: int,
-    *,
     groups: int | None = None,
     quintic: bool = True,
     symmetric: bool = True,
 ) -> float:
-    """Odd polynomials of the singular values of one matrix, one after another.
+    """Odd polynomials of the singular values of a matrix, gathered in so many groups.
 
-    With m ≤ n the sides and Y = XXᵀ, the polynomials of a group are gathered in
-    m × m and X is multiplied once a group.
-
-    Parameters
-    ----------
-    rows, columns : int
-        Shape of the matrix, in any order.
-    polynomials : int
-        How many, k.
-    groups : int, optional
-        How often Y is formed anew: k is the usual Newton-Schulz iteration, 1 the
-        Gram form without restart. Default None: k.
-    quintic : bool
-        Whether they are aσ + bσ³ + cσ⁵; otherwise c = 0. Default True.
-    symmetric : bool
-        Whether symmetric results count half. Default True.
-
-    Returns
-    -------
-    float
-        Floating point operations: for quintics k(4m²n + 2m³) or k(3m²n + m³) with k
-        groups, 4m²n + (8k − 6)m³ or 3m²n + (4k − 3)m³ with one.
-
-    Examples
-    --------
-    >>> composed(10, 20, 5, symmetric=False) == 5 * (4 * 10**2 * 20 + 2 * 10**3)
-    True
+    k quintics take k(4m²n + 2m³), or k(3m²n + m³) where symmetry counts, m ≤ n, if
+    Y = XXᵀ is formed anew for each (the default), and 4m²n + (8k − 6)m³ or
+    3m²n + (4k − 3)m³ in one group, the Gram form.
     """
     m, n = sorted((rows, columns))
     groups = polynomials if groups is None else groups
@@ -69,7 +44,6 @@ def polar(
     columns: int,
     method: str,
     steps: int | None = None,
-    *,
     low_precision: bool = False,
     symmetric: bool = True,
 ) -> float:
@@ -85,29 +59,7 @@ def polar(
         cubic = composed(m, n, 1, quintic=False, symmetric=symmetric)
         return gram_and_root + 2.0 * m * m * n + cubic
     if method == "gram":
-        found = coefficients("polar-express", steps or GRAM_STEPS)
-    else:
-        found = coefficients(method, steps)
-    return composed(
-        rows,
-        columns,
-        len(found),
-        groups=len(found) if low_precision else 1,
-        quintic=any(c for _, _, c in found),
-        symmetric=symmetric,
-    )
-
-
-def kronecker(
-    entries: int,
-    axes: list[int],
-    *,
-    grams: float = 0.0,
-    products: float = 0.0,
-    cubic: float = 0.0,
-    symmetric: bool = True,
-) -> float:
-    """Products of a tensor with one square matrix for each axis."""
-    gram = 1.0 if symmetric else 2.0
-    linear = (gram * grams + 2.0 * products) * entries * sum(axes)
-    return linear + cubic * sum(d**3 for d in axes)
+        method, steps = "polar-express", steps or GRAM_STEPS
+    found = coefficients(method, steps)
+    groups, quintic = len(found) if low_precision else 1, any(c for _, _, c in found)
+    return composed(m, n, len(found), groups, quintic, symmetric)

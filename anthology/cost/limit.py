@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .rates import Rates, device_rates
-from .table import line_for
-from .work import Shapes, Subject
+from .table import cost_of
+from .work import Subject
 
 Maker = Callable[[list[Tensor]], torch.optim.Optimizer]
 COUNTERS = ("step", "skipped", "started", "d", "d_max", "numerator")
@@ -21,23 +21,13 @@ COUNTERS = ("step", "skipped", "started", "d", "d_max", "numerator")
 class Limit:
     """What one step costs at least.
 
-    Attributes
-    ----------
-    seconds : float
-        The larger of bytes over bandwidth and operations over rate; both can overlap.
-    bytes : float
-        Moved between the memory and the processor: each gradient read, each
-        parameter read and written, and what the rule needs of the state.
-    flops : float
-        Operations of matrix products and decompositions.
-    state_bytes : float
-        What the rule must keep between two steps.
-    parameters : int
-        How many numbers move.
-    bandwidth : float
-        Bytes a second, as measured for a working set of this size.
-    matrix_seconds : float
-        The operations' share: the sum of operations over rate, by dtype.
+    `seconds` is the larger of bytes over bandwidth and `matrix_seconds`, as both can
+    overlap. `bytes` move between memory and processor: each gradient is read, each
+    parameter read and written, and what the rule needs of the state. `flops` are the
+    operations of matrix products and decompositions, `matrix_seconds` the sum of
+    operations over rate, by dtype. `state_bytes` is what the rule must keep between two
+    steps, `parameters` how many numbers move, and `bandwidth`, in bytes a second, the
+    one measured for a working set of this size.
     """
 
     seconds: float
@@ -60,17 +50,6 @@ class Limit:
         return "memory" if moving >= self.matrix_seconds else "products"
 
 
-@dataclass
-class _Sum:
-    """Running totals over the parameters."""
-
-    bytes: float = 0.0
-    resident: float = 0.0
-    state: float = 0.0
-    numbers: int = 0
-    flops: dict[str, float] = field(default_factory=dict)
-
-
 def limit(
     optimizer: torch.optim.Optimizer | Maker,
     model_or_params: torch.nn.Module | Iterable[Tensor] | None = None,
@@ -85,8 +64,8 @@ def limit(
     ----------
     optimizer : torch.optim.Optimizer or callable
         One of this package, or ``SGD``, ``Adam``, ``AdamW`` or ``Muon`` of
-        ``torch.optim``; or what makes one from a list of parameters, such as the
-        class: then nothing of the size of the model is allocated.
+        ``torch.optim``, or one with a ``cost``; or what makes one from a list of
+        parameters, such as the class: then nothing of the model's size is allocated.
     model_or_params : Module or iterable of Tensor, optional
         Whose parameters move, all those that require a gradient. Default None: all
         of the optimizer's, which must be an instance then.
@@ -106,119 +85,101 @@ def limit(
 
     Raises
     ------
-    TypeError
-        If the optimizer is unknown, or parameters are missing.
-    ValueError
-        If a parameter is not one of the optimizer's.
+    TypeError, ValueError
+        If the optimizer is unknown, or a parameter is missing or not one of its own.
 
     Notes
     -----
-    Bytes are those of a step that holds everything but parameters, gradients and
-    state in the processor, so no implementation can move fewer: 20 for each
+    No implementation can move fewer bytes, all else held in the processor: 20 for each
     single-precision parameter of SGD with momentum, 28 of AdamW, 48 of Prodigy (20
-    to find the distance, 28 to step). The reading that finds gradients that are not
-    finite is not part of it. Matrix products: Muon's five quintics on m × n, m ≤ n,
-    take 5(3m²n + m³) in half precision and 3m²n + 17m³, by the Gram form, in single.
-    Decompositions count as if they ran at the rate of products, which they do not.
+    to find the distance, 28 to step); without the search for gradients that are not
+    finite. Muon's five quintics on m × n, m ≤ n, take 5(3m²n + m³) in half precision
+    and 3m²n + 17m³, by the Gram form, in single. Decompositions count as if they ran
+    at the rate of products, which they do not.
 
     Examples
     --------
-    >>> import torch
-    >>> from anthology.cost import Rates, limit
     >>> from anthology.optim import AdamW
     >>> rates = Rates(((2**40, 1e9),), {"float32": 1e12})
     >>> found = limit(AdamW, torch.nn.Linear(1000, 1000, bias=False), rates=rates)
     >>> found.bytes, found.state_per_parameter, found.seconds
     (28000000.0, 8.0, 0.028)
     """
-    held, params = _resolve(optimizer, model_or_params)
+    held, counted, home = _counted(optimizer, model_or_params)
     if rates is None:
-        first = device or (params[0].device if params else "cpu")
-        rates = device_rates("cpu" if str(first) == "meta" else first)
-    total = _Sum()
-    line = line_for(held)
-    wanted = None if model_or_params is None else {id(p) for p in params}
+        home = home if device is None else torch.device(device)
+        rates = device_rates("cpu" if home.type == "meta" else home)
+    cost = cost_of(held)
+    moved = resident = state = 0.0
+    numbers, operations = 0, dict[str, float]()
     for group in held.param_groups:
         for p in group["params"]:
-            if (
-                wanted is None
-                or id(p) in wanted
-                or not isinstance(optimizer, torch.optim.Optimizer)
-            ):
-                _add(total, _subject(held, p, group, symmetric), p, line)
-    bandwidth = rates.bandwidth(total.resident)
-    products = sum(flops / rates.rate(name) for name, flops in total.flops.items())
+            if p.numel() == 0 or id(p) not in counted:
+                continue
+            subject = _subject(held, p, group, symmetric)
+            work = cost(subject)
+            n, wide = subject.numbers, subject.dtype.itemsize
+            narrow = p.dtype.itemsize // (2 if p.is_complex() else 1)
+            times = 2 * work.state if work.state_moved is None else work.state_moved
+            moved += n * narrow * (work.grad_reads + work.param_moves) + times * wide
+            resident += 2 * n * narrow + work.state * wide
+            state += work.state * wide
+            numbers += p.numel()
+            name = str(work.products or subject.dtype).removeprefix("torch.")
+            if work.flops:
+                operations[name] = operations.get(name, 0.0) + work.flops
+    bandwidth = rates.bandwidth(resident)
+    products = sum(flops / rates.rate(name) for name, flops in operations.items())
     return Limit(
-        seconds=max(total.bytes / bandwidth, products),
-        bytes=total.bytes,
-        flops=sum(total.flops.values()),
-        state_bytes=total.state,
-        parameters=total.numbers,
+        seconds=max(moved / bandwidth, products),
+        bytes=moved,
+        flops=sum(operations.values()),
+        state_bytes=state,
+        parameters=numbers,
         bandwidth=bandwidth,
         matrix_seconds=products,
     )
 
 
-def _resolve(
+def _counted(
     optimizer: torch.optim.Optimizer | Maker,
     model_or_params: torch.nn.Module | Iterable[Tensor] | None,
-) -> tuple[torch.optim.Optimizer, list[Tensor]]:
-    """The optimizer, and the parameters that count."""
+) -> tuple[torch.optim.Optimizer, set[int], torch.device]:
+    """The optimizer, which of its parameters count, and where the first is."""
     if isinstance(model_or_params, torch.nn.Module):
         model_or_params = model_or_params.parameters()
     chosen = [p for p in model_or_params or () if p.requires_grad]
-    if isinstance(optimizer, torch.optim.Optimizer):
-        own = [p for group in optimizer.param_groups for p in group["params"]]
-        missing = {id(p) for p in chosen} - {id(p) for p in own}
-        if missing:
+    made = not isinstance(optimizer, torch.optim.Optimizer)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        if model_or_params is None:
+            raise TypeError("a class has no parameters: limit(AdamW, model)")
+        meta = [torch.empty_like(p, device="meta").requires_grad_() for p in chosen]
+        optimizer = optimizer(meta or [torch.empty(0, device="meta")])
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    if made or model_or_params is None:
+        counted = {id(p) for p in own}
+    else:
+        counted = {id(p) for p in chosen}
+        if missing := counted - {id(p) for p in own}:
             raise ValueError(
                 f"{len(missing)} of the parameters are not the optimizer's; leave "
                 "them out, or give the optimizer's class to count them with it"
             )
-        return optimizer, own if model_or_params is None else chosen
-    if model_or_params is None:
-        raise TypeError("a class has no parameters: limit(AdamW, model)")
-    meta = [
-        torch.empty_like(p, device="meta").requires_grad_(p.requires_grad)
-        for p in chosen
-    ]
-    return optimizer(meta or [torch.empty(0, device="meta")]), chosen
+    first = [p.device for p in (*chosen, *own)]
+    return optimizer, counted, first[0] if first else torch.device("cpu")
 
 
 def _subject(
-    optimizer: torch.optim.Optimizer,
-    p: Tensor,
-    group: Mapping[str, Any],
-    symmetric: bool,
+    held: torch.optim.Optimizer, p: Tensor, group: Mapping[str, Any], symmetric: bool
 ) -> Subject:
     """A parameter as its rule sees it."""
     wide = torch.promote_types(p.dtype, torch.float32)
     seen = torch.empty(p.shape, dtype=wide, device="meta")
     seen = torch.view_as_real(seen) if seen.is_complex() else seen
-    group_of = getattr(optimizer, "group_of", lambda p, group: group)
-    group = {**group_of(p, group), "complex": p.is_complex()}
-    kept: Shapes = {}
-    new_state = getattr(optimizer, "new_state", None)
-    if callable(new_state):
+    group = held.group_of(p, group) if hasattr(held, "group_of") else group
+    group, kept = {**group, "complex": p.is_complex()}, {}
+    if hasattr(held, "rule_of"):
         with torch.no_grad():
-            found = new_state(seen, group).items()
-        kept = {k: tuple(x.shape) for k, x in found if k not in COUNTERS}
+            state = held.rule_of(group).new_state(seen, group).items()
+        kept = {k: tuple(x.shape) for k, x in state if k not in COUNTERS}
     return Subject(tuple(seen.shape), seen.dtype, group, kept, symmetric)
-
-
-def _add(total: _Sum, subject: Subject, p: Tensor, line: Any) -> None:
-    """Count one parameter."""
-    n = subject.numbers
-    if not n:
-        return
-    work = line(subject)
-    narrow = p.dtype.itemsize // (2 if p.is_complex() else 1)
-    wide = subject.dtype.itemsize
-    moved = 2 * work.state if work.state_moved is None else work.state_moved
-    total.bytes += n * narrow * (work.grad_reads + work.param_moves) + moved * wide
-    total.resident += 2 * n * narrow + work.state * wide
-    total.state += work.state * wide
-    total.numbers += p.numel()
-    name = str(work.products or subject.dtype).removeprefix("torch.")
-    if work.flops:
-        total.flops[name] = total.flops.get(name, 0.0) + work.flops

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -32,13 +32,8 @@ PASSES, SAMPLES, LEAST = 5, 2, 2**24
 class Rates:
     """Measured rates of one device.
 
-    Attributes
-    ----------
-    ladder : tuple of (bytes, bytes per second)
-        Bandwidth by the size of the working set, smallest first: inside each cache
-        and, last, outside of all.
-    matmul : mapping of str to float
-        Floating point operations a second by dtype, "float32" at least.
+    `ladder` has pairs of bytes and bytes a second: bandwidth by the size of the working
+    set, smallest first. `matmul` has operations a second by dtype, "float32" at least.
     """
 
     ladder: tuple[tuple[int, float], ...]
@@ -47,19 +42,9 @@ class Rates:
     def bandwidth(self, working_set: float) -> float:
         """Bytes a second for a step that touches so many different bytes.
 
-        Parameters
-        ----------
-        working_set : float
-            Bytes.
+        Between two sizes of the ladder a power of the size that meets both; beyond its
+        ends, that of the end.
 
-        Returns
-        -------
-        float
-            Between two sizes of the ladder a power of the size that meets both;
-            beyond its ends, that of the end.
-
-        Examples
-        --------
         >>> Rates(((100, 8e9), (400, 2e9)), {"float32": 1e12}).bandwidth(200)
         4000000000.0
         """
@@ -71,18 +56,7 @@ class Rates:
         return float(fast * (slow / fast) ** share)
 
     def rate(self, dtype: str) -> float:
-        """Operations a second in a dtype.
-
-        Parameters
-        ----------
-        dtype : str
-            For example "bfloat16".
-
-        Returns
-        -------
-        float
-            That of "float32" where the dtype was not measured.
-        """
+        """Operations a second in a dtype; of "float32" where it was not measured."""
         return self.matmul.get(dtype, self.matmul["float32"])
 
 
@@ -96,18 +70,16 @@ def device_rates(
     device : torch.device or str
         "cpu" or a CUDA device. Default "cpu".
     threads : int, optional
-        Threads of the CPU; the setting is put back. Default None: as many as PyTorch
-        uses now.
+        Threads of the CPU. Default None: as many as PyTorch uses now.
 
     Returns
     -------
     Rates
         Of the best sample, since what others do to a machine can only slow it down:
-        by time of the processor for one thread of a CPU, on the wall for several and
-        for a device. Bandwidth is that of the fastest of five ways to change arrays
-        in place, from one array scaled to the four of PyTorch's fused AdamW; the
-        rate of products that of the fastest of several shapes. What a set reaches
-        every smaller one reaches too.
+        by time of the processor for one thread of a CPU, else on the wall. Bandwidth
+        is that of the fastest of five ways to change arrays in place, from one array
+        scaled to the four of PyTorch's fused AdamW; the rate of products that of the
+        fastest of several shapes. What a set reaches every smaller one reaches too.
     """
     found = torch.device(device)
     count = (threads or torch.get_num_threads()) if found.type == "cpu" else 1
@@ -116,37 +88,22 @@ def device_rates(
 
 @cache
 def _measured(device: str, threads: int) -> Rates:
-    on_cpu = torch.device(device).type == "cpu"
-    with _threads(threads if on_cpu else None):
-        sizes = CPU_SETS if on_cpu else DEVICE_SETS
-        best = _bandwidths(sizes, device)
-        matmul = {name: _products(name, device) for name in DTYPES}
-    rising = [max(best[i:]) for i in range(len(best))]
-    return Rates(tuple(zip(sizes, rising, strict=True)), matmul)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _bandwidths(sizes: tuple[int, ...], device: str) -> list[float]:
-    """Bytes a second of the best sample in a set of each size."""
+    on_cpu, before = torch.device(device).type == "cpu", torch.get_num_threads()
+    sizes = CPU_SETS if on_cpu else DEVICE_SETS
     pool = torch.ones(max(sizes) // 4, device=device)
     ways = [_ways(pool[: size // 4]) for size in sizes]
     best = [0.0] * len(sizes)
-    for _ in range(PASSES):
-        for i, each in enumerate(ways):
-            for moved, run in each:
-                found = moved / _fastest(run, moved, device)
-                best[i] = max(best[i], found)
-    return best
+    try:
+        if on_cpu:
+            torch.set_num_threads(threads)
+        for _, (i, each) in product(range(PASSES), enumerate(ways)):
+            rates = [moved / _fastest(run, moved, device) for moved, run in each]
+            best[i] = max(best[i], *rates)
+        matmul = {name: _products(name, device) for name in DTYPES}
+    finally:
+        torch.set_num_threads(before)
+    rising = [max(best[i:]) for i in range(len(best))]
+    return Rates(tuple(zip(sizes, rising, strict=True)), matmul)
 
 
 def _ways(pool: Tensor) -> list[tuple[int, Callable[[], object]]]:
@@ -176,16 +133,12 @@ def _ways(pool: Tensor) -> list[tuple[int, Callable[[], object]]]:
 
 def _products(name: str, device: str) -> float:
     """Operations a second of the fastest product of several shapes."""
-    on_cpu = torch.device(device).type == "cpu"
     best = 0.0
-    for batch, rows, inner, columns in CPU_SIDES if on_cpu else DEVICE_SIDES:
+    sides = CPU_SIDES if torch.device(device).type == "cpu" else DEVICE_SIDES
+    for batch, rows, inner, columns in sides:
         x = torch.randn(batch, rows, inner, device=device).to(getattr(torch, name))
         y = torch.randn(batch, inner, columns, device=device).to(x)
-        out = x.new_empty(batch, rows, columns)
-
-        def run(x: Tensor = x, y: Tensor = y, out: Tensor = out) -> object:
-            return torch.bmm(x, y, out=out)
-
+        run = partial(torch.bmm, x, y, out=x.new_empty(batch, rows, columns))
         flops = 2.0 * batch * rows * inner * columns
         for _ in range(PASSES):
             best = max(best, flops / _fastest(run, LEAST, device))

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Work:
     """The least that a rule must keep, move and multiply for one tensor.
 
-    Attributes
-    ----------
-    state : float
-        Numbers kept between steps, counters not included.
-    state_moved : float, optional
-        Numbers of the state read or written in a step. Default None: each is read
-        and written once.
-    grad_reads : float
-        How often the gradient is read. Default 1.
-    param_moves : float
-        How often the parameter is read or written. Default 2.
-    flops : float
-        Operations of matrix products. Default 0.
-    products : str, optional
-        Dtype of these products. Default None: that of the state.
+    `state` numbers are kept between steps, counters not included, and `state_moved`
+    read or written in a step (default None: each is both, once). The gradient is read
+    `grad_reads` times (1), the parameter read or written `param_moves` times (2).
+    Matrix products take `flops` operations (0) in the dtype `products` (default None:
+    that of the state).
     """
 
     state: float
@@ -42,52 +31,60 @@ class Work:
 
 @dataclass(frozen=True)
 class Subject:
-    """One parameter as the table of costs sees it.
+    """One parameter as its optimizer's cost sees it.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Of the real tensor that the rule sees: a complex one has pairs.
-    dtype : torch.dtype
-        In which the rule computes.
-    group : mapping
-        The parameter's group.
-    kept : mapping
-        Shapes of the state by name, where the optimizer can tell (`new_state`).
-    symmetric : bool
-        Whether symmetric products count half.
+    `shape` is that of the real tensor that the rule sees (a complex one has pairs),
+    `dtype` the one in which it computes, `group` the parameter's, `kept` the shapes of
+    the state by name, where the optimizer can tell (its `rule`), and `symmetric`
+    whether symmetric products count half.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     group: Mapping[str, Any]
-    kept: Shapes
+    kept: Mapping[str, tuple[int, ...]]
     symmetric: bool
 
     @property
     def numbers(self) -> int:
         """How many there are in the parameter."""
-        found = 1
-        for d in self.shape:
-            found *= d
-        return found
+        return math.prod(self.shape)
 
     def named(self, prefix: str) -> list[tuple[int, ...]]:
-        """Shapes of the state whose names are the prefix and numbers.
-
-        Parameters
-        ----------
-        prefix : str
-            For example ``"factor_"``.
-
-        Returns
-        -------
-        list of tuple of int
-            In the order of the state.
-        """
+        """Shapes of the state named by a prefix such as ``"factor_"`` and numbers."""
         digits = str.maketrans("", "", "0123456789_")
         return [
             shape
             for name, shape in self.kept.items()
             if name.startswith(prefix) and not name[len(prefix) :].translate(digits)
         ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A rule's cost, as a value that the class of an optimizer holds as ``cost``.
+
+    Called with a `Subject` it returns its `Work`; decorates the function that knows it.
+    """
+
+    of: Callable[[Subject], Work]
+
+    def __call__(self, subject: Subject) -> Work:
+        return self.of(subject)
+
+
+def keeping(*kept: tuple[float, float], **rest: Any) -> Work:
+    """Work from pairs: numbers kept, and how often a step reads or writes each."""
+    state = sum(numbers for numbers, _ in kept)
+    return Work(state, sum(numbers * times for numbers, times in kept), **rest)
+
+
+def averages(*switches: str | int) -> Cost:
+    """Of a rule that keeps averages: always so many, or where a setting is not 0."""
+
+    def of(s: Subject) -> Work:
+        values = [s.group[x] if isinstance(x, str) else x for x in switches]
+        firsts = [x[0] if isinstance(x, tuple | list) else x for x in values]
+        return Work(sum(map(bool, firsts)) * s.numbers)
+
+    return Cost(of)

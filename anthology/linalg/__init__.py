@@ -1,6 +1,5 @@
 """Matrix functions that optimizers need."""
 
-from anthology.linalg.certificate import Certificate, certificate
 from anthology.linalg.coefficients import (
     COEFFICIENT_SETS,
     CoefficientSet,
@@ -10,11 +9,15 @@ from anthology.linalg.coefficients import (
 )
 from anthology.linalg.decompositions import robust_eigh
 from anthology.linalg.normalizers import NORMALIZERS, RENORMALIZERS
-from anthology.linalg.polar import newton_schulz, polar
-from anthology.linalg.roots import ROOT_METHODS, inverse_root
-from anthology.linalg.square_roots import SQUARE_ROOT_METHODS, lyapunov, square_root
-from anthology.linalg.structured import Structure
-from anthology.linalg.structures import STRUCTURES, structure
+from anthology.linalg.polar import Certificate, certificate, newton_schulz, polar
+from anthology.linalg.roots import (
+    ROOT_METHODS,
+    SQUARE_ROOT_METHODS,
+    inverse_root,
+    lyapunov,
+    square_root,
+)
+from anthology.linalg.structures import STRUCTURES, Structure, structure
 
 __all__ = [
     "COEFFICIENT_SETS",

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import repeat
 
 from anthology.linalg import published
 from anthology.linalg.published import Coefficients
+from anthology.linalg.safe import require_count
 
 PADE: Coefficients = (15 / 8, -10 / 8, 3 / 8)
 """The quintic with p(1) = 1, p'(1) = p''(1) = 0: the limit of Polar Express."""
@@ -39,22 +39,7 @@ def minimax_quintic(lower: float, upper: float) -> Coefficients:
     equioscillate on four nodes and the two interior extrema of the polynomial
     so found (Amsel et al., The Polar Express, arXiv 2505.16932, Thm 4.1, Alg. 3).
     The systems are solved in rational arithmetic, because on a short interval they
-    are close to singular.
-
-    Parameters
-    ----------
-    lower, upper : float
-        The interval, 0 < lower <= upper.
-
-    Returns
-    -------
-    tuple of three floats
-        (a, b, c).
-
-    Raises
-    ------
-    ValueError
-        If the interval is empty or not positive.
+    are close to singular. Gives (a, b, c); ValueError unless 0 < lower <= upper.
     """
     if not 0 < lower <= upper < float("inf"):
         raise ValueError(f"need 0 < lower <= upper, got {lower} and {upper}")
@@ -141,20 +126,19 @@ def polar_express_coefficients(
 _LOWER = {1: 0.1, 2: 0.05, 3: 0.02, 4: 0.01, 5: 3e-3}
 
 
-def _express(steps: int) -> tuple[Coefficients, ...]:
-    return polar_express_coefficients(steps, _LOWER.get(steps, 1e-3))
+def _endless(p: Coefficients, steps: int, credit: str) -> CoefficientSet:
+    """The same polynomial as often as one likes."""
+    return CoefficientSet(lambda count: (p,) * count, steps, None, credit)
 
 
-def _same(p: Coefficients) -> Callable[[int], tuple[Coefficients, ...]]:
-    return lambda steps: tuple(repeat(p, steps))
-
-
-def _first(
-    polynomials: tuple[Coefficients, ...], safety: float = 1.0
-) -> Callable[[int], tuple[Coefficients, ...]]:
-    """So many of a list, all but its last widened by the safety."""
-    wide = tuple(shrink(p, safety) for p in polynomials[:-1])
-    return lambda steps: (*wide, polynomials[-1])[:steps]
+def _listed(
+    polynomials: tuple[Coefficients, ...], credit: str, safety: float = 1.0
+) -> CoefficientSet:
+    """The first of a list, all but its last widened by the safety."""
+    *wide, last = polynomials
+    found = (*(shrink(p, safety) for p in wide), last)
+    most = len(found)
+    return CoefficientSet(lambda count: found[:count], most, most, credit)
 
 
 def _deepseek(steps: int) -> tuple[Coefficients, ...]:
@@ -163,53 +147,42 @@ def _deepseek(steps: int) -> tuple[Coefficients, ...]:
 
 
 COEFFICIENT_SETS: dict[str, CoefficientSet] = {
-    "cubic": CoefficientSet(
-        _same((1.5, -0.5, 0.0)),
+    "cubic": _endless(
+        (1.5, -0.5, 0.0),
         20,
-        None,
         "Newton–Schulz; Bernstein & Newhouse 2024, eq. 36. [0.001, 1] to [0.999, 1]",
     ),
-    "pade": CoefficientSet(
-        _same(PADE),
+    "pade": _endless(
+        PADE,
         13,
-        None,
         "Padé's quintic, p(1) = 1 and p′(1) = p″(1) = 0. [0.001, 1] to [0.999, 1]",
     ),
-    "muon": CoefficientSet(
-        _same(published.MUON),
+    "muon": _endless(
+        published.MUON,
         5,
-        None,
         "Keller Jordan, Muon, 2024. Fast and never exact: singular values end "
         "between 0.68 and 1.13, wherever they are above 0.01",
     ),
-    "you": CoefficientSet(
-        _first(published.YOU), 6, 6, "You Jiacheng, 2024, six different quintics"
-    ),
-    "quintic": CoefficientSet(
-        _first(published.QUINTIC),
-        5,
-        5,
+    "you": _listed(published.YOU, "You Jiacheng, 2024, six different quintics"),
+    "quintic": _listed(
+        published.QUINTIC,
         "Cesista, You & Jordan 2025, the default of timm and of Emerging-Optimizers; "
         "[0.001, 1] to [0.475, 1.145]",
     ),
-    "cans": CoefficientSet(
-        _first(published.CANS, 1.01),
-        5,
-        5,
+    "cans": _listed(
+        published.CANS,
         "CANS, Grishina, Smirnov & Rakhuba 2025; widened by 1.01, without which "
         "rounding makes it diverge: [0.001, 1] to [0.862, 1.114]",
+        safety=1.01,
     ),
-    "cubic5": CoefficientSet(
-        _first(published.CUBIC5, 1.01),
-        5,
-        5,
+    "cubic5": _listed(
+        published.CUBIC5,
         "Five cubics, arXiv 2606.00371, two products each; widened by 1.01, without "
         "which rounding turns directions round: [0.001, 1] to [0.114, 1.3]",
+        safety=1.01,
     ),
-    "aol": CoefficientSet(
-        _first(published.AOL),
-        4,
-        4,
+    "aol": _listed(
+        published.AOL,
         "Turbo-Muon, 2025, made for normalize='aol'; [0.001, 1] to [0.146, 1.051]",
     ),
     "deepseek": CoefficientSet(
@@ -220,7 +193,7 @@ COEFFICIENT_SETS: dict[str, CoefficientSet] = {
         "[0.001, 1] to [1, 1.001]",
     ),
     "polar-express": CoefficientSet(
-        _express,
+        lambda steps: polar_express_coefficients(steps, _LOWER.get(steps, 1e-3)),
         6,
         None,
         "Amsel, Persson, Musco & Gower 2025, constructed by Remez exchange for singular "
@@ -231,24 +204,10 @@ COEFFICIENT_SETS: dict[str, CoefficientSet] = {
 
 
 def coefficients(method: str, steps: int | None = None) -> tuple[Coefficients, ...]:
-    """The polynomials of a named method.
+    """The polynomials (a, b, c) of a named method, in the order of their application.
 
-    Parameters
-    ----------
-    method : str
-        A key of ``COEFFICIENT_SETS``.
-    steps : int, optional
-        How many; None takes the method's default.
-
-    Returns
-    -------
-    tuple of (a, b, c)
-        In the order in which they are applied.
-
-    Raises
-    ------
-    ValueError
-        For an unknown method, or a number of steps that it does not have.
+    ``method`` is a key of ``COEFFICIENT_SETS``, ``steps`` how many of them; None takes
+    the method's default. ValueError for a method or a number that there is not.
     """
     if not isinstance(method, str) or method not in COEFFICIENT_SETS:
         names = ", ".join(map(repr, COEFFICIENT_SETS))
@@ -257,8 +216,7 @@ def coefficients(method: str, steps: int | None = None) -> tuple[Coefficients, .
         )
     chosen = COEFFICIENT_SETS[method]
     count = chosen.steps if steps is None else steps
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"steps must be a positive integer or None, got {steps!r}")
+    require_count(count, "steps", " or None")
     if chosen.most is not None and count > chosen.most:
         raise ValueError(
             f"method {method!r} has {chosen.most} polynomials, got steps={steps}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.safe import real_dtype, untraced
+from anthology.linalg.safe import eye_like, real_dtype, untraced
 
 Parts = tuple[Tensor, ...]
 
@@ -25,6 +25,15 @@ _HOPELESS: tuple[type[Exception], ...] = (
     torch.OutOfMemoryError,
     getattr(torch, "AcceleratorError", NotImplementedError),  # from PyTorch 2.8
 )
+
+
+# of the parts, for matrices m × n and k = min(m, n)
+_SHAPES = {
+    "eigh": ("n", "nn"),
+    "svd": ("mk", "k", "kn"),
+    "svdvals": ("k",),
+    "qr": ("mk", "kn"),
+}
 
 
 def robust_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,14 +107,10 @@ def _attempt(name: str, A: Tensor, options: dict[str, Any]) -> Parts | Exception
     parts = (found,) if isinstance(found, Tensor) else tuple(found)
     if A.is_meta or not A.numel() or not untraced(A):
         return parts
-    # Some libraries answer a failure with NaN instead of an error.
-    good = _all_finite(parts)
-    return parts if good else _LINALG(f"{name} gave numbers that are not finite")
-
-
-def _all_finite(parts: Parts) -> bool:
-    """Reads it; a decomposition has waited for its device already."""
-    return bool(torch.stack([torch.isfinite(x).all() for x in parts]).all())
+    # Some libraries answer a failure with NaN. Reading is free: it has waited already.
+    if torch.stack([torch.isfinite(x).all() for x in parts]).all():
+        return parts
+    return _LINALG(f"{name} gave numbers that are not finite")
 
 
 def _stubborn(
@@ -116,39 +121,26 @@ def _stubborn(
     for x in _variants(A, jitter):
         found = _attempt(name, x, options)
         if isinstance(found, tuple):
-            return tuple(_like(part, A) for part in found)
-    if isinstance(found, Exception) and not isinstance(found, _LINALG):
-        raise found
-    blank = torch.full((), torch.nan, dtype=real_dtype(A.dtype))
-    return tuple(_like(blank.expand(s), A) for s in _shapes(name, *A.shape))
+            break
+    else:
+        if isinstance(found, Exception) and not isinstance(found, _LINALG):
+            raise found
+        sides = {"m": A.shape[0], "n": A.shape[1], "k": min(A.shape)}
+        shapes = ([sides[side] for side in part] for part in _SHAPES[name])
+        found = tuple(torch.full(shape, torch.nan) for shape in shapes)
+    real = real_dtype(A.dtype)
+    return tuple(x.to(A.device, real if x.ndim == 1 else A.dtype) for x in found)
 
 
 def _variants(A: Tensor, jitter: tuple[float, ...]) -> Iterator[Tensor]:
     """What is tried for one matrix, one after another."""
     yield A
+    double = torch.promote_types(A.dtype, torch.float64)
     if A.device.type != "mps":  # which has no double precision
-        wide = A.to(torch.promote_types(A.dtype, torch.float64))
+        wide = A.to(double)
         yield wide
         size = wide.detach().abs().amax().clamp_min(torch.finfo(wide.dtype).tiny)
         for share in jitter:
-            eye = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
-            yield wide + share * size * eye
+            yield wide + share * size * eye_like(wide)
     if not A.is_cpu:
-        yield A.cpu().to(torch.promote_types(A.dtype, torch.float64))
-
-
-def _like(part: Tensor, A: Tensor) -> Tensor:
-    """A part in the precision of the matrix and on its device."""
-    dtype = real_dtype(A.dtype) if part.ndim == 1 else A.dtype
-    return part.to(A.device, dtype)
-
-
-def _shapes(name: str, m: int, n: int) -> list[tuple[int, ...]]:
-    k = min(m, n)
-    shapes: dict[str, list[tuple[int, ...]]] = {
-        "eigh": [(n,), (n, n)],
-        "svd": [(m, k), (k,), (k, n)],
-        "svdvals": [(k,)],
-        "qr": [(m, k), (k, n)],
-    }
-    return shapes[name]
+        yield A.cpu().to(double)

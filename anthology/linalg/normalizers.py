@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.products import gram
-from anthology.linalg.safe import peak, unit
+from anthology.linalg.safe import or_one, peak, unit
 
 NORMALIZERS = ("frobenius", "rows", "aol", "schatten4")
 """What ``polar`` may do to a matrix first, its argument ``normalize``."""
@@ -27,8 +27,7 @@ def normalized(x: Tensor, how: str = "frobenius") -> Tensor:
     """A multiple of DX whose singular values are at most 1; D = 1 unless said."""
     if how == "rows":
         x = x / peak(x, -1)
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return unit(x / torch.where(size > 0, size, torch.ones_like(size)))
+        return unit(x / or_one(torch.linalg.vector_norm(x, dim=-1, keepdim=True)))
     x = unit(x)
     if how == "frobenius":
         return x
@@ -36,16 +35,13 @@ def normalized(x: Tensor, how: str = "frobenius") -> Tensor:
     y = (x.mH if tall else x).reshape(-1, *sorted(x.shape[-2:]))
     a = gram(y)
     if how == "schatten4":
-        y = y / _positive(torch.linalg.matrix_norm(a, keepdim=True)).sqrt()
+        size = or_one(torch.linalg.matrix_norm(a, keepdim=True))
     else:
-        y = y / _positive(a.abs().sum(-1, keepdim=True)).sqrt()
+        size = or_one(a.abs().sum(-1, keepdim=True))
+    y = y / size.sqrt()
     return (y.mH if tall else y).reshape(x.shape)
 
 
 def renormalized(x: Tensor, how: str | None = None) -> Tensor:
     """The result of the polynomials, resized."""
     return x if how is None else unit(x) * min(x.shape[-2:]) ** 0.5
-
-
-def _positive(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x, torch.ones_like(x))

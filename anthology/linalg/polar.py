@@ -1,32 +1,39 @@
 """The polar factor of a matrix: UVᵀ, the duality map of the spectral norm.
 
-One function: by the singular value decomposition, by the eigenvectors of the Gram
-matrix, or by compositions of odd polynomials that need matrix products only.
+By the singular value decomposition, by the eigenvectors of the Gram matrix, or by
+compositions of odd polynomials that need matrix products only; and how good a step is
+for a gradient under the spectral norm, measured.
 """
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from anthology.linalg.coefficients import coefficients
-from anthology.linalg.decompositions import robust_svd, robust_svdvals
-from anthology.linalg.gram import eigh_polar, gathered, gathers, gram_iteration
+from anthology.linalg.decompositions import robust_eigh, robust_svd, robust_svdvals
 from anthology.linalg.normalizers import check_normalizers, normalized, renormalized
-from anthology.linalg.products import gram, quadratic
+from anthology.linalg.products import commuting, gram, quadratic
 from anthology.linalg.published import Coefficients
 from anthology.linalg.safe import (
     guarded,
+    hermitian,
+    or_one,
     peak,
+    poison,
     require_numeric,
+    tame,
     unit,
+    working_dtype,
 )
 
 GRAM_STEPS = 7
 """Default steps of the method "gram"."""
-
-
-def _tame(x: Tensor) -> Tensor:
-    """Zeros in place of what is not finite: LAPACK raises on it, or never returns."""
-    return torch.where(torch.isfinite(x), x, torch.zeros_like(x))
+AT_ONCE = 4
+"""How many polynomials it gathers before the Gram matrix is formed anew."""
 
 
 def singular_values(x: Tensor) -> Tensor:
@@ -37,25 +44,76 @@ def singular_values(x: Tensor) -> Tensor:
         # A single row or column: thousands of these make a depthwise convolution.
         values = torch.linalg.matrix_norm(x).unsqueeze(-1)
     else:
-        values = robust_svdvals(_tame(x))
+        values = robust_svdvals(tame(x))
     out: Tensor = values * scale[..., 0]
     return out
 
 
 def reduced_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U, σ/σ₁ and Vᴴ of a matrix, with rounding noise set to exact zeros."""
-    u, s, vh = robust_svd(_tame(x / peak(x, (-2, -1))))
-    top = s[..., :1]
-    s = s / torch.where(top > 0, top, torch.ones_like(top))
+    u, s, vh = robust_svd(tame(x / peak(x, (-2, -1))))
+    s = s / or_one(s[..., :1])
     noise = max(x.shape[-2:]) * torch.finfo(s.dtype).eps
     return u, torch.where(s > noise, s, torch.zeros_like(s)), vh
 
 
-def _exact(x: Tensor) -> Tensor:
+def _by_svd(x: Tensor) -> Tensor:
     if 1 in x.shape[-2:]:
         return unit(x)
     u, s, vh = reduced_svd(x)
     return (u * (s > 0).to(u.dtype)[..., None, :]) @ vh
+
+
+def _by_eigh(x: Tensor) -> Tensor:
+    """(XXᵀ)^(−1/2)X from an eigendecomposition, and one cubic step on it."""
+    values, vectors = robust_eigh(hermitian(x @ x.mH))
+    top = values[..., -1:]
+    least = 2 * x.shape[-2] ** 0.5 * torch.finfo(values.dtype).eps
+    base = torch.maximum(values, least * top)
+    root = torch.where(top > 0, base, torch.ones_like(base)).rsqrt().to(x.dtype)
+    x = (vectors * root[..., None, :]) @ (vectors.mH @ x)
+    return 1.5 * x - 0.5 * (x @ x.mH) @ x
+
+
+def gathers(x: Tensor, polynomials: Sequence[Coefficients]) -> bool:
+    """Whether the Gram form gives the polynomials themselves, for less."""
+    m, n = x.shape[-2:]
+    slope = math.prod([p[0] for p in polynomials])
+    wide = m >= 64 and 2 * n >= 3 * m and len(polynomials) > 1
+    return wide and x.dtype == torch.float32 and slope <= 500
+
+
+def gathered(y: Tensor, polynomials: Sequence[Coefficients]) -> Tensor:
+    """The matrix by which the polynomials multiply X, from Y = XXᵀ."""
+    found = None
+    for k, (a, b, c) in enumerate(polynomials):
+        h = quadratic(y, b, c)
+        h.diagonal(dim1=-2, dim2=-1).add_(a)
+        found = h if found is None else commuting(found, h)
+        if k < len(polynomials) - 1:
+            y = commuting(commuting(y, h), h)
+    assert found is not None
+    return found
+
+
+def _composed(y: Tensor, polynomials: Sequence[Coefficients], at_once: int) -> Tensor:
+    """Polynomials of singular values, so many at once; products on the smaller side."""
+    shape = y.shape
+    y = y.flatten(0, -3) if y.ndim > 2 else y[None]
+    tall = y.shape[-2] > y.shape[-1]
+    groups = -(-len(polynomials) // at_once)
+    ends = [len(polynomials) * k // groups for k in range(groups + 1)]
+    for start, end in pairwise(ends):
+        small = gram(y.mH if tall else y)
+        if y.dtype.itemsize < 4:
+            # a on the diagonal of the mix would lose the digits of the mix
+            a, b, c = polynomials[start]
+            mix = quadratic(small, b, c)
+            y = torch.baddbmm(y, *((y, mix) if tall else (mix, y)), beta=a)
+        else:
+            mix = gathered(small, polynomials[start:end])
+            y = torch.bmm(y, mix) if tall else torch.bmm(mix, y)
+    return y.reshape(shape)
 
 
 def newton_schulz(
@@ -66,56 +124,27 @@ def newton_schulz(
 ) -> Tensor:
     """Apply odd polynomials to the singular values of ``x``/‖x‖_F, one after another.
 
-    The products are formed on the smaller side. The scale is divided out exactly
-    (largest entry first, then the Frobenius norm, no epsilon), so the result is
-    the same for ``x`` and ``c·x``; zero stays zero.
+    The scale is divided out exactly (largest entry first, then the Frobenius norm, no
+    epsilon), so the result is the same for ``x`` and ``c·x``; zero stays zero. In single
+    precision, where n ≥ 1.5 m and few polynomials are asked for, they are gathered in
+    the Gram matrix, which is cheaper and differs by less than 1e-3.
 
     Parameters
     ----------
     x : Tensor
-        Shape (..., m, n), in working precision.
+        Shape (..., m, n), in working precision; that of the result.
     polynomials : tuple of (a, b, c)
         p(σ) = aσ + bσ³ + cσ⁵, in the order of their application.
     dtype : torch.dtype, optional
         Precision of the products; None is that of ``x``. Muon uses bfloat16.
     normalize : str
         Another scaling than x/‖x‖_F (default), as for ``polar``.
-
-    Returns
-    -------
-    Tensor
-        Shape and type of ``x``.
-
-    Notes
-    -----
-    In single precision, where n ≥ 1.5 m and few polynomials are asked for, they are
-    gathered in the Gram matrix, which is cheaper and differs by less than 1e-3; see
-    ``anthology.linalg.gram``.
     """
     y = normalized(x, normalize)
     y = y if dtype is None else y.to(dtype)
-    y = y.flatten(0, -3) if y.ndim > 2 else y[None]
-    tall = y.shape[-2] > y.shape[-1]
-    if gathers(y.mT if tall else y, polynomials):
-        h = gathered(gram(y.mT if tall else y), polynomials)
-        y = torch.bmm(y, h) if tall else torch.bmm(h, y)
-    else:
-        for p in polynomials:
-            y = _applied(p, y, tall)
-    return y.reshape(x.shape).to(x.dtype)
-
-
-def _applied(p: Coefficients, y: Tensor, tall: bool) -> Tensor:
-    """One polynomial; the matrix it multiplies by stands on the smaller side."""
-    a, b, c = p
-    mix = quadratic(gram(y.mH if tall else y), b, c)
-    if y.dtype.itemsize < 4:
-        # a on the diagonal of the mix would lose the digits of the mix
-        if tall:
-            return torch.baddbmm(y, y, mix, beta=a)
-        return torch.baddbmm(y, mix, y, beta=a)
-    mix.diagonal(dim1=-2, dim2=-1).add_(a)
-    return torch.bmm(y, mix) if tall else torch.bmm(mix, y)
+    wide = y.mT if y.shape[-2] > y.shape[-1] else y
+    at_once = len(polynomials) if gathers(wide, polynomials) else 1
+    return _composed(y, polynomials, at_once).to(x.dtype)
 
 
 def check_method(method: str, steps: int | None) -> None:
@@ -139,24 +168,22 @@ def raw_polar(
     renormalize: str | None = None,
 ) -> Tensor:
     """``polar`` of a finite, non-empty matrix in working precision, without checks."""
-    if method in ("svd", "eigh", "gram"):
-        found = _of_gram_or_svd(x, method, steps, normalize)
+    if method == "svd":
+        found = _by_svd(x if normalize == "frobenius" else normalized(x, normalize))
+    elif method in ("eigh", "gram"):
+        tall = x.shape[-2] > x.shape[-1]
+        y = normalized(x, normalize)
+        y = tame(y.mH if tall else y)
+        if method == "eigh":
+            y = _by_eigh(y)
+        else:
+            y = _composed(
+                y, coefficients("polar-express", steps or GRAM_STEPS), AT_ONCE
+            )
+        found = (y.mH if tall else y).resolve_conj()
     else:
         found = newton_schulz(x, coefficients(method, steps), dtype, normalize)
     return renormalized(found, renormalize)
-
-
-def _of_gram_or_svd(x: Tensor, method: str, steps: int | None, how: str) -> Tensor:
-    if method == "svd":
-        return _exact(x if how == "frobenius" else normalized(x, how))
-    tall = x.shape[-2] > x.shape[-1]
-    y = normalized(x, how)
-    y = _tame(y.mH if tall else y)
-    if method == "eigh":
-        y = eigh_polar(y)
-    else:
-        y = gram_iteration(y, coefficients("polar-express", steps or GRAM_STEPS))
-    return (y.mH if tall else y).resolve_conj()
 
 
 def polar(
@@ -185,15 +212,15 @@ def polar(
     method : str
         "svd" (exact); "cubic", "pade", "muon", "you", "quintic", "cans", "cubic5",
         "aol", "deepseek" or "polar-express" (odd polynomials, whose sources and images
-        ``COEFFICIENT_SETS`` gives); "gram" (those of "polar-express", gathered in the Gram matrix:
-        cheap where n > 1.5 m); "eigh" (the inverse root of the Gram matrix, then one
-        cubic step: right to 1e-4 for singular values above 1e-2 σ₁ in single precision,
-        1e-6 σ₁ in double; those below √(2 eps √m) σ₁ shrink in proportion). On CUDA
-        "svd" and "eigh" wait for the device; the others never do.
+        ``COEFFICIENT_SETS`` gives); "gram" (those of "polar-express", gathered in the
+        Gram matrix: cheap where n > 1.5 m); "eigh" (the inverse root of the Gram matrix,
+        then one cubic step: right to 1e-4 for singular values above 1e-2 σ₁ in single
+        precision, 1e-6 σ₁ in double; those below √(2 eps √m) σ₁ shrink in proportion).
+        On CUDA "svd" and "eigh" wait for the device; the others never do.
     steps : int, optional
-        Number of polynomials for the iterative methods; None is the default of
-        the method (20, 13, 5, 6, 5, 5, 5, 4, 10, 6 and 7). Four of "polar-express" are cheaper than
-        the five of "muon" and better aligned with G.
+        Number of polynomials; None is the default of the method (20, 13, 5, 6, 5, 5, 5,
+        4, 10, 6 and 7). Four of "polar-express" are cheaper than the five of "muon" and
+        better aligned with G.
     dtype : torch.dtype, optional
         Precision of the products of an iterative method, for example
         ``torch.bfloat16`` as Muon does. None computes in the precision of ``G``,
@@ -212,33 +239,67 @@ def polar(
     Returns
     -------
     Tensor
-        Shape and type of ``G``. Zero gives zero; a matrix with a non-finite entry
-        gives NaN.
-
-    Raises
-    ------
-    ValueError
-        Unknown method, steps, ``normalize`` or ``renormalize``, less than two axes,
-        ``dtype`` with "svd", "gram" or "eigh".
-    TypeError
-        Not a dense floating or complex tensor, or a ``dtype`` that cannot hold it.
+        Shape and type of ``G``; zero gives zero, a non-finite entry NaN. ValueError for
+        less than two axes and for ``dtype`` with "svd", "gram" or "eigh", TypeError for
+        what is no dense floating or complex tensor or a ``dtype`` that cannot hold it.
     """
     require_numeric(G, "polar")
     if G.ndim < 2:
         raise ValueError(f"polar needs a matrix, got shape {tuple(G.shape)}")
     check_method(method, steps)
     check_normalizers(normalize, renormalize)
-    _check_dtype(G, method, dtype)
+    if dtype is not None:
+        if method in ("svd", "gram", "eigh"):
+            raise ValueError(
+                f"method {method!r} takes no dtype: it has no low precision"
+            )
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+        if not dtype.is_complex and (G.is_complex() or not dtype.is_floating_point):
+            raise TypeError(
+                f"a polar factor of {G.dtype} cannot be computed in {dtype}"
+            )
     how = method, steps, dtype, normalize, renormalize
     return guarded(G, 2, lambda x: raw_polar(x, *how), per_point=False)
 
 
-def _check_dtype(G: Tensor, method: str, dtype: torch.dtype | None) -> None:
-    if dtype is None:
-        return
-    if method in ("svd", "gram", "eigh"):
-        raise ValueError(f"method {method!r} takes no dtype: it has no low precision")
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
-    if not dtype.is_complex and (G.is_complex() or not dtype.is_floating_point):
-        raise TypeError(f"a polar factor of {G.dtype} cannot be computed in {dtype}")
+class Certificate(NamedTuple):
+    """How good an approximate polar factor is, each entry of the batch shape.
+
+    ``efficiency`` is ⟨G, X⟩/(‖G‖_*·‖X‖₂), the share of the steepest descent that a
+    step along X attains: at most 1, and 1 for the exact factor. ``sigma_min`` and
+    ``sigma_max`` are the extreme singular values of X, both 1 for the exact factor
+    of a full-rank G.
+    """
+
+    efficiency: Tensor
+    sigma_min: Tensor
+    sigma_max: Tensor
+
+
+def certificate(G: Tensor, X: Tensor) -> Certificate:
+    """Measure X as a steepest direction for G under the spectral norm.
+
+    Both have one shape (..., m, n) with m, n ≥ 1, or there is a ValueError; computed
+    in the wider of their precisions, in single precision at least. The efficiency is 1
+    if G is zero, otherwise 0 if X is; all is NaN where an entry is not finite.
+    """
+    require_numeric(G, "certificate")
+    require_numeric(X, "certificate")
+    if G.shape != X.shape or G.ndim < 2 or 0 in G.shape[-2:]:
+        raise ValueError(
+            "certificate needs two non-empty matrices of one shape, got "
+            f"{tuple(G.shape)} and {tuple(X.shape)}"
+        )
+    dtype = working_dtype(torch.promote_types(G.dtype, X.dtype))
+    g, x = G.to(dtype), X.to(dtype)
+    spoiled = poison(g, 2) + poison(x, 2)
+    sigma = singular_values(x)
+    g, x = g / peak(g, (-2, -1)), x / peak(x, (-2, -1))
+    gain = (g.conj() * x).sum((-2, -1)).real
+    best = singular_values(g).sum(-1) * singular_values(x)[..., 0]
+    share = torch.where(best > 0, gain / or_one(best), 0)
+    share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
+    return Certificate(
+        share + spoiled, sigma[..., -1] + spoiled, sigma[..., 0] + spoiled
+    )

@@ -73,27 +73,7 @@ def commuting(a: Tensor, b: Tensor) -> Tensor:
 
 
 def symmetric(a: Tensor, b: Tensor) -> Tensor:
-    """AB where that is known to be symmetric (Hermitian), such as VΛVᵀ.
-
-    Parameters
-    ----------
-    a, b : Tensor
-        Shapes (..., m, n) and (..., n, m) with the same leading axes.
-
-    Returns
-    -------
-    Tensor
-        Shape (..., m, m).
-
-    Examples
-    --------
-    >>> import torch
-    >>> from anthology.linalg.products import symmetric
-    >>> x = torch.ones(2, 3)
-    >>> symmetric(x, x.mT)
-    tensor([[3., 3.],
-            [3., 3.]])
-    """
+    """AB of (..., m, n) and (..., n, m), known to be symmetric, such as VΛVᵀ."""
     if not (by_rows(a) and untraced(b)):
         return a @ b
     m, n = a.shape[-2:]

@@ -6,7 +6,7 @@ divided out by the largest entry, so that nothing over- or underflows between
 1e-30 and 1e30. Nothing here waits for the device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,22 @@ def require_numeric(x: object, who: str) -> None:
         )
 
 
+def require_square(A: Tensor, who: str, method: str, methods: Sequence[str]) -> None:
+    """Raise TypeError or ValueError unless these are square matrices, and a method."""
+    require_numeric(A, who)
+    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
+        raise ValueError(f"{who} needs square matrices, got shape {tuple(A.shape)}")
+    if method not in methods:
+        names = ", ".join(map(repr, methods))
+        raise ValueError(f"no method {method!r}: choose one of {names}")
+
+
+def require_count(value: object, name: str, more: str = "") -> None:
+    """Raise ValueError unless it is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer{more}, got {value!r}")
+
+
 def untraced(x: Tensor) -> bool:
     """Whether nothing records or transforms what is computed from ``x``."""
     return (
@@ -51,10 +67,34 @@ def untraced(x: Tensor) -> bool:
     )
 
 
+def or_one(x: Tensor) -> Tensor:
+    """1 in place of what is not positive."""
+    return torch.where(x > 0, x, torch.ones_like(x))
+
+
+def tame(x: Tensor) -> Tensor:
+    """0 in place of what is not finite: LAPACK raises on it, or never returns."""
+    return torch.where(torch.isfinite(x), x, torch.zeros_like(x))
+
+
+def eye_like(A: Tensor) -> Tensor:
+    """The identity of the size, type and device of a matrix."""
+    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+
+def hermitian(A: Tensor) -> Tensor:
+    """(A + Aᴴ)/2."""
+    return (A + A.mH) / 2
+
+
+def frobenius(A: Tensor) -> Tensor:
+    """‖A‖_F, shape (..., 1, 1); 1 for a zero matrix; nothing is recorded."""
+    return or_one(torch.linalg.matrix_norm(A.detach(), keepdim=True))
+
+
 def peak(x: Tensor, dim: Axes) -> Tensor:
     """Largest modulus along ``dim`` (kept as size-1 axes), 1 where that is zero."""
-    top = x.detach().abs().amax(dim, keepdim=True)
-    return torch.where(top > 0, top, torch.ones_like(top))
+    return or_one(x.detach().abs().amax(dim, keepdim=True))
 
 
 def unit(x: Tensor) -> Tensor:
@@ -70,15 +110,13 @@ def unit(x: Tensor) -> Tensor:
             return out
     top = peak(x, (-2, -1))
     x = x / (top / (2 * torch.frexp(top).mantissa))  # a power of two rounds nothing
-    size = torch.linalg.matrix_norm(x, keepdim=True)
-    out = x / torch.where(size > 0, size, torch.ones_like(size))
-    return out
+    return x / or_one(torch.linalg.matrix_norm(x, keepdim=True))
 
 
 def unit_by_double(x: Tensor) -> Tensor:
     """The same for single precision in two passes; double holds all of its squares."""
     size = torch.linalg.vector_norm(x, 2, (-2, -1), keepdim=True, dtype=torch.float64)
-    share = torch.where(size > 0, size, torch.ones_like(size)).reciprocal()
+    share = or_one(size).reciprocal()
     return x * share.clamp(max=torch.finfo(x.dtype).max).to(x.dtype)
 
 

@@ -1,9 +1,7 @@
 """Norms, their duals and their steepest steps; and the norm a layer deserves.
 
-On vectors: `L1`, `L2`, `LInf`, `Lp`, `RMS`. On matrices: `Frobenius`, `Spectral`,
-`Nuclear`, `Schatten`, `RMSToRMS`, `OneTo`, `OneToRMS`, `ToInf`, `RMSToInf`, `MaxAbs`,
-`RowL1`, `ColumnL1`. On convolution kernels: `Conv`, `FlatConv`, `FlatSpectral`.
-Made of others: `Scaled`, `Transpose`, `Split`, and `MaxOver` for several tensors.
+Of vectors, matrices, convolution kernels, of weights stored otherwise (`Transpose`,
+`Split`) and of several tensors (`MaxOver`).
 `metrize` chooses for a model (`role_rule` teaches it), and `modular_norm` says how far
 each of its weights may move at a time.
 
@@ -18,7 +16,7 @@ tensor([ 1., -1.])
 True
 """
 
-from anthology.norms.base import Norm, Scaled
+from anthology.norms.base import Norm, Scaled, from_spec
 from anthology.norms.by_hand import forget_role_rule, role_rule
 from anthology.norms.lp import (
     L1,
@@ -35,11 +33,11 @@ from anthology.norms.lp import (
     RowL1,
     ToInf,
 )
-from anthology.norms.max_over import MaxOver
 from anthology.norms.metrized import Metrized, Row
 from anthology.norms.module_rules import Reader, modular_norm, module_rule
 from anthology.norms.modules import (
     Leaf,
+    MaxOver,
     Modular,
     atom,
     bond,
@@ -50,7 +48,6 @@ from anthology.norms.modules import (
 )
 from anthology.norms.role_rules import norm_by_shape
 from anthology.norms.roles import metrize
-from anthology.norms.spec import from_spec
 from anthology.norms.spectral import (
     Conv,
     FlatConv,

@@ -1,15 +1,20 @@
-"""What a norm is: three methods. And its multiples."""
+"""What a norm is: three methods, and a text that `from_spec` reads. Its multiples."""
 
+import ast
 import math
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from anthology.linalg.safe import guarded, require_numeric
-from anthology.norms.spec import register
 
+Kind = TypeVar("Kind", bound=type)
+
+_REGISTRY: dict[str, Callable[..., Any]] = {}
 _POINTS = {1: "vectors", 2: "matrices"}
 _ADVICE = (
     "flatten a scalar to one axis and use a vector norm such as RMS, L2 or LInf",
@@ -45,6 +50,71 @@ def conjugate(p: float) -> float:
     if p == 1:
         return math.inf
     return 1.0 if p == math.inf else p / (p - 1)
+
+
+def register(kind: Kind) -> Kind:
+    """Make a class known to ``from_spec`` under its name."""
+    taken = _REGISTRY.get(kind.__name__)
+    if taken is not None and taken.__module__.startswith("anthology."):
+        raise ValueError(
+            f"{kind.__name__!r} already names a norm of {taken.__module__}"
+        )
+    _REGISTRY[kind.__name__] = kind
+    _parsed.cache_clear()
+    return kind
+
+
+def from_spec(spec: str) -> Any:
+    """Build a norm from its ``repr``: ``from_spec(repr(n)) == n``.
+
+    The text, such as ``"Scaled(RMSToRMS(), 2.0)"``, is parsed, never executed: names of
+    norms (`MaxOver` too), numbers, strings, ``None``, ``inf``, lists and tuples are all
+    it may hold. ValueError if it is anything else, TypeError if it is no string.
+    """
+    if not isinstance(spec, str):
+        raise TypeError(f"from_spec needs a string, got {type(spec).__name__}")
+    return _parsed(spec)
+
+
+@lru_cache(maxsize=256)  # optimizers ask at every step
+def _parsed(spec: str) -> Any:
+    reason = "it is not a call such as 'RMSToRMS()'"
+    try:
+        tree = ast.parse(spec.strip(), mode="eval").body
+        if isinstance(tree, ast.Call):
+            return _built(tree)
+    except (SyntaxError, RecursionError, MemoryError):
+        reason = "it cannot be parsed"
+    raise ValueError(f"{spec[:80]!r} is not the specification of a norm: {reason}")
+
+
+def _built(node: ast.expr) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+            if name not in _REGISTRY:
+                known = ", ".join(sorted(_REGISTRY))
+                raise ValueError(f"no norm named {name!r} (known: {known})")
+            positional = [_built(a) for a in args]
+            named = {k.arg or "**": _built(k.value) for k in keywords}
+            try:
+                return _REGISTRY[name](*positional, **named)
+            except TypeError as error:
+                raise ValueError(f"wrong arguments for {name}: {error}") from error
+        case ast.Constant(value=None | bool() | int() | float() | str() as value):
+            return value
+        case ast.Name(id="inf"):
+            return math.inf
+        case ast.UnaryOp(
+            op=ast.USub(), operand=ast.Constant(value=int() | float() as value)
+        ):
+            return -value
+        case ast.List(elts=elements):
+            return [_built(e) for e in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_built(e) for e in elements)
+    raise ValueError(
+        f"{ast.unparse(node)!r} cannot be part of the specification of a norm"
+    )
 
 
 class Norm:
@@ -85,41 +155,21 @@ class Norm:
         return self._ndim
 
     def norm(self, x: Tensor) -> Tensor:
-        """Length ‖x‖ of each point.
+        """Length ‖x‖ of each point: ``(*batch, *point)`` to ``batch``.
 
-        Parameters
-        ----------
-        x : Tensor
-            Shape ``(*batch, *point)``.
-
-        Returns
-        -------
-        Tensor
-            Shape ``batch``, type of ``x`` (its real half if complex).
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has fewer axes than a point.
-        TypeError
-            If ``x`` is not a dense floating or complex tensor.
+        Type of ``x`` (its real half if complex). ValueError if ``x`` has fewer axes than
+        a point, TypeError if it is not a dense floating or complex tensor.
         """
         self._check(x)
         return guarded(x, self.ndim, self._norm, per_point=True)
 
     def dual(self, g: Tensor) -> Tensor:
-        """Dual norm ‖g‖_* = max ⟨g, t⟩ over ‖t‖ ≤ 1 of each point.
-
-        Arguments, result and errors as for ``norm``.
-        """
+        """Dual norm ‖g‖_* = max ⟨g, t⟩ over ‖t‖ ≤ 1 of each point; as for ``norm``."""
         self._check(g)
         return guarded(g, self.ndim, self._dual, per_point=True)
 
     def dualize(self, g: Tensor) -> Tensor:
-        """Duality map: a unit step t with ⟨g, t⟩ = ‖g‖_*, and 0 where g is 0.
-
-        Shape and type of ``g``; errors as for ``norm``.
-        """
+        """Duality map: a unit step t, shaped as g, of ⟨g, t⟩ = ‖g‖_*; 0 where g is 0."""
         self._check(g)
         return guarded(g, self.ndim, self._dualize, per_point=False)
 
@@ -139,11 +189,6 @@ class Norm:
         return Scaled(self, factor)
 
     __rmul__ = __mul__
-
-    def _working(self, which: str, x: Tensor) -> Tensor:
-        """``norm`` or ``dual`` of a checked tensor, left in working precision."""
-        compute = getattr(self, which)
-        return guarded(x, self.ndim, compute, per_point=True, rounded=False)
 
     def _check(self, x: Tensor) -> None:
         require_numeric(x, type(self).__name__)
@@ -193,28 +238,21 @@ class _Around(Norm):
     def ndim(self) -> int:
         return self.base.ndim
 
-    def _check(self, x: Tensor) -> None:
-        super()._check(x)
-        for part in self._blocks(x):
-            self.base._check(part)
-
     def _blocks(self, x: Tensor) -> list[Tensor]:
         """What the other norm is asked for."""
         return [x]
+
+    def _check(self, x: Tensor) -> None:
+        super()._check(x)
+        for block in self._blocks(x):
+            self.base._check(block)
 
 
 @dataclass(frozen=True, repr=False)
 class Scaled(_Around):
     """s·‖·‖ (dual norm ‖g‖_*/s, steepest unit step dualize(g)/s).
 
-    ``2 * norm`` is the same as ``Scaled(norm, 2.0)``.
-
-    Parameters
-    ----------
-    base : Norm
-        The norm ‖·‖.
-    s : float
-        Positive and finite.
+    ``2 * norm`` is the same as ``Scaled(norm, 2.0)``; s is positive and finite.
     """
 
     s: float

@@ -8,8 +8,8 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from anthology.norms.base import Norm, positive
+from anthology.norms.layers import Place, Role
 from anthology.norms.metrized import Row
-from anthology.norms.places import Place, Role
 
 Rule = Callable[[str, Tensor, nn.Module], tuple[str, Norm] | None]
 Where = type[nn.Module] | str
@@ -54,9 +54,6 @@ def role_rule(where: Where, role: str | None = None, norm: Norm | None = None) -
 
     Examples
     --------
-    A layer that computes x W, with W stored in × out, by the name of its type; and
-    filters of which each entry stands for itself:
-
     >>> import torch
     >>> from torch import nn
     >>> from anthology.norms import LInf, RMSToRMS, Transpose
@@ -102,18 +99,7 @@ def role_rule(where: Where, role: str | None = None, norm: Norm | None = None) -
 
 
 def forget_role_rule(where: Where) -> None:
-    """Take back what `role_rule` was told.
-
-    Parameters
-    ----------
-    where : type of module or str
-        As given there.
-
-    Raises
-    ------
-    KeyError
-        If there is no such rule.
-    """
+    """Take back what `role_rule` was told of ``where``; KeyError if nothing was."""
     if where not in _RULES:
         known = ", ".join(map(_shown, _RULES)) or "none"
         raise KeyError(f"no rule for {_shown(where)} (rules: {known})")
@@ -149,7 +135,7 @@ def overridden(
     """The rows with what the user wants changed."""
     rows = list(rows)
     for override in overrides:
-        _check_override(override)
+        _check(override)
     for selector, change in overrides:
         settings = dict(change) if isinstance(change, dict) else {"norm": change}
         hits = [
@@ -182,8 +168,7 @@ def _changed(row: Row, settings: dict[str, Any]) -> Row:
     )
 
 
-def _check_override(override: Override) -> None:
-    """Say what is wrong with one pair."""
+def _check(override: Override) -> None:
     if not isinstance(override, tuple | list) or len(override) != 2:
         raise TypeError(
             f"an override is a pair (selector, Norm or dict), got {override!r}"
@@ -212,7 +197,6 @@ def _selects(selector: Selector, place: Place) -> bool:
 
 
 def _has_axes(p: Tensor, norm: Norm | None) -> bool:
-    """Whether a parameter has as many axes as a norm measures."""
     return norm is None or norm.ndim <= max(1, p.ndim)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from anthology.norms.places import WRAPPERS, is_linear, kind_of, own, widths
+from anthology.norms import layers
+from anthology.norms.layers import is_attention, is_linear, widths
 
 Head = bool | str | Sequence[str] | None
 
@@ -21,16 +22,7 @@ _WEAK = re.compile(
 )
 # what a model without a head ends with
 _FEATURES = re.compile(r"(projection|(^|\.)pool(er|ing)(\.[^.]*)?)$", re.IGNORECASE)
-_QUERIES = re.compile(
-    r"^(query|q|wq|q_(proj|lin)|to_q|qkv|qkv_proj|Wqkv|c_attn|query_key_value"
-    r"|to_qkv|in_proj_qkv)$"
-)
 _PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_LAYERS = (
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-)
 
 
 def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]:
@@ -40,7 +32,7 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
     if head is not True:
         return _by_request(model, [head] if isinstance(head, str) else head), []
     children = dict(model.named_children())
-    while len(children) == 1 and set(children) <= {*WRAPPERS, "module"}:
+    while len(children) == 1 and set(children) <= {*layers.WRAPPERS, "module"}:
         (model,) = children.values()  # in what DDP, FSDP, torch.compile put around it
         children = dict(model.named_children())
     if is_linear(model):
@@ -48,24 +40,6 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
     tokens = _of_tables(model)
     found = tokens | dict(_named(model, _read(model) if tokens else set()))
     return (found, []) if found else _last(model)
-
-
-def is_router(name: str) -> bool:
-    """Whether a module's full name says that it chooses among experts."""
-    last = name.rpartition(".")[2].lower()
-    return last == "gate" or "router" in last
-
-
-def is_attention(module: nn.Module) -> bool:
-    """Whether a module is attention by its type or the names of its parts."""
-    name = type(module).__name__.lower()
-    return "attention" in name or "attn" in name or _asks(module)
-
-
-def _asks(module: nn.Module) -> bool:
-    """Whether a module is one of torch's with attention, or has queries of its own."""
-    asks = any(_QUERIES.match(part) for part, _ in module.named_children())
-    return asks or isinstance(module, _LAYERS)
 
 
 def _by_request(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
@@ -82,7 +56,7 @@ def _by_request(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
     for name in names:
         module = modules.get(name)
         module = getattr(module, "base_layer", module)
-        weight = None if module is None else own(module, "weight")
+        weight = None if module is None else layers.own(module, "weight")
         if not isinstance(weight, Tensor) or weight.ndim != 2:
             linear = ", ".join(n for n, m in modules.items() if is_linear(m))
             raise ValueError(
@@ -103,14 +77,14 @@ def _of_tables(model: nn.Module) -> dict[int, str]:
         if "pos" not in name.rpartition(".")[2].lower()
     }
     found = {
-        id(m): "as many outputs as the vocabulary"
-        for m in _outside(model, "").values()
-        if widths(m) in sizes and widths(m)[0] < widths(m)[1]
+        key: "as many outputs as the vocabulary"
+        for key, *ends in _outside(model, "").values()
+        if (*ends,) in sizes and ends[0] < ends[1]
     }
     return found | {
         id(m): "tied to an embedding"
         for m in model.modules()
-        if is_linear(m) and id(own(m, "weight")) in tied
+        if is_linear(m) and id(layers.own(m, "weight")) in tied
     }
 
 
@@ -120,7 +94,8 @@ def _named(module: nn.Module, read: set[int]) -> Iterator[tuple[int, str]]:
         weak = _WEAK.search(part) and not is_attention(module)
         if weak or _STRONG.search(part):
             for end in _ends(child):
-                if end is child or widths(end)[1] not in read:
+                ends = widths(end)
+                if ends and (end is child or ends[1] not in read):
                     yield id(end), f"named {part}"
         elif not _is_block(module, child):
             yield from _named(child, read)
@@ -133,13 +108,11 @@ def _ends(module: nn.Module) -> list[nn.Module]:
     matrices = _weighty(module)
     if is_attention(module) or not matrices:
         return []
-    last = module.get_submodule(matrices[-1])
-    return [last] if is_linear(last) else []
+    return [module.get_submodule(matrices[-1])]
 
 
-def _counts(name: str) -> bool:
-    """Whether a layer of that name can be a head at all."""
-    return "lora_" not in name and not is_router(name)
+def _can_be(name: str) -> bool:
+    return "lora_" not in name and not layers.is_router(name)
 
 
 def _is_block(parent: nn.Module, child: nn.Module) -> bool:
@@ -154,14 +127,14 @@ def _is_block(parent: nn.Module, child: nn.Module) -> bool:
     return len(alike) > 1 and not isinstance(child, _PLAIN)
 
 
-def _outside(module: nn.Module, path: str) -> dict[str, nn.Module]:
-    """Linear layers that are in no block, by name."""
-    found: dict[str, nn.Module] = {}
+def _outside(module: nn.Module, path: str) -> dict[str, tuple[int, int, int]]:
+    """Id, inputs and outputs of linear layers that are in no block, by name."""
+    found: dict[str, tuple[int, int, int]] = {}
     for part, child in module.named_children():
-        name = f"{path}.{part}" if path else part
-        if _counts(name) and is_linear(child):
-            found[name] = child
-        elif _counts(name) and not _is_block(module, child):
+        name, ends = f"{path}.{part}" if path else part, widths(child)
+        if ends and _can_be(name):
+            found[name] = (id(child), *ends)
+        elif _can_be(name) and not _is_block(module, child):
             found |= _outside(child, name)
     return found
 
@@ -172,26 +145,25 @@ def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
     while isinstance(end, nn.Sequential) and _weighty(end):
         end = [child for child in end if any(True for _ in child.parameters())][-1]
     if is_linear(end):
-        return {id(end): f"last of {kind_of(model)}"}, []
+        return {id(end): f"last of {layers.kind_of(model)}"}, []
     *before, last = _weighty(model) or [""]
     outside = _outside(model, "")
-    if _asks(model) or last not in outside or _FEATURES.search(last):
+    if layers.asks(model) or last not in outside or _FEATURES.search(last):
         return {}, []
-    read, (inputs, outputs) = _read(model), widths(outside[last])
-    chosen = [last]
+    read, (key, inputs, outputs) = _read(model), outside[last]
+    chosen = [key]
     for name in reversed(before):  # heads beside it: on the same input, read by none
-        beside = name.rpartition(".")[0] == last.rpartition(".")[0] and name in outside
-        if not beside or widths(outside[name])[0] != inputs:
+        key, come, go = outside.get(name, (0, 0, 0))
+        beside = key and name.rpartition(".")[0] == last.rpartition(".")[0]
+        if not beside or come != inputs or go in read:
             break
-        if widths(outside[name])[1] in read:
-            break
-        chosen.append(name)
+        chosen.append(key)
     said = (
         f"{last!r}, the last linear layer, is taken for the output head, but has as "
         "many outputs as other layers have inputs: say head=None if it is a hidden "
         "layer, or head=[names] of the heads"
     )
-    heads = {id(outside[name]): "last linear layer: a guess" for name in chosen}
+    heads = dict.fromkeys(chosen, "last linear layer: a guess")
     return heads, [said] if outputs in read else []
 
 
@@ -201,7 +173,7 @@ def _weighty(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         part = name.rpartition(".parametrizations")[0] or name
         table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        if table or not _counts(part):
+        if table or not _can_be(part):
             continue
         if any(p.ndim > 1 for p in module.parameters(recurse=False)):
             names.append(part)
@@ -210,5 +182,5 @@ def _weighty(model: nn.Module) -> list[str]:
 
 def _read(model: nn.Module) -> set[int]:
     """How many features layers of the model take in."""
-    found = {widths(m)[0] for m in model.modules() if is_linear(m)}
+    found = {ends[0] for m in model.modules() if (ends := widths(m))}
     return found | {m.in_channels for m in model.modules() if isinstance(m, _ConvNd)}

@@ -45,19 +45,22 @@ def lp_dualize(g: Tensor, p: float, dim: int = -1) -> Tensor:
     return torch.sgn(g) * (u.abs().pow(q - 1) / total.pow(1 / p))
 
 
-class _Vectors(Norm):
-    """ℓp of one vector."""
+class _Gauge(Norm):
+    """ℓp of the numbers that a point has: its entries, or its singular values."""
 
     _p: float
 
+    def _numbers(self, x: Tensor) -> Tensor:
+        return x
+
     def _norm(self, x: Tensor) -> Tensor:
-        return lp_norm(x, self._p)
+        return lp_norm(self._numbers(x), self._p)
 
     def _dual(self, g: Tensor) -> Tensor:
-        return lp_norm(g, conjugate(self._p))
+        return lp_norm(self._numbers(g), conjugate(self._p))
 
     def _dualize(self, g: Tensor) -> Tensor:
-        return lp_dualize(g, self._p)
+        return lp_dualize(self._numbers(g), self._p).reshape(g.shape)
 
 
 class _Slices(Norm):
@@ -65,7 +68,6 @@ class _Slices(Norm):
 
     _ndim: ClassVar[int] = 2
     _axis: ClassVar[int]
-    """Along which a slice runs."""
     _p: float = 2.0
 
     def _factor(self, x: Tensor) -> float:
@@ -83,21 +85,16 @@ class _Slices(Norm):
 
 
 @dataclass(frozen=True, repr=False)
-class Lp(_WithExponent, _Vectors):
-    """ℓp norm (Σ|x_i|^p)^(1/p) of a vector.
+class Lp(_WithExponent, _Gauge):
+    """ℓp norm (Σ|x_i|^p)^(1/p) of a vector, p ≥ 1 (inf allowed).
 
     Dual norm: ℓq with 1/p + 1/q = 1. Steepest step: sign(g)|g|^(q−1)/‖g‖_q^(q−1).
     ``Lp(1)`` and ``Lp(inf)`` behave as ``L1`` and ``LInf``.
-
-    Parameters
-    ----------
-    p : float
-        At least 1, inf allowed.
     """
 
 
 @dataclass(frozen=True, repr=False)
-class L1(_Vectors):
+class L1(_Gauge):
     """ℓ1 norm Σ|x_i|: coordinate descent.
 
     Dual norm: ℓ∞. Steepest step: ±1 at the entry of largest size, at the first one
@@ -108,14 +105,14 @@ class L1(_Vectors):
 
 
 @dataclass(frozen=True, repr=False)
-class L2(_Vectors):
+class L2(_Gauge):
     """Euclidean norm: gradient descent. Its own dual; steepest step g/‖g‖₂."""
 
     _p = 2.0
 
 
 @dataclass(frozen=True, repr=False)
-class LInf(_Vectors):
+class LInf(_Gauge):
     """ℓ∞ norm max|x_i|: sign descent (Prop. 2).
 
     Dual norm: ℓ1. Steepest step: sign(g) with sign(0) = 0, the maximiser that does
@@ -143,33 +140,22 @@ class RMS(Norm):
 
 
 @dataclass(frozen=True, repr=False)
-class Frobenius(Norm):
+class Frobenius(_Gauge):
     """√(Σ W_ij²): gradient descent on matrices. Its own dual, step G/‖G‖_F."""
 
     _ndim: ClassVar[int] = 2
+    _p = 2.0
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return lp_norm(x.flatten(-2), 2)
-
-    def _dual(self, g: Tensor) -> Tensor:
-        return self._norm(g)
-
-    def _dualize(self, g: Tensor) -> Tensor:
-        out: Tensor = lp_dualize(g.flatten(-2), 2).unflatten(-1, g.shape[-2:])
-        return out
+    def _numbers(self, x: Tensor) -> Tensor:
+        return x.flatten(-2)
 
 
 @dataclass(frozen=True, repr=False)
 class OneTo(_WithExponent, _Slices):
-    """ℓ1→ℓp: the largest ℓp norm of a column (Prop. 8).
+    """ℓ1→ℓp: the largest ℓp norm of a column, p ≥ 1, inf allowed (Prop. 8).
 
     Dual norm: the sum of the columns' ℓq norms. Steepest step: each column
     dualized under ℓp; zero columns stay zero.
-
-    Parameters
-    ----------
-    p : float
-        At least 1, inf allowed.
     """
 
     _axis = -2
@@ -193,13 +179,8 @@ class OneToRMS(_Slices):
 class ToInf(_WithExponent, _Slices):
     """ℓp→ℓ∞: the largest ℓq norm of a row, 1/p + 1/q = 1 (Prop. 8).
 
-    Dual norm: the sum of the rows' ℓp norms. Steepest step: each row dualized
-    under ℓq; zero rows stay zero.
-
-    Parameters
-    ----------
-    p : float
-        Exponent of the *input* norm, at least 1, inf allowed.
+    p, of the *input* norm, is at least 1, inf allowed. Dual norm: the sum of the rows'
+    ℓp norms. Steepest step: each row dualized under ℓq; zero rows stay zero.
     """
 
     _axis = -1

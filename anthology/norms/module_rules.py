@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.utils import _pair, _single, _triple
 
 from anthology.norms.base import weight_of
 from anthology.norms.by_hand import Override
@@ -27,7 +28,7 @@ _RULES: dict[type[nn.Module], Rule] = {}
 def module_rule(*types: type[nn.Module]) -> Callable[[Rule], Rule]:
     """Teach `modular_norm` a module type (decorator).
 
-    The rule is a function of the module and a reader; ``reader(child)`` is the
+    The rule is a function of the module and a `Reader`; ``reader(child)`` is the
     modular norm of a part of it, ``reader.layer(module)`` that of the parameters the
     module owns itself, as one layer. A later rule replaces an earlier one; subclasses
     follow the rule of the nearest parent that has one, unless they have a ``forward``
@@ -84,19 +85,17 @@ def modular_norm(
     - Activations: their largest slope. Pooling, dropout (when off), reshaping: how
       much they can enlarge the largest RMS of a position.
 
-    A weight that is used several times is one leaf, in which masses and gains of its
-    uses add up. If its roles differ (an embedding tied to the head) it is measured in
-    the first one, and the bound on the output is proven only as far as its norm in
-    the others is no larger.
-
-    Other modules need a rule (`module_rule`), or, if they hold no weights, an entry in
-    ``sensitivity``; or the norm is put together by hand with `atom`, `bond`,
-    `compose`, `concat`, `residual` and `tare`.
+    A weight that is used several times is one leaf, in which masses and gains add up.
+    If its roles differ (an embedding tied to the head) it is measured in the first
+    one, and the bound on the output is proven only as far as its norm in the others
+    is no larger. Other modules need a rule (`module_rule`), or, if they hold no
+    weights, an entry in ``sensitivity``; or the norm is put together by hand with
+    `atom`, `bond`, `compose`, `concat`, `residual` and `tare`.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The model.
+        The model; its frozen parameters are no part of the norm.
     mass : mapping of (module type or glob) to float, optional
         The mass of modules of that type, or of that name, whose parts are scaled in
         proportion (`tare`); or of parameters of that name, at each use. In a name
@@ -105,16 +104,10 @@ def modular_norm(
     sensitivity : mapping of (module type or glob) to float, optional
         The sensitivity of modules of that type or name.
     overrides : sequence of (selector, Norm or dict), optional
-        As for `metrize`: norms (and settings of groups) of parameters. A unit weight
-        of another norm may stretch its input more or less than a factor of 1: then
-        set ``sensitivity`` too. Scales are worked out here and cannot be set.
+        As for `metrize`. A unit weight of another norm may stretch its input more or
+        less than a factor of 1: then set ``sensitivity`` too. Scales cannot be set.
     head : bool, str, list of str or None, optional
         As for `metrize`; default False, where the last layer is as any other.
-
-    Returns
-    -------
-    Modular
-        Frozen parameters are no part of it.
 
     Raises
     ------
@@ -140,13 +133,13 @@ def modular_norm(
     Source: Bernstein & Newhouse 2024 (arXiv 2410.21265), Defs 4-7; shares of the
     parameters of a layer, pooling and attention with torch's 1/√d derived here.
     """
-    found = metrize(model, [*_heads(model), *(overrides or ())], head=head)
-    rows = found.rows
+    rows = metrize(model, [*_heads(model), *(overrides or ())], head=head).rows
     if any(row.scale != 1 for row in rows):
         raise ValueError("scales follow from the masses: set mass, not scale")
     reader = Reader(model, rows, dict(mass or {}), dict(sensitivity or {}))
     result = reader(model)
-    reader.all_used()
+    for shown in reader.unused.values():
+        raise ValueError(f"{shown} fits nothing of the model")
     return result
 
 
@@ -165,20 +158,21 @@ class Reader:
         for name, module in model.named_modules(remove_duplicate=False):
             self._names.setdefault(id(module), []).append(name)
         self._given = {"mass": mass, "sensitivity": sensitivity}
-        self._unused = {}
+        self.unused = {}
         for what, values in self._given.items():
             for selector, value in values.items():
                 shown = f"{what}[{selector!r}]"
                 weight_of(value, shown)
-                self._unused[what, selector] = shown
+                self.unused[what, selector] = shown
 
     def __call__(self, module: nn.Module) -> Modular:
         """The modular norm of one part of the model, with what was set by hand."""
         names = self._names.get(id(module), [])
         sensitivity = self._find("sensitivity", names, module)
-        rule = _rule(type(module))
-        if rule is not None:
-            result = rule(module, self)
+        kinds: Any = type(module).__mro__
+        known = next((kind for kind in kinds if kind in _RULES), None)
+        if known is not None and kinds[0].forward is known.forward:
+            result = _RULES[known](module, self)
         elif sensitivity is not None and not any(True for _ in module.parameters()):
             result = bond(sensitivity)
         else:
@@ -196,14 +190,8 @@ class Reader:
     def layer(self, module: nn.Module, gain: float = 1.0, mass: float = 1.0) -> Modular:
         """The parameters a module owns itself, as one layer of sensitivity ``gain``.
 
-        Parameters
-        ----------
-        module : torch.nn.Module
-            The module.
-        gain : float, optional
-            How much of a unit change of a weight arrives at the output; default 1.
-        mass : float, optional
-            Shared equally by the trainable parameters; default 1.
+        ``gain`` is how much of a unit change of a weight arrives at the output;
+        ``mass`` is shared equally by the trainable parameters.
         """
         own = [p for p in module.parameters(recurse=False) if p.requires_grad]
         leaves = []
@@ -212,11 +200,6 @@ class Reader:
             share = mass / len(own) if by_hand is None else by_hand
             leaves.append(Leaf(row, share, gain))
         return Modular(gain, tuple(leaves))
-
-    def all_used(self) -> None:
-        """ValueError for an override that fits nothing."""
-        for shown in self._unused.values():
-            raise ValueError(f"{shown} fits nothing of the model")
 
     def _find(
         self, what: str, names: Sequence[str], module: nn.Module | None = None
@@ -229,7 +212,7 @@ class Reader:
             else:
                 fits = isinstance(module, selector)
             if fits:
-                self._unused.pop((what, selector), None)
+                self.unused.pop((what, selector), None)
                 value = float(candidate)
         return value
 
@@ -253,41 +236,38 @@ def _matches(name: str, selector: str) -> bool:
     return len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
 
 
-def _rule(kind: type[nn.Module]) -> Rule | None:
-    for parent in kind.__mro__:
-        if parent in _RULES:
-            return _RULES[parent] if kind.forward is parent.forward else None
-    return None
-
-
 # The largest slopes, rounded up: of xΦ(x), of its tanh form, and of x·sigmoid(x).
 _GELU, _GELU_TANH, _SILU = 1.128905, 1.129, 1.09984
 _SLOPES: dict[Callable[..., Any], float] = {F.relu: 1.0, F.gelu: _GELU, F.silu: _SILU}
 
 
-def _max_pool(axes: int) -> Callable[[Any], float]:
-    # each channel may take its maximum elsewhere: up to K positions add up
-    return lambda module: math.sqrt(_positions(module.kernel_size, axes))
+def _mean(kernel: tuple[int, ...], divisor: int | None) -> float:
+    size = math.prod(kernel)
+    return size / abs(divisor or size)
 
 
-def _avg_pool(axes: int) -> Callable[[Any], float]:
-    def bound(module: Any) -> float:
-        size, divisor = _positions(module.kernel_size, axes), module.divisor_override
-        return 1.0 if divisor is None else size / abs(divisor)
-
-    return bound
+def _stretched(by_how_much: Callable[[Any], float]) -> Rule:
+    return lambda module, reader: bond(by_how_much(module))
 
 
-def _positions(kernel: int | tuple[int, ...], axes: int) -> int:
-    return kernel**axes if isinstance(kernel, int) else math.prod(kernel)
-
-
+_RULES |= dict.fromkeys(
+    (
+        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding),
+        *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
+        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+        *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    ),
+    lambda module, reader: reader.layer(module),
+)
 # How much what has no weights can enlarge the largest RMS of a position: at most 1 …
-_PLAIN = (
-    *(nn.Identity, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Tanh, nn.Softplus, nn.Softsign),
-    *(nn.LogSigmoid, nn.Hardtanh, nn.Tanhshrink, nn.AvgPool1d),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+_RULES |= dict.fromkeys(
+    (
+        *(nn.Identity, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Tanh, nn.Softplus),
+        *(nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.Tanhshrink, nn.AvgPool1d),
+        *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    ),
+    lambda module, reader: bond(),
 )
 # … and otherwise this.
 _STRETCHES: dict[type[nn.Module], Callable[[Any], float]] = {
@@ -296,39 +276,15 @@ _STRETCHES: dict[type[nn.Module], Callable[[Any], float]] = {
     nn.SiLU: lambda module: _SILU,
     nn.LeakyReLU: lambda module: max(1.0, abs(module.negative_slope)),
     nn.ELU: lambda module: max(1.0, abs(module.alpha)),
-    nn.MaxPool1d: _max_pool(1),
-    nn.MaxPool2d: _max_pool(2),
-    nn.MaxPool3d: _max_pool(3),
-    nn.AvgPool2d: _avg_pool(2),
-    nn.AvgPool3d: _avg_pool(3),
+    # each channel may take its maximum elsewhere: up to K positions add up
+    nn.MaxPool1d: lambda pool: math.sqrt(math.prod(_single(pool.kernel_size))),
+    nn.MaxPool2d: lambda pool: math.sqrt(math.prod(_pair(pool.kernel_size))),
+    nn.MaxPool3d: lambda pool: math.sqrt(math.prod(_triple(pool.kernel_size))),
+    nn.AvgPool2d: lambda pool: _mean(_pair(pool.kernel_size), pool.divisor_override),
+    nn.AvgPool3d: lambda pool: _mean(_triple(pool.kernel_size), pool.divisor_override),
 }
-_LAYERS = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding),
-    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-)
-
-
-@module_rule(*_LAYERS)
-def _layer(module: nn.Module, reader: Reader) -> Modular:
-    return reader.layer(module)
-
-
-@module_rule(*_PLAIN)
-def _plain(module: nn.Module, reader: Reader) -> Modular:
-    return bond()
-
-
-@module_rule(*_STRETCHES)
-def _stretching(module: nn.Module, reader: Reader) -> Modular:
-    kind = next(kind for kind in type(module).__mro__ if kind in _STRETCHES)
-    return bond(_STRETCHES[kind](module))
-
-
-@module_rule(nn.Sequential)
-def _sequential(module: nn.Sequential, reader: Reader) -> Modular:
-    return compose(*(reader(part) for part in module))
+_RULES |= {kind: _stretched(by_how_much) for kind, by_how_much in _STRETCHES.items()}
+_RULES[nn.Sequential] = lambda module, reader: compose(*map(reader, module))
 
 
 @module_rule(nn.MultiheadAttention)
@@ -365,7 +321,5 @@ def _encoder_layer(module: nn.TransformerEncoderLayer, reader: Reader) -> Modula
 
 @module_rule(nn.TransformerEncoder)
 def _encoder(module: nn.TransformerEncoder, reader: Reader) -> Modular:
-    parts = [reader(layer) for layer in module.layers]
-    if module.norm is not None:
-        parts.append(reader(module.norm))
-    return compose(*parts)
+    after = [] if module.norm is None else [module.norm]
+    return compose(*map(reader, [*module.layers, *after]))

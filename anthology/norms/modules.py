@@ -1,8 +1,7 @@
 """The modular norm: one norm for the weights of a whole network, by how they act.
 
 Bernstein & Newhouse 2024 (arXiv 2410.21265), Defs 4-7, after Large et al. 2024
-(arXiv 2405.14813). `modular_norm` reads it off a model; here is what it is made of,
-and how modules in a row, side by side and with a shortcut have norms made of others'.
+(arXiv 2405.14813). `modular_norm` reads it off a model; here is what it is made of.
 """
 
 import math
@@ -11,14 +10,81 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import overload
 
+import torch
 from torch import Tensor
 
-from anthology.norms.base import Norm, positive, weight_of
-from anthology.norms.max_over import MaxOver
+from anthology.linalg.safe import guarded, real_dtype
+from anthology.norms.base import Norm, from_spec, positive, register, weight_of
 from anthology.norms.metrized import Metrized, Row, as_html, as_text
-from anthology.norms.spec import from_spec
 
 Weights = Mapping[str, Tensor] | Sequence[Tensor]
+
+
+@register
+@dataclass(frozen=True, repr=False)
+class MaxOver:
+    """max_l s_l‖W_l‖_l on lists of tensors (arXiv 2409.20325, Prop. 7).
+
+    ``terms`` are one norm and one positive finite scale for each tensor. Dual norm:
+    Σ_l ‖G_l‖_{l,*}/s_l. Steepest unit step: each tensor dualize_l(G_l)/s_l, so that
+    every layer moves as far as it may. Axes in front of a point are a stack of points
+    and belong to the same maximum.
+    """
+
+    terms: tuple[tuple[Norm, float], ...]
+
+    def __init__(self, terms: Iterable[tuple[Norm, float]]) -> None:
+        checked = []
+        for term in terms:
+            pair = term if isinstance(term, tuple | list) and len(term) == 2 else None
+            if pair is None or not isinstance(pair[0], Norm):
+                raise TypeError(f"MaxOver needs pairs (Norm, scale), got {term!r}")
+            checked.append((pair[0], positive(pair[1], "scale")))
+        if not checked:
+            raise ValueError("MaxOver needs at least one pair (Norm, scale)")
+        object.__setattr__(self, "terms", tuple(checked))
+
+    def norm(self, xs: Sequence[Tensor]) -> Tensor:
+        """Length max_l s_l‖x_l‖_l, a tensor without axes, on the device of the first.
+
+        ValueError if there are more or fewer tensors than terms, or one does not fit.
+        """
+        found = [v * s for v, s in self._measured("_norm", xs)]
+        tops = [v.amax() if v.numel() else v.sum() for v in found]
+        return torch.stack(tops).amax().to(_type(xs))
+
+    def dual(self, gs: Sequence[Tensor]) -> Tensor:
+        """Dual norm Σ_l ‖g_l‖_{l,*}/s_l, a tensor without axes. As for ``norm``."""
+        found = [(v / s).sum() for v, s in self._measured("_dual", gs)]
+        return torch.stack(found).sum().to(_type(gs))
+
+    def dualize(self, gs: Sequence[Tensor]) -> list[Tensor]:
+        """Duality map: the list of dualize_l(g_l)/s_l, shaped and typed like ``gs``."""
+        return [(n * s).dualize(g) for n, s, g in self._fit(gs)]
+
+    def _measured(self, which: str, xs: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
+        """Sizes in working precision, on one device, and scales."""
+        found = []
+        for n, s, x in self._fit(xs):
+            v = guarded(x, n.ndim, getattr(n, which), per_point=True, rounded=False)
+            found.append((v.to(xs[0].device), s))
+        return found
+
+    def _fit(self, xs: Sequence[Tensor]) -> list[tuple[Norm, float, Tensor]]:
+        """Each term with its tensor, checked."""
+        if isinstance(xs, Tensor) or len(xs) != len(self.terms):
+            got = "one tensor" if isinstance(xs, Tensor) else f"{len(xs)} tensors"
+            raise ValueError(f"MaxOver of {len(self.terms)} terms got {got}")
+        for (norm, _), x in zip(self.terms, xs, strict=True):
+            norm._check(x)
+        return [(n, s, x) for (n, s), x in zip(self.terms, xs, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"MaxOver({list(self.terms)!r})"
+
+
+def _type(xs: Sequence[Tensor]) -> torch.dtype:
+    return reduce(torch.promote_types, (real_dtype(x.dtype) for x in xs))
 
 
 @dataclass(frozen=True)
@@ -47,14 +113,8 @@ class Modular:
     is in no norm and no group.
 
     Made by `modular_norm`, `atom` and `bond`, and joined by `compose`, `concat`,
-    `residual` and `tare`. ``str()`` gives the table, and notebooks show it.
-
-    Parameters
-    ----------
-    sensitivity : float
-        Not negative and finite.
-    leaves : tuple of Leaf
-        A weight that is used in several places is one leaf.
+    `residual` and `tare`. ``str()`` gives the table, and notebooks show it. A weight
+    that is used in several places is one leaf; the sensitivity is not negative.
     """
 
     sensitivity: float
@@ -84,10 +144,7 @@ class Modular:
 
     @property
     def groups(self) -> Metrized:
-        """Parameter groups with ``norm`` and ``scale``, new ones at each call.
-
-        ``SteepestDescent(module.groups, lr)`` makes steps of modular norm ``lr``.
-        """
+        """New parameter groups, for ``SteepestDescent`` steps of modular norm lr."""
         return Metrized(replace(x.row, scale=self._scale(x)) for x in self._active)
 
     def norm(self, weights: Weights) -> Tensor:
@@ -114,10 +171,7 @@ class Modular:
     @overload
     def dualize(self, grads: Sequence[Tensor]) -> list[Tensor]: ...
     def dualize(self, grads: Weights) -> dict[str, Tensor] | list[Tensor]:
-        """Steepest unit step dualize_l(G_l)/s_l, as a dict or list like ``grads``.
-
-        Every leaf whose gradient is not zero moves as far as it may.
-        """
+        """Steepest unit step dualize_l(G_l)/s_l, as a dict or list like ``grads``."""
         found = self.max_over.dualize(self._points(grads))
         shapes = [leaf.row.param.shape for leaf in self._active]
         steps = [t.reshape(shape) for t, shape in zip(found, shapes, strict=True)]
@@ -133,15 +187,14 @@ class Modular:
         return leaf.gain * (self.mass / leaf.mass)
 
     def _points(self, weights: Weights) -> list[Tensor]:
+        names = self.names
         if isinstance(weights, Mapping):
-            missing = [name for name in self.names if weights.get(name) is None]
+            missing = [name for name in names if weights.get(name) is None]
             if missing:
                 raise ValueError(f"no tensor for {', '.join(missing)}")
-            weights = [weights[name] for name in self.names]
-        if isinstance(weights, Tensor) or len(weights) != len(self.names):
-            raise ValueError(
-                f"{len(self.names)} tensors are needed, for {', '.join(self.names)}"
-            )
+            weights = [weights[name] for name in names]
+        if isinstance(weights, Tensor) or len(weights) != len(names):
+            raise ValueError(f"{len(names)} tensors are needed, for {', '.join(names)}")
         points = []
         for leaf, x in zip(self._active, weights, strict=True):
             if x.shape != leaf.row.param.shape:
@@ -152,14 +205,12 @@ class Modular:
             points.append(x.reshape(-1) if leaf.row.norm.ndim == 1 else x)
         return points
 
-    def _cells(self) -> list[tuple[str, ...]]:
-        lines: list[tuple[str, ...]] = [
-            ("name", "shape", "role", "norm", "mass", "scale", "")
-        ]
+    def _cells(self) -> Sequence[tuple[str, ...]]:
+        lines = [("name", "shape", "role", "norm", "mass", "scale", "")]
         for leaf in self.leaves:
             scale = f"{self._scale(leaf):.4g}" if leaf in self._active else "–"
-            more = f"{leaf.mass:.4g}", scale, leaf.row.remark
-            lines.append((*leaf.row.cells()[:4], *more))
+            first, mass = leaf.row.cells()[:4], f"{leaf.mass:.4g}"
+            lines.append((*first, mass, scale, leaf.row.remark))
         return lines
 
     def _title(self) -> str:
@@ -196,7 +247,7 @@ def atom(
         How a change of it is measured: a unit change must change the output by at
         most 1, for inputs of size at most 1. Text is read by `from_spec`.
     mass, sensitivity : float, optional
-        Default 1; not negative and finite.
+        Not negative and finite.
     role : str, optional
         A word for the table.
     """
@@ -241,16 +292,10 @@ def concat(*modules: Modular) -> Modular:
 
 
 def residual(block: Modular, blocks: int | None = None) -> Modular:
-    """A shortcut around ``block``.
+    """A shortcut around ``block``: x ↦ x + block(x), of sensitivity 1 + σ.
 
-    Parameters
-    ----------
-    block : Modular
-        The branch.
-    blocks : int, optional
-        L: the module is x ↦ (1 − 1/(2L))x + block(x)/(2L), which keeps the
-        sensitivity at 1 if that of the block is 1, however many follow each other.
-        Default None: the plain x ↦ x + block(x), of sensitivity 1 + σ.
+    With L = ``blocks`` it is x ↦ (1 − 1/(2L))x + block(x)/(2L), which keeps the
+    sensitivity at 1 if that of the block is 1, however many follow each other.
     """
     if blocks is None:
         return concat(bond(), block)
@@ -264,12 +309,8 @@ def tare(module: Modular, absolute: float = 1.0) -> Modular:
     """The module with all masses scaled so that they sum to ``absolute``.
 
     Its own norm stays as it is; its share in what it becomes part of changes. With 0
-    its weights do not move at all.
-
-    Raises
-    ------
-    ValueError
-        If there is no mass to scale, or ``absolute`` is negative or not finite.
+    its weights do not move at all. ValueError if there is no mass to scale, or
+    ``absolute`` is negative or not finite.
     """
     share = 0.0
     if weight_of(absolute, "absolute"):

@@ -9,12 +9,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
+from anthology.norms import layers
 from anthology.norms.base import Norm
 from anthology.norms.by_hand import by_a_users_rule
-from anthology.norms.heads import is_router
+from anthology.norms.layers import Place, Role
 from anthology.norms.lp import RMS, LInf, OneToRMS, RMSToInf
-from anthology.norms.parts import HALVES, of_linear, stack_turned
-from anthology.norms.places import Place, Role, is_linear, kind_of, turned
 from anthology.norms.spectral import Conv, RMSToRMS
 from anthology.norms.stored import Transpose, split, transposed
 
@@ -76,7 +75,7 @@ def _parametrized(place: Place) -> Role | None:
             return None
     base = place.modules[path]
     if several and place.is_line:
-        return Role("gain", LInf(), f"lengths of {kind_of(base)}")
+        return Role("gain", LInf(), f"lengths of {layers.kind_of(base)}")
     found = role_of(replace(place, name=name, module=base, path=path))
     return found._replace(why=f"{found.why}, parametrized")
 
@@ -120,12 +119,14 @@ def _of_torch(place: Place) -> Role | None:
     """Attention, recurrent cells, tables and convolutions; and those named so."""
     name, p, module, kind = place.name, place.param, place.module, place.kind
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
-        fused = name == "in_proj_weight"
-        parts = (3 if fused else 1) * (module.num_heads if place.split else 1)
-        said = [kind, "q, k, v fused"] if fused else [kind]
-        said += [f"{parts} heads"] if place.split else []
-        role = "qkv" if fused else "linear"
-        return Role(role, split(RMSToRMS(), parts), ", ".join(said))
+        parts = 3 if name == "in_proj_weight" else 1
+        role, why = (
+            ("qkv", f"{kind}, q, k, v fused") if parts == 3 else ("linear", kind)
+        )
+        if place.split:
+            parts *= module.num_heads
+            why += f", {parts} heads"
+        return Role(role, split(RMSToRMS(), parts), why)
     if p.ndim == 2 and re.match(r"weight_(ih|hh|hr)", name):
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             size = module.hidden_size
@@ -134,8 +135,8 @@ def _of_torch(place: Place) -> Role | None:
             other = module._parameters.get(state)
             size = other.shape[1] if other is not None else len(p)
         gates = 1 if name.startswith("weight_hr") or len(p) % size else len(p) // size
-        said = [kind, f"{gates} gates"] if gates > 1 else [kind]
-        return Role("recurrent", split(RMSToRMS(), gates), ", ".join(said))
+        why = f"{kind}, {gates} gates" if gates > 1 else kind
+        return Role("recurrent", split(RMSToRMS(), gates), why)
     if name != "weight":
         return None
     named = "embedding" in type(module).__name__.lower() and p.ndim == 2
@@ -154,14 +155,14 @@ def _linear(place: Place) -> Role | None:
     p, module = place.param, place.module
     if place.name != "weight" or p.ndim != 2:
         return None
-    stored, head = turned(module, p), place.heads.get(id(module))
-    router = is_router(f"{place.path}.{place.kind}") or is_router(place.path)
-    if not (is_linear(module) or head or stored or router):
+    stored, head = layers.turned(module, p), place.heads.get(id(module))
+    router = any(map(layers.is_router, (place.path, place.kind)))
+    if not (layers.is_linear(module) or head or stored or router):
         return None
     if head:
         return Role("head", transposed(RMSToInf(), stored), head)
     outputs, inputs = p.shape[::-1] if stored else p.shape
-    role, norm, parts = of_linear(place, inputs, outputs)
+    role, norm, parts = layers.of_linear(place, inputs, outputs)
     said = place.kind, stored, "a router" if router else "", parts
     return Role(role, transposed(norm, stored), ", ".join(filter(None, said)))
 
@@ -209,13 +210,12 @@ def _stack(place: Place) -> Role | None:
     experts = _EXPERTS.search(f"{place.path}.{name}.{type(module).__name__}")
     if p.ndim > 3 and not experts and min(p.shape[-2:]) <= _KERNEL:
         return None
-    stored = stack_turned(name, module)
-    fused = HALVES.match(name) and not place.kind.startswith("GptOss")
-    parts = 2 if fused and p.shape[-1 if stored else -2] % 2 == 0 else 1
-    said = ", in × out" if stored else ""
-    said += ", gate and up fused" if parts != 1 else ""
-    norm = transposed(split(RMSToRMS(), parts), stored)
-    return Role("stack", norm, f"matrices{said}")
+    stored = layers.stack_turned(name, module)
+    why, parts = "matrices, in × out" if stored else "matrices", 1
+    fused = layers.HALVES.match(name) and not place.kind.startswith("GptOss")
+    if fused and p.shape[-1 if stored else -2] % 2 == 0:
+        why, parts = f"{why}, gate and up fused", 2
+    return Role("stack", transposed(split(RMSToRMS(), parts), stored), why)
 
 
 _RULES: tuple[Callable[[Place], Role | None], ...] = (

@@ -10,8 +10,8 @@ from torch.nn.parameter import is_lazy
 
 from anthology.norms.by_hand import Override, overridden
 from anthology.norms.heads import Head, find_heads
+from anthology.norms.layers import Place
 from anthology.norms.metrized import Metrized, Row
-from anthology.norms.places import Place
 from anthology.norms.role_rules import role_of
 
 _LAYERS = (nn.Linear, nn.Embedding, nn.EmbeddingBag, _ConvNd)
@@ -34,47 +34,41 @@ def metrize(
     linear      weights of linear layers                          RMSToRMS()
     head        weights of output heads                           RMSToInf()
     embedding   ``nn.Embedding``, ``nn.EmbeddingBag`` weights;    Transpose(OneToRMS())
-                positions and class tokens, a row each: 1×n×d,
-                or by such a name (``pos_embed``, ``cls_token``,
-                ``wte`` …)
-    conv        convolution kernels with N spatial axes; each     Conv(N)
-                group of a grouped one on its own; transposed
-                ones, stored in × out, read the right way round
+                positions and class tokens, 1×n×d or so named
+                (``pos_embed``, ``cls_token``, ``wte`` …)
+    conv        kernels with N spatial axes; each group on its    Conv(N)
+                own, transposed ones read the right way round
     depthwise   kernels of one input channel each                 Split(Conv(N), c)
     gain        weights of normalisation layers of any package;   LInf()
                 the lengths of weight_norm; a scale for each
                 channel, C×1×1 or so named (``gamma`` …)
     qkv         fused projections of attention, by the sizes      Split(RMSToRMS(), 3)
                 that the module around them tells
-    fused       gate and up in one, the input projections of      Split(RMSToRMS(), k)
-                Mamba
+    fused       gate and up in one, Mamba's input projections     Split(RMSToRMS(), k)
     recurrent   weights of RNN, GRU and LSTM, one matrix a gate   Split(RMSToRMS(), k)
     stack       matrices behind one axis or two, that no module   RMSToRMS()
                 above owns: (d_out, d_in) for each expert
     lora        both factors of LoRA, input → r and r → output    RMSToRMS()
     entrywise   tables whose entries stand for themselves:        LInf()
-                ``A_log``, ``D``, ``dt_bias``, ``time_decay``,
-                biases of attention
+                ``A_log``, ``dt_bias``, biases of attention …
     bias        every bias; one bias an expert: each on its own,  RMS()
                 the largest counts                                Transpose(OneToRMS())
     other       anything else, by its shape alone: up to one      RMS(), RMSToRMS(),
                 axis, two axes, more axes                         Conv(N)
     ==========  ================================================  ==================
 
-    The last column of the table says why. The norms of the first rows follow
-    Bernstein & Newhouse 2024 (arXiv 2410.21265) and Pethick et al. 2025 (arXiv
-    2502.07529), the parts of fused weights the maximum over layers of Bernstein &
-    Newhouse 2024 (arXiv 2409.20325), Prop. 7.
+    The last column of the table that it gives says why. The norms follow Bernstein &
+    Newhouse 2024 (arXiv 2410.21265) and Pethick et al. 2025 (arXiv 2502.07529), those
+    of parts the maximum over layers of arXiv 2409.20325, Prop. 7.
 
-    Layers that are stored in × out are known by their type (``Conv1D`` of GPT-2), by
-    the sizes they name (``in_features``) or by a bias along the second axis, and
-    measured transposed. Of a stack of experts only the pair ``gate_up_proj``,
-    ``down_proj`` tells; for others say ``("*.experts.*", Transpose(RMSToRMS()))``, or
-    teach it once with `role_rule`. A stack with four axes is known by "expert" or
-    "moe" in its name, or by more than 15 entries along each of the last two; kernels
-    of your own, by "conv" in the name of their type. A
-    router ``nn.Linear`` (``router``, ``gate``) is "linear", also where it comes last.
-    Kernels as one flat matrix are ``(nn.Conv2d, FlatConv(2))`` or ``FlatSpectral(2)``.
+    Layers stored in × out are known by their type (``Conv1D`` of GPT-2), by the sizes
+    they name (``in_features``) or by a bias along the second axis, and measured
+    transposed; of experts only the pair ``gate_up_proj``, ``down_proj`` tells: for
+    others say ``("*.experts.*", Transpose(RMSToRMS()))``, or teach it with `role_rule`.
+    A stack with four axes is known by "expert" or "moe" in its name, or by more than
+    15 entries along each of the last two; kernels of your own, by "conv" in the name
+    of their type. A router ``nn.Linear`` (``router``, ``gate``) is "linear", also
+    where it comes last. Kernels as one flat matrix are ``(nn.Conv2d, FlatConv(2))``.
 
     Parameters
     ----------
@@ -83,18 +77,17 @@ def metrize(
     overrides : sequence of (selector, Norm or dict), optional
         A selector is a module type (all parameters such modules own), a glob on the
         parameter's name such as ``"blocks.*.weight"``, or a function ``(name, param,
-        module) -> bool``. A norm replaces the norm; a dict may set ``norm``,
-        ``role``, ``scale`` and any option of the optimizer, such as ``lr``. Applied
-        in order, later ones win. A norm that needs more axes than a parameter
-        has passes it by.
+        module) -> bool``. A norm replaces the norm, of parameters with as many axes; a
+        dict may set ``norm``, ``role``, ``scale`` and any option of the optimizer,
+        such as ``lr``. Applied in order, later ones win.
     head : bool, str, list of str or None
         True finds the output heads, outside of attention and of repeated blocks: all
         that are tied to an embedding, have an output for each of its tokens, or are
         so called (``lm_head``, ``classifier``, ``score``, ``policy`` …). If there are
         none it is the layer at the end of an ``nn.Sequential``; and elsewhere the last
-        linear layer, unless a convolution or another matrix follows it. That last is
-        a guess: the table says so, and a warning if the layer looks like a hidden
-        one. Names say which modules it is; False and None, that there is none.
+        linear layer, unless a convolution or another matrix follows it: a guess, of
+        which the table tells, and a warning if the layer looks like a hidden one.
+        Names say which modules it is; False and None, that there is none.
     heads : bool or int, optional
         Whether each head of attention is a matrix of its own: rows of ``q_proj`` and
         its like, columns of ``o_proj``. True takes the number of heads from the
@@ -107,23 +100,16 @@ def metrize(
     Returns
     -------
     Metrized
-        Groups in order of first appearance. Each trainable parameter is in exactly
-        one. A tied weight is taken once, as an embedding if it is one, and the table
-        names its other places.
+        Groups in order of first appearance, each trainable parameter in exactly one.
+        A tied weight is taken once, as an embedding if it is one.
 
     Raises
     ------
-    TypeError
-        If an argument has the wrong type.
     ValueError
-        If an override changes nothing, or ``head`` names no module with a weight
-        matrix, or a parameter has no shape yet or has lost it: where FSDP flattened it
-        or ZeRO left an empty one, metrize the model first. If ``heads`` finds nothing.
-
-    Warns
-    -----
-    UserWarning
-        Once, if a guess may have taken a hidden layer for the head, or a vocabulary
+        If an override changes nothing, ``head`` names no module with a weight matrix,
+        ``heads`` finds nothing, or a parameter has no shape yet or has lost it: where
+        FSDP flattened it or ZeRO left an empty one, metrize the model first. Once there
+        is a UserWarning if a hidden layer may be taken for the head, or a vocabulary
         for a matrix.
     """
     if not isinstance(model, nn.Module):

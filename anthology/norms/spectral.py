@@ -19,31 +19,23 @@ from anthology.linalg.polar import (
     reduced_svd,
     singular_values,
 )
-from anthology.norms.base import Norm, _WithExponent, conjugate
-from anthology.norms.lp import lp_dualize, lp_norm
+from anthology.norms.base import Norm, _WithExponent
+from anthology.norms.lp import _Gauge, lp_dualize
 
 
 @dataclass(frozen=True, repr=False)
-class Schatten(_WithExponent):
-    """ℓp norm of the singular values.
+class Schatten(_WithExponent, _Gauge):
+    """ℓp norm of the singular values, p ≥ 1 (inf allowed).
 
     Dual norm: Schatten-q. Steepest step: U diag(σ^(q−1)) Vᵀ/‖σ‖_q^(q−1), without
     the singular values that rounding cannot tell from zero. ``Schatten(1)`` and
     ``Schatten(inf)`` behave as ``Nuclear`` and ``Spectral``.
-
-    Parameters
-    ----------
-    p : float
-        At least 1, inf allowed.
     """
 
     _ndim: ClassVar[int] = 2
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return lp_norm(singular_values(x), self.p)
-
-    def _dual(self, g: Tensor) -> Tensor:
-        return lp_norm(singular_values(g), conjugate(self.p))
+    def _numbers(self, x: Tensor) -> Tensor:
+        return singular_values(x)
 
     def _dualize(self, g: Tensor) -> Tensor:
         u, s, vh = reduced_svd(g)
@@ -80,9 +72,8 @@ class Spectral(Norm):
     Parameters
     ----------
     method : str
-        How ``dualize`` finds the polar factor: "svd" (exact) or one of the
-        iterations of ``anthology.linalg.polar``. ``norm`` and ``dual`` are exact
-        with every method.
+        How ``dualize`` finds the polar factor: "svd" (exact, default) or one of the
+        iterations of ``anthology.linalg.polar``; ``norm`` and ``dual`` are exact.
     steps : int, optional
         Length of the iteration; None is the default of the method.
     """
@@ -108,8 +99,7 @@ class Spectral(Norm):
 class RMSToRMS(Spectral):
     """RMS→RMS: √(d_in/d_out)·σ₁, the largest factor by which entries grow.
 
-    Dual norm: √(d_out/d_in)·Σσ_i. Steepest step: √(d_out/d_in)·UVᵀ. Parameters as
-    for ``Spectral``.
+    Dual norm: √(d_out/d_in)·Σσ_i. Step: √(d_out/d_in)·UVᵀ. Parameters of ``Spectral``.
     """
 
     def _norm(self, x: Tensor) -> Tensor:
@@ -133,8 +123,7 @@ class Conv(Norm):
     A kernel has shape ``(d_out, d_in, *space)`` and K = product of space positions;
     each position holds a matrix, and K·max bounds what their sum can do. Dual norm:
     the sum over positions of √(d_out/d_in)·Σσ_i, over K. Steepest step:
-    √(d_out/d_in)·UVᵀ/K at each position. Source: Bernstein & Newhouse 2024
-    (arXiv 2410.21265), the Conv2D module.
+    √(d_out/d_in)·UVᵀ/K at each position. Source: arXiv 2410.21265, Conv2D.
 
     Parameters
     ----------
@@ -216,8 +205,7 @@ class FlatConv(FlatSpectral):
     the kernel. Never less than `Conv`, so it bounds the convolution too; the step is
     smaller by a factor of up to √K. Parameters as for `Conv`.
 
-    Source: Pethick et al. 2025 (arXiv 2502.07529) and LIONS-EPFL/scion, whose code
-    flattens.
+    Source: Pethick et al. 2025 (arXiv 2502.07529) and LIONS-EPFL/scion.
     """
 
     def _factor(self, x: Tensor) -> float:

@@ -14,14 +14,10 @@ Parts = int | tuple[int, ...]
 class Transpose(_Around):
     """‖Wᵀ‖: for weights that are stored the other way round.
 
-    The first two axes of a point are exchanged. Embedding tables are stored
-    tokens × width, so theirs is ``Transpose(OneToRMS())``; kernels of transposed
-    convolutions are stored in × out × space, so theirs is ``Transpose(Conv(2))``.
-
-    Parameters
-    ----------
-    base : Norm
-        A norm on matrices or convolution kernels.
+    The first two axes of a point of ``base``, a norm on matrices or kernels, are
+    exchanged. Embedding tables are stored tokens × width, so theirs is
+    ``Transpose(OneToRMS())``; kernels of transposed convolutions are stored
+    in × out × space, so theirs is ``Transpose(Conv(2))``.
     """
 
     def __post_init__(self) -> None:

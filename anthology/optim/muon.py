@@ -24,7 +24,6 @@ from .parts.matrix.polar import (
     SIDES,
     descend_along,
     dtype_name,
-    factors,
     orthogonal,
     rows_of,
 )
@@ -297,7 +296,7 @@ class Muon(_Routed):
         check_betas(group["adamw_betas"])
 
     def __str__(self) -> str:
-        return in_words(self.param_groups, factors)
+        return in_words(self.param_groups)
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
         """That of AdamW for tensors that are no matrices."""

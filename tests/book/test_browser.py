@@ -1,120 +1,45 @@
 """The built site as a reader meets it: in a browser, light and dark, on a phone.
 
 Runs in Chromium over a local server; skips where there is none, and fails
-instead when ``ANTHOLOGY_REQUIRE_BROWSER=1``.
+instead when ``ANTHOLOGY_REQUIRE_BROWSER=1``. The tests of one page come one after
+another and share two visits, on a laptop and on a phone, because loading a page with
+its formulas is what takes time; none of them relies on another.
 """
 
-import functools
-import http.server
-import os
-import shutil
-import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Self
 
 import pytest
 
-from tests.book.sitefiles import PAGES, ROOT, SITE
+from tests.book import surfaces
+from tests.book.sitefiles import PAGES, SITE
+from tests.book.visits import AXE, SIDEWAYS, Visit
+from tools import contents
 
-REQUIRED = os.environ.get("ANTHOLOGY_REQUIRE_BROWSER") == "1"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-AXE = (
-    Path(os.environ.get("ANTHOLOGY_MODULES", ROOT / "node_modules"))
-    / "axe-core/axe.min.js"
-)
 # What the theme's own search button has; it is not ours to mend.
 THEME = {"label-content-name-mismatch"}
-SCHEMES = ("light", "dark")
-
-each_page = pytest.mark.parametrize("page", PAGES)
-
-
-def missing(what: str) -> None:
-    if REQUIRED:
-        pytest.fail(f"{what}, and this run requires the browser layer")
-    pytest.skip(what)
+# What may be otherwise in the dark: colours, and pictures drawn for it.
+IN_THE_DARK = ("color-contrast", "link-in-text-block")
+IN_THE_DARK += ("image-alt", "svg-img-alt", "role-img-alt", "object-alt")
+THEME_NOW = "document.documentElement.dataset.theme"
+FORMULAS = {"index.html", *(f"{c.path}.html" for c in contents.chapters())}
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, from the system or from Playwright."""
-    if not (SITE / "_static" / "mathjax").is_dir():
-        missing("the book was built without MathJax of its own (no Node.js)")
-    if not AXE.exists():
-        missing("axe-core is not installed (npm ci was not run)")
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        missing("playwright is not installed")
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    with sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        except Error as error:
-            missing(f"no Chromium could be started ({error.message.splitlines()[0]})")
-        yield chromium
-        chromium.close()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        """Requests are counted by the browser, not printed."""
+@pytest.fixture(scope="module", params=PAGES)
+def page(request: pytest.FixtureRequest) -> str:
+    """Each page in its turn, with all tests that ask for it."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def base() -> Iterator[str]:
-    """Address of a local server of the built site."""
-    handler = functools.partial(Quiet, directory=str(SITE))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+def laptop(browser, base, page: str) -> Iterator[Visit]:
+    with Visit(browser, base + page) as visit:
+        yield visit
 
 
-class Visit:
-    """A page in the browser, and everything it complained about."""
-
-    def __init__(self, browser, url: str, scheme: str = "light", width: int = 1280):
-        self.problems: list[str] = []
-        self.outside: list[str] = []
-        context = browser.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 900}
-        )
-        self.page = context.new_page()
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda e: self.problems.append(f"script: {e}"))
-        self.page.on("request", lambda r: self._request(r.url, url))
-        self.page.on("requestfailed", lambda r: self.problems.append(f"failed {r.url}"))
-        self.page.goto(url, wait_until="load")
-        self.page.evaluate(
-            "() => window.MathJax?.startup?.promise ?? document.fonts.ready"
-        )
-
-    def _console(self, message) -> None:
-        if message.type in ("error", "warning"):
-            self.problems.append(message.text)
-
-    def _request(self, asked: str, url: str) -> None:
-        home = "file:" if url.startswith("file:") else "/".join(url.split("/", 3)[:3])
-        if not asked.startswith((home, "data:", "blob:")):
-            self.outside.append(asked)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.page.context.close()
+@pytest.fixture(scope="module")
+def phone(browser, base, page: str) -> Iterator[Visit]:
+    with Visit(browser, base + page, width=390) as visit:
+        yield visit
 
 
 # Text nodes that a reader sees and MathJax has left alone.
@@ -130,8 +55,6 @@ VISIBLE_DOLLARS = """() => {
   }
   return seen;
 }"""
-SIDEWAYS = """() => document.documentElement.scrollWidth
-  - document.documentElement.clientWidth"""
 # Elements that reach beyond the screen and stand in no box that scrolls.
 TOO_WIDE = """() => [...document.querySelectorAll("article *")]
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
@@ -139,58 +62,128 @@ TOO_WIDE = """() => [...document.querySelectorAll("article *")]
       if (getComputedStyle(p).overflowX !== "visible") return false;
     return true; })
   .slice(0, 5).map(e => e.outerHTML.slice(0, 120))"""
+# Every slider to a place between 0 and 1, as a reader would drag it.
+MOVE = """at => document.querySelectorAll("article input[type=range]").forEach(s => {
+  const low = +s.min || 0, high = +(s.max || 100), step = +s.step || 1;
+  s.value = low + Math.round(at * (high - low) / step) * step;
+  s.dispatchEvent(new Event("input", {bubbles: true})); })"""
+OPEN = "() => document.querySelectorAll('article details').forEach(d => d.open = true)"
 
 
-@each_page
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_page_is_quiet_and_accessible(browser, base, page: str, scheme: str) -> None:
-    with Visit(browser, base + page, scheme) as visit:
-        assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
-        assert visit.page.locator("mjx-merror").count() == 0
-        assert visit.page.evaluate(VISIBLE_DOLLARS) == []
-        # before the audit, which injects a script of its own
-        problems, outside = list(visit.problems), list(visit.outside)
+def serious(visit: Visit, *rules: str) -> list[object]:
+    """What the audit calls serious, by all rules or by some."""
+    if not visit.page.evaluate("() => 'axe' in window"):
         visit.page.add_script_tag(path=str(AXE))
-        result = visit.page.evaluate(
-            "() => axe.run(document, {resultTypes: ['violations']})"
-        )
-        serious = [
-            (rule["id"], [node["html"][:200] for node in rule["nodes"]][:3])
-            for rule in result["violations"]
-            if rule["impact"] in ("critical", "serious") and rule["id"] not in THEME
-        ]
-    assert serious == []
-    assert problems == []
-    assert outside == []
+    only = {"runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
+    result = visit.page.evaluate(
+        "only => axe.run(document, {resultTypes: ['violations'], ...only})", only
+    )
+    return [
+        (rule["id"], [node["html"][:200] for node in rule["nodes"]][:3])
+        for rule in result["violations"]
+        if rule["impact"] in ("critical", "serious") and rule["id"] not in THEME
+    ]
 
 
-@each_page
-def test_phone_needs_no_sideways_scroll(browser, base, page: str) -> None:
-    with Visit(browser, base + page, width=360) as visit:
-        assert visit.page.evaluate(SIDEWAYS) == 0
-        assert visit.page.evaluate(TOO_WIDE) == []
+def faults(visit: Visit) -> dict[str, list[str]]:
+    found = {name: visit.page.evaluate(ask) for name, ask in surfaces.ALL.items()}
+    return {name: what for name, what in found.items() if what}
 
 
-@each_page
-def test_sliders_move_by_arrow_keys(browser, base, page: str) -> None:
-    with Visit(browser, base + page) as visit:
-        sliders = visit.page.locator("article input[type=range]")
-        for index in range(sliders.count()):
-            slider = sliders.nth(index)
-            figure = slider.locator("xpath=ancestor::figure[1]")
-            drawing = figure.locator("svg").first
-            slider.focus()
-            slider.press("Home")
-            value, spoken = slider.input_value(), figure.locator("output").inner_text()
-            drawn = drawing.inner_html()
-            slider.press("ArrowRight")
-            assert slider.input_value() != value
-            assert figure.locator("output").inner_text() != spoken
-            assert drawing.inner_html() != drawn
-            slider.press("ArrowLeft")
-            assert slider.input_value() == value
-            assert drawing.inner_html() == drawn
-        assert visit.problems == []
+def test_the_page_is_quiet(laptop: Visit) -> None:
+    assert laptop.page.evaluate(THEME_NOW) == "light"
+    assert laptop.page.locator("mjx-merror").count() == 0
+    assert laptop.page.evaluate(VISIBLE_DOLLARS) == []
+    assert laptop.problems == []
+    assert laptop.outside == []
+
+
+def test_its_formulas_are_set(laptop: Visit, page: str) -> None:
+    formulas = laptop.page.locator("article mjx-container").count()
+    assert page not in FORMULAS or formulas > 10
+
+
+def test_a_slider_is_few_tabs_away(laptop: Visit) -> None:
+    """What the tab key visits in the text before the first slider."""
+    stops = laptop.page.evaluate(
+        """() => { const first = document.querySelector(
+            "article input[type=range], article [role=slider]");
+          if (!first) return [];
+          return [...document.querySelectorAll("article *")].filter(e =>
+            e.tabIndex >= 0 && e.getClientRects().length
+            && e.compareDocumentPosition(first) & 4).map(e => e.tagName); }"""
+    )
+    assert stops.count("MJX-CONTAINER") == 0
+    assert len(stops) <= 40
+
+
+def test_the_page_is_accessible(laptop: Visit) -> None:
+    assert serious(laptop) == []
+
+
+def test_so_it_is_in_the_dark(laptop: Visit) -> None:
+    """A page follows the reader's system, without being loaded anew."""
+    laptop.page.emulate_media(color_scheme="dark")
+    try:
+        laptop.page.wait_for_function(f"() => {THEME_NOW} === 'dark'")
+        assert serious(laptop, *IN_THE_DARK) == []
+    finally:
+        laptop.page.emulate_media(color_scheme="light")
+        laptop.page.wait_for_function(f"() => {THEME_NOW} === 'light'")
+
+
+def test_sliders_move_by_arrow_keys(laptop: Visit) -> None:
+    visit, before = laptop, len(laptop.problems)
+    sliders = visit.page.locator("article input[type=range]")
+    for index in range(sliders.count()):
+        slider = sliders.nth(index)
+        figure = slider.locator("xpath=ancestor::figure[1]")
+        drawing = figure.locator("svg").first
+        slider.focus()
+        slider.press("Home")
+        value, spoken = slider.input_value(), figure.locator("output").inner_text()
+        drawn = drawing.inner_html()
+        slider.press("ArrowRight")
+        assert slider.input_value() != value
+        assert figure.locator("output").inner_text() != spoken
+        assert drawing.inner_html() != drawn
+        slider.press("ArrowLeft")
+        assert slider.input_value() == value
+        assert drawing.inner_html() == drawn
+    assert visit.problems[before:] == []
+
+
+def opened(visit: Visit) -> None:
+    """With all that is folded unfolded, and its formulas fitted anew."""
+    visit.page.evaluate(OPEN)
+    # a window that changes its width asks the page to fit its formulas anew
+    visit.page.evaluate("() => dispatchEvent(new Event('resize'))")
+    visit.page.wait_for_timeout(100)
+
+
+def whole(visit: Visit) -> None:
+    """Nothing is cut, covered or torn: as it is loaded, unfolded, and moved."""
+    assert faults(visit) == {}
+    opened(visit)
+    assert faults(visit) == {}
+    for at in (0, 0.25, 0.75, 1):
+        visit.page.evaluate(MOVE, at)
+        assert visit.page.evaluate(surfaces.LABELS) == [], f"sliders at {at}"
+
+
+def test_nothing_is_cut_covered_or_torn(laptop: Visit) -> None:
+    whole(laptop)
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_needs_no_sideways_scroll(phone: Visit, width: int) -> None:
+    phone.page.set_viewport_size({"width": width, "height": 900})
+    assert phone.page.evaluate(SIDEWAYS) == 0
+    assert phone.page.evaluate(TOO_WIDE) == []
+
+
+def test_nor_is_anything_cut_there(phone: Visit) -> None:
+    whole(phone)
 
 
 def test_some_page_has_a_slider() -> None:
@@ -198,7 +191,7 @@ def test_some_page_has_a_slider() -> None:
     assert 'type="range"' in text
 
 
-def test_pages_open_from_the_file_system(browser) -> None:
+def test_pages_open_from_the_file_system(browser, base) -> None:
     """The README says which file to open: it must work without a server."""
     for page in ("index.html", next(page for page in PAGES if "norms" in page)):
         with Visit(browser, (SITE / page).as_uri()) as visit:

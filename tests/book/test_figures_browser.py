@@ -13,7 +13,6 @@ from anthology import lab
 from anthology.lab.native import svg
 from anthology.lab.palette import PAPER, css
 from tests.book.sitefiles import ROOT
-from tests.book.test_slider_browser import browser  # noqa: F401
 
 RULERS = ("l1", "l2", "linf")
 WORDS = """() => [...document.querySelectorAll('svg.an-figure')].map(s => {
@@ -52,7 +51,7 @@ def page(panels: int) -> str:
 
 
 @pytest.fixture
-def opened(browser):  # noqa: F811
+def opened(browser):
     pages = []
 
     def do(panels: int, width: int):

@@ -2,17 +2,10 @@
 
 import pytest
 
-from tests.book.test_browser import (  # noqa: F401 - fixtures
-    AXE,
-    SIDEWAYS,
-    Visit,
-    base,
-    browser,
-)
-from tools import contents, hero
+from tests.book.visits import AXE, SIDEWAYS, Visit
+from tools import hero
 
 SCHEMES = ("light", "dark")
-FORMULAS = ["index.html", *(f"{c.path}.html" for c in contents.chapters())]
 OPTIMIZERS = "chapters/reference/optimizers.html"
 # Tables and code whose content is wider than their box.
 CUT = """s => [...document.querySelectorAll(s)]
@@ -29,13 +22,13 @@ NO_CUE = """() => [...document.querySelectorAll(".pst-scrollable-table-container
   .map(e => e.textContent.trim().slice(0, 60))"""
 
 
-def opened(browser, url, scheme="light", width=1280, height=720):  # noqa: F811
+def opened(browser, url, scheme="light", width=1280, height=720):
     visit = Visit(browser, url, scheme, width)
     visit.page.set_viewport_size({"width": width, "height": height})
     return visit
 
 
-def test_the_hero_stands_above_the_fold(browser, base) -> None:  # noqa: F811
+def test_the_hero_stands_above_the_fold(browser, base) -> None:
     with opened(browser, base) as visit:
         for name in hero.NAMES:
             visit.page.check(f".rulers input[value={name}]", force=True)
@@ -45,7 +38,7 @@ def test_the_hero_stands_above_the_fold(browser, base) -> None:  # noqa: F811
         assert visit.problems == []
 
 
-def test_a_phone_shows_it_on_one_screen(browser, base) -> None:  # noqa: F811
+def test_a_phone_shows_it_on_one_screen(browser, base) -> None:
     with opened(browser, base, width=390, height=844) as visit:
         for name in hero.NAMES:
             visit.page.check(f".rulers input[value={name}]", force=True)
@@ -57,7 +50,7 @@ def test_a_phone_shows_it_on_one_screen(browser, base) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_name_passes_the_audit(browser, base, scheme: str) -> None:  # noqa: F811
+def test_every_name_passes_the_audit(browser, base, scheme: str) -> None:
     with opened(browser, base, scheme) as visit:
         visit.page.add_script_tag(path=str(AXE))
         for name in hero.NAMES:
@@ -69,7 +62,7 @@ def test_every_name_passes_the_audit(browser, base, scheme: str) -> None:  # noq
             assert [rule["id"] for rule in result["violations"]] == [], name
 
 
-def test_the_switch_of_the_page_changes_the_colours(browser, base) -> None:  # noqa: F811
+def test_the_switch_of_the_page_changes_the_colours(browser, base) -> None:
     with opened(browser, base) as visit:
         seen = set()
         for scheme in SCHEMES:
@@ -84,7 +77,7 @@ def test_the_switch_of_the_page_changes_the_colours(browser, base) -> None:  # n
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_on_the_front_page_is_cut(browser, base, width: int) -> None:  # noqa: F811
+def test_nothing_on_the_front_page_is_cut(browser, base, width: int) -> None:
     with opened(browser, base, width=width) as visit:
         assert visit.page.evaluate(CUT, ".highlight-sh pre, .an-hero pre") == []
         assert visit.page.evaluate(CUT, "table.optimizers td > p") == []
@@ -92,7 +85,7 @@ def test_nothing_on_the_front_page_is_cut(browser, base, width: int) -> None:  #
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_optimizers_are_cards_and_wide_tables_say_so(browser, base, width) -> None:  # noqa: F811
+def test_optimizers_are_cards_and_wide_tables_say_so(browser, base, width) -> None:
     with opened(browser, base + OPTIMIZERS, width=width) as visit:
         assert visit.page.evaluate(CUT, "table.cards td > p") == []
         assert visit.page.evaluate(BROKEN) == []
@@ -100,7 +93,7 @@ def test_optimizers_are_cards_and_wide_tables_say_so(browser, base, width) -> No
         assert visit.page.evaluate(SIDEWAYS) == 0
 
 
-def test_the_magnifier_is_off_the_text(browser, base) -> None:  # noqa: F811
+def test_the_magnifier_is_off_the_text(browser, base) -> None:
     with opened(browser, base + "search.html?q=muon") as visit:
         over = visit.page.evaluate(
             """() => [...document.querySelectorAll(".bd-search")].map(form => {
@@ -111,32 +104,3 @@ def test_the_magnifier_is_off_the_text(browser, base) -> None:  # noqa: F811
               return icon.getBoundingClientRect().right - from; })"""
         )
         assert over and max(over) <= 0
-
-
-# Formulas that the tab key visits although nothing in them scrolls.
-IDLE_STOPS = """() => [...document.querySelectorAll("mjx-container[tabindex]")]
-  .filter(m => m.scrollWidth <= m.clientWidth + 1).length"""
-# Punctuation that begins a line because the formula before it ended one.
-ORPHANS = """() => [...document.querySelectorAll("article mjx-container:not([display])")]
-  .map(m => m.closest(".math") || m)
-  .map(m => [m, m.nextSibling])
-  .filter(([m, t]) => t && t.nodeType === 3 && /^[,.;:!?)]/.test(t.data))
-  .filter(([m, t]) => { const r = document.createRange();
-    r.setStart(t, 0); r.setEnd(t, 1);
-    const a = m.getClientRects(), b = r.getBoundingClientRect();
-    return m.offsetParent && b.width && b.top > a[a.length - 1].bottom; })
-  .map(([m, t]) => m.parentElement.textContent.slice(0, 80))"""
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("page", FORMULAS)
-def test_formulas_keep_their_punctuation_and_are_no_tab_stops(
-    browser,  # noqa: F811
-    base,  # noqa: F811
-    page: str,
-    width: int,
-) -> None:
-    with opened(browser, base + page, width=width) as visit:
-        assert visit.page.locator("article mjx-container").count() > 10
-        assert visit.page.evaluate(ORPHANS) == []
-        assert visit.page.evaluate(IDLE_STOPS) == 0

@@ -6,7 +6,6 @@ import torch
 from anthology import norms, optim
 from anthology.lab.palette import css
 from anthology.linalg import inverse_root, polar
-from tests.book.test_slider_browser import browser  # noqa: F401 - a fixture
 from tools import hero
 
 NAMES = list(hero.NAMES)
@@ -39,7 +38,7 @@ def figure() -> str:
 
 
 @pytest.fixture
-def opened(browser, tmp_path):  # noqa: F811
+def opened(browser, tmp_path):
     """Opens HTML in a new page; at the end no error and no request of its own."""
     pages, wrong = [], []
 

@@ -13,7 +13,6 @@ from tests.book.test_hero import (  # noqa: F401 - fixtures
     NORMS,
     SIZES,
     STARTS,
-    browser,
     figure,
     opened,
     page,

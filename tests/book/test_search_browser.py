@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from tests.book.test_browser import SITE, Visit, base, browser  # noqa: F401 - fixtures
+from tests.book.sitefiles import SITE
+from tests.book.visits import Visit
 from tools import contents, reference
 
 WAIT = 60_000
 
 
-def results(browser, url: str) -> list[tuple[str, str, str]]:  # noqa: F811
+def results(browser, url: str) -> list[tuple[str, str, str]]:
     """Title, page and excerpt of each result."""
     with Visit(browser, url) as visit:
         visit.page.get_by_text("Search finished").wait_for(timeout=WAIT)
@@ -42,7 +43,7 @@ def readable(found: list[tuple[str, str, str]]) -> None:
 
 
 @pytest.mark.parametrize("asked", ["scion", "SOAP", "KrADagrad"])
-def test_an_optimizer_without_a_chapter_leads(browser, base, asked: str) -> None:  # noqa: F811
+def test_an_optimizer_without_a_chapter_leads(browser, base, asked: str) -> None:
     assert asked.lower() not in CHAPTERS, "it has one: see the next test"
     found = results(browser, f"{base}search.html?q={asked}")
     title, page, _ = found[0]
@@ -55,8 +56,8 @@ def test_an_optimizer_without_a_chapter_leads(browser, base, asked: str) -> None
     "asked", ["sgd", "adam", "lion", "shampoo", "newton-schulz", "muon", "prodigy"]
 )
 def test_a_chapter_comes_before_the_class_of_its_name(
-    browser,  # noqa: F811
-    base,  # noqa: F811
+    browser,
+    base,
     asked: str,
 ) -> None:
     found = results(browser, f"{base}search.html?q={asked}")
@@ -75,7 +76,7 @@ def test_every_optimizer_can_be_asked_for() -> None:
         assert f'"{name}"' in index
 
 
-def test_an_old_address_leads_to_the_new_page(browser, base) -> None:  # noqa: F811
+def test_an_old_address_leads_to_the_new_page(browser, base) -> None:
     old = "chapters/reference/api-optim.html#anthology.optim.Muon.step"
     with Visit(browser, base + old) as visit:
         visit.page.wait_for_url("**/optim/muon.html#anthology.optim.Muon.step")

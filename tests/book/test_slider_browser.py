@@ -1,21 +1,9 @@
 """The slider figure in a real browser: keys, colours, narrow screens, notebooks."""
 
-import shutil
-
 import pytest
 
 from anthology import lab
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>t</title>'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -34,18 +22,6 @@ REVIVE = """html => {
     dead.replaceWith(live);
   }
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        pytest.skip("Chromium is not installed (Debian package: chromium)")
-    with sync_api.sync_playwright() as engine:
-        running = engine.chromium.launch(executable_path=found, args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

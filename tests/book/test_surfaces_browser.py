@@ -1,53 +1,16 @@
-"""No page cuts, covers or tears anything, on a laptop and on a phone."""
+"""The questions about surfaces notice what they ask for, and nothing else.
+
+``test_browser.py`` asks them of every page; here of pages made ill.
+"""
 
 import pytest
 
 from tests.book import surfaces
-from tests.book.sitefiles import PAGES
-from tests.book.test_browser import Visit, base, browser  # noqa: F401 - fixtures
-
-WIDTHS = (1280, 390)
-# Every slider to a place between 0 and 1, as a reader would drag it.
-MOVE = """at => document.querySelectorAll("article input[type=range]").forEach(s => {
-  const low = +s.min || 0, high = +(s.max || 100), step = +s.step || 1;
-  s.value = low + Math.round(at * (high - low) / step) * step;
-  s.dispatchEvent(new Event("input", {bubbles: true})); })"""
-OPEN = "() => document.querySelectorAll('article details').forEach(d => d.open = true)"
 
 
 def faults(page) -> dict[str, list[str]]:
     found = {name: page.evaluate(script) for name, script in surfaces.ALL.items()}
     return {name: what for name, what in found.items() if what}
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("page", PAGES)
-def test_nothing_is_cut_covered_or_torn(browser, base, page: str, width: int) -> None:  # noqa: F811
-    with Visit(browser, base + page, width=width) as visit:
-        visit.page.evaluate(OPEN)
-        # a window that changes its width asks the page to fit its formulas anew
-        visit.page.evaluate("() => dispatchEvent(new Event('resize'))")
-        visit.page.wait_for_timeout(100)
-        assert faults(visit.page) == {}
-        for at in (0, 0.25, 0.75, 1):
-            visit.page.evaluate(MOVE, at)
-            assert visit.page.evaluate(surfaces.LABELS) == [], f"sliders at {at}"
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_slider_is_few_tabs_away(browser, base, page: str) -> None:  # noqa: F811
-    """What the tab key visits in the text before the first slider."""
-    with Visit(browser, base + page) as visit:
-        stops = visit.page.evaluate(
-            """() => { const first = document.querySelector(
-                "article input[type=range], article [role=slider]");
-              if (!first) return [];
-              return [...document.querySelectorAll("article *")].filter(e =>
-                e.tabIndex >= 0 && e.getClientRects().length
-                && e.compareDocumentPosition(first) & 4).map(e => e.tagName); }"""
-        )
-    assert stops.count("MJX-CONTAINER") == 0
-    assert len(stops) <= 40
 
 
 ILL = {
@@ -88,7 +51,7 @@ SOUND = (
 )
 
 
-def shown(browser, body: str) -> dict[str, list[str]]:  # noqa: F811
+def shown(browser, body: str) -> dict[str, list[str]]:
     page = browser.new_page()
     page.set_content(f"<!doctype html><article>{body}</article>")
     try:
@@ -98,12 +61,12 @@ def shown(browser, body: str) -> dict[str, list[str]]:  # noqa: F811
 
 
 @pytest.mark.parametrize("fault", ILL)
-def test_each_question_notices_its_fault_alone(browser, fault: str) -> None:  # noqa: F811
+def test_each_question_notices_its_fault_alone(browser, fault: str) -> None:
     assert list(shown(browser, ILL[fault])) == [fault]
     assert shown(browser, SOUND) == {}
 
 
-def test_two_labels_on_each_other_are_noticed(browser) -> None:  # noqa: F811
+def test_two_labels_on_each_other_are_noticed(browser) -> None:
     body = (
         '<svg width="200" height="60" viewBox="0 0 200 60"><text x="10" y="20">one</text>'
         '<text x="14" y="24">two</text></svg>'

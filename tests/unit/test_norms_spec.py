@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from anthology import norms as N
-from anthology.norms import spec
+from anthology.norms import base
 from tests.norm_catalogue import CASES, INF, Case
 
 every_norm = pytest.mark.parametrize("case", CASES, ids=str)
@@ -66,7 +66,7 @@ def test_specifications_are_strings() -> None:
 
 
 def test_own_norms_join_under_their_own_name(monkeypatch) -> None:
-    monkeypatch.setattr(spec, "_REGISTRY", dict(spec._REGISTRY))
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
 
     class Half(N.L2):
         """Half the Euclidean norm."""

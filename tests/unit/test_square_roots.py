@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg import SQUARE_ROOT_METHODS, lyapunov, square_root
-from anthology.linalg import square_roots as module
+from anthology.linalg import roots as module
 
 
 def definite(n: int, condition: float, seed: int = 0, *batch: int) -> Tensor:

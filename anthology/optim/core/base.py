@@ -84,11 +84,13 @@ class BaseOptimizer(torch.optim.Optimizer):
     """
 
     card: ClassVar[Card]
+    tends_state: ClassVar[bool] = False  # `state_of` does more than make what misses
     rule: ClassVar[Rule] = Rule(coupled)
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Refuse a rule written as methods, which nobody would call."""
         super().__init_subclass__(**more)
+        cls.tends_state = cls.state_of is not BaseOptimizer.state_of
         for name in ("single", "multi", "new_state", "gradient_limit"):
             if name in vars(cls):
                 raise TypeError(
@@ -282,10 +284,10 @@ class BaseOptimizer(torch.optim.Optimizer):
         """The state of a parameter, made at the first call."""
         state: State = self.state[p]
         seen = self.group_of(p, group)
-        rule = self.rule_of(seen)
         # there may be something of the user's, and what is switched on later is new
-        if missing := {"step", *rule.entries(seen)} - state.keys():
-            state.update({**fresh_state(p, seen, rule.new_state), **state})
+        if missing := self.entries(seen) - state.keys():
+            made = fresh_state(p, seen, self.rule_of(seen).new_state)
+            state.update({**made, **state})
             self.state_made(p, state, missing, seen)
         return state
 
@@ -294,10 +296,10 @@ class BaseOptimizer(torch.optim.Optimizer):
     ) -> None:
         """What was missing has just been made as it is of a new parameter."""
 
-    def entries(self, group: Mapping[str, Any]) -> set[str] | None:
-        """What every state holds, so that `state_of` is asked only for others."""
-        own = type(self).state_of is not BaseOptimizer.state_of
-        return None if own else {"step", *self.rule_of(group).entries(group)}
+    def entries(self, group: Mapping[str, Any]) -> set[str]:
+        """What every state of a group of `rule_groups` must hold."""
+        more = self.rule_of(group).entries
+        return {"step"} if more is None else {"step", *more(group)}
 
     @property
     def skipped(self) -> dict[str, int]:

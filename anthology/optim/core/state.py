@@ -75,12 +75,11 @@ class StateKeeper(Protocol):
 
 
 def states_of(
-    optimizer: StateKeeper, tensors: list[Tensor], group: Mapping[str, Any]
+    optimizer: Any, tensors: list[Tensor], group: Mapping[str, Any]
 ) -> list[State]:
-    """The states of tensors of a group, each made at the first call."""
-    entries = getattr(optimizer, "entries", None)
-    needed = entries(group) if entries is not None else None
-    if needed is not None:
+    """The states of tensors of a group; `state_of` is asked where it has to act."""
+    if not getattr(optimizer, "tends_state", True):
+        needed = optimizer.entries(group)
         states = [optimizer.state[p] for p in tensors]
         if all(needed <= set(names) for names in {tuple(state) for state in states}):
             return states

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from anthology.optim.core.checkpoint import is_state_dict
+from anthology.optim.core.state import Group
 
 from .routing import ADAMW, MUON, divided, reference
 
@@ -23,9 +24,7 @@ OF_TORCH = {
 }
 
 
-def adopt(
-    group: Mapping[str, Any], own: Mapping[str, Any], states: list[Mapping[str, Any]]
-) -> dict[str, Any]:
+def adopt(group: Group, own: Group, states: list[Group]) -> dict[str, Any]:
     """A group from a checkpoint, also an older one or one of ``torch.optim.Muon``."""
     coefficients = group.get("ns_coefficients", PUBLISHED)
     if tuple(coefficients) != PUBLISHED:
@@ -46,7 +45,7 @@ def adopt(
     return adopted
 
 
-def for_torch(group: Mapping[str, Any]) -> dict[str, Any]:
+def for_torch(group: Group) -> dict[str, Any]:
     """What ``torch.optim.Muon`` asks of a group where it would take the same step."""
     norm = str(group.get("norm", ""))
     same = (
@@ -62,9 +61,7 @@ def for_torch(group: Mapping[str, Any]) -> dict[str, Any]:
     return {"ns_coefficients": PUBLISHED, "eps": 1e-7, "ns_steps": steps}
 
 
-def rejoined(
-    saved: dict[str, Any], groups: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def rejoined(saved: dict[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
     """A state dict in which each group with both rules is one again."""
     if not is_state_dict(saved):
         return saved  # for the base to refuse

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from anthology.linalg.polar import raw_polar
+from anthology.optim.core.state import Group
 
 from ..arithmetic import descend
 from .view import kernel_of, scale_factor, view_of
@@ -24,9 +23,7 @@ ENTRY = "row_avg_sq"
 EPS = 1e-10
 
 
-def orthogonal(
-    point: Tensor, group: Mapping[str, Any], rows: Tensor | None = None
-) -> Tensor:
+def orthogonal(point: Tensor, group: Group, rows: Tensor | None = None) -> Tensor:
     """The step of one weight along its polar factor, for η = −1."""
     u = _numbers(point, group)
     found, back = view_of(group)(u)
@@ -39,7 +36,7 @@ def descend_along(
     params: list[Tensor],
     points: list[Tensor],
     others: list[Tensor] | None,
-    group: Mapping[str, Any],
+    group: Group,
     rows: list[Tensor] | None = None,
 ) -> None:
     """w ← w − ηs·polar(u) for a list; matrices of equal shape go as one batch."""
@@ -67,12 +64,12 @@ def descend_along(
         descend([params[i] for i in members], moves, group["lr"] * first)
 
 
-def _numbers(point: Tensor, group: Mapping[str, Any]) -> Tensor:
+def _numbers(point: Tensor, group: Group) -> Tensor:
     """Pairs as complex numbers."""
     return torch.view_as_complex(point.contiguous()) if group["complex"] else point
 
 
-def factors(p: Tensor, group: Mapping[str, Any]) -> list[float]:
+def factors(p: Tensor, group: Group) -> list[float]:
     """What the polar factors of a weight are multiplied by, η apart."""
     scale, rest = group["adjust_lr_fn"] or "original", 1 / group.get("scale", 1.0)
     if kernel_of(group) == "positions":  # K of them share one step
@@ -81,7 +78,7 @@ def factors(p: Tensor, group: Mapping[str, Any]) -> list[float]:
     return [scale_factor(scale, x.shape) * rest for x in found]
 
 
-def rows_of(param: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
+def rows_of(param: Tensor, group: Group) -> dict[str, Tensor]:
     """What is kept of the rows of a weight, if anything."""
     if group["row_beta"] is None:
         return {}
@@ -92,7 +89,7 @@ def rows_of(param: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
     return {ENTRY: param.new_zeros(count)}
 
 
-def _averaged_over(x: Tensor, group: Mapping[str, Any]) -> int:
+def _averaged_over(x: Tensor, group: Group) -> int:
     """The axis along which squares are averaged."""
     return -2 if group["row_side"] == "longer" and x.shape[-2] < x.shape[-1] else -1
 
@@ -102,9 +99,7 @@ def dtype_name(dtype: str | torch.dtype | None) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def _stages(
-    points: list[Tensor], group: Mapping[str, Any], rows: Tensor | None
-) -> list[Tensor]:
+def _stages(points: list[Tensor], group: Group, rows: Tensor | None) -> list[Tensor]:
     """All that makes steps of matrices, but their factor; `rows` is written."""
     name, how = group["ns_dtype"], (group["normalize"], group["renormalize"])
     found, kept, start = [], [], 0

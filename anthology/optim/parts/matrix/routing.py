@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from anthology.optim.core.decay import PEAK
+from anthology.optim.core.state import Group
+
+from .polar import factors
 
 MUON, ADAMW = "muon", "adamw"
 RATE = 1e-3  # the default lr
 ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
 
-def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
+def rule_for(p: Tensor, group: Group) -> str:
     """The rule of one parameter."""
     asked = group.get("rule")
     if asked == MUON and p.ndim < 2:
@@ -27,7 +30,7 @@ def rule_for(p: Tensor, group: Mapping[str, Any]) -> str:
     return ADAMW if p.ndim < 2 or group.get("role") in ELEMENTWISE else MUON
 
 
-def rates_settled(group: Mapping[str, Any]) -> dict[str, Any]:
+def rates_settled(group: Group) -> dict[str, Any]:
     """A group in which the rule is written, if it is one, and the rate of AdamW."""
     given = group["params"]
     if isinstance(given, set):
@@ -69,7 +72,7 @@ def divided(group: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**seen_by(rule, group), "params": ps} for rule, ps in chosen.items()]
 
 
-def seen_by(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
+def seen_by(rule: str, group: Group) -> dict[str, Any]:
     """A group with its ``rule``, and with the rate of that rule as its ``lr``."""
     seen = {k: v for k, v in group.items() if k not in ("adamw_at", "param_names")}
     if rule == ADAMW and "adamw_at" in group:
@@ -87,10 +90,7 @@ def _scalar(x: Any) -> Any:
     return x.reshape(()) if isinstance(x, Tensor) else x
 
 
-def in_words(
-    groups: Sequence[Mapping[str, Any]],
-    factors: Callable[[Tensor, Any], Sequence[float]],
-) -> str:
+def in_words(groups: Sequence[Group]) -> str:
     """Name, shape, rule and rate of every parameter, one line each."""
     lines = []
     for number, group in enumerate(groups):
@@ -98,12 +98,10 @@ def in_words(
         for index, p in enumerate(group["params"]):
             name = names[index] if names else f"{number}.{index}"
             shape = "×".join(map(str, p.shape)) or "scalar"
-            seen = seen_by(rule_for(p, group), group)
-            matrix = seen["rule"] == MUON and p.numel()
-            sizes = (
-                dict.fromkeys(f"{s:.4g}" for s in factors(p, seen)) if matrix else ()
-            )
-            note = f"UVᵀ × {' or '.join(sizes)}" if sizes else ""
+            seen, note = seen_by(rule_for(p, group), group), ""
+            if seen["rule"] == MUON and p.numel():
+                sizes = dict.fromkeys(f"{s:.4g}" for s in factors(p, seen))
+                note = f"UVᵀ × {' or '.join(sizes)}"
             rate = f"lr {float(seen['lr']):.4g}"
             lines.append((name, shape, seen["rule"], rate, note))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

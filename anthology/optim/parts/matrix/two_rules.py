@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from anthology.optim.core.base import BaseOptimizer
 from anthology.optim.core.limits import at_least_zero, number, one_of
+from anthology.optim.core.state import Group
 
 from ..param_norm import spec
 from ..renamed import renamed
@@ -20,7 +20,7 @@ from .view import must_view
 class _Routed(BaseOptimizer):
     """What Muon does with its groups; a group stays one, whatever it holds."""
 
-    def check(self, group: Mapping[str, Any]) -> None:
+    def check(self, group: Group) -> None:
         """Refuse what says wrongly how tensors are routed, and at which rates."""
         super().check(group)
         one_of("rule", group.get("rule") or MUON, (MUON, ADAMW))
@@ -68,15 +68,12 @@ class _Routed(BaseOptimizer):
         super().load_state_dict(rejoined(state_dict, self.param_groups))
 
     def adopted(
-        self,
-        group: dict[str, Any],
-        own: Mapping[str, Any],
-        states: list[Mapping[str, Any]],
+        self, group: dict[str, Any], own: Group, states: list[Group]
     ) -> dict[str, Any]:
         """A group of a checkpoint, which may be an older one or PyTorch's."""
         return adopt(group, own, states)
 
-    def late(self, group: Mapping[str, Any]) -> set[str]:
+    def late(self, group: Group) -> set[str]:
         """As in the base, and the counter of matrices, which is not used."""
         return super().late(group) | ({"step"} if group["rule"] == MUON else set())
 
@@ -86,7 +83,7 @@ class _Routed(BaseOptimizer):
         groups = [divided(group) for group in self.param_groups]
         return [{part["rule"]: part["lr"] for part in parts} for parts in groups]
 
-    def group_of(self, p: Tensor, group: Mapping[str, Any]) -> Mapping[str, Any]:
+    def group_of(self, p: Tensor, group: Group) -> Group:
         """With the rule of that tensor, its rate as ``lr``, and if it is complex."""
         seen = seen_by(rule_for(p, group), group)
         return {**seen, "complex": p.is_complex()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anthology.norms import Norm, Split, Transpose, from_spec
 from anthology.optim.core.limits import at_least_zero, number, one_of
+from anthology.optim.core.state import Group
 
 from ..param_norm import must_fit
 
@@ -22,12 +23,12 @@ Back = Callable[[Iterable[Tensor]], Tensor]
 View = Callable[[Tensor], tuple[list[Tensor], Back]]
 
 
-def kernel_of(group: Mapping[str, Any]) -> str:
+def kernel_of(group: Group) -> str:
     """How weights of a group with more than two axes become matrices."""
     return "stack" if group.get("role") == "stack" else str(group["kernel"])
 
 
-def view_of(group: Mapping[str, Any]) -> View:
+def view_of(group: Group) -> View:
     """From a weight to its matrices (…, d_out, d_in), and how they become a weight.
 
     Those of equal shape that were one `Split` are one tensor.
@@ -69,7 +70,7 @@ def _parts(
     return [y], folded
 
 
-def must_view(group: Mapping[str, Any]) -> None:
+def must_view(group: Group) -> None:
     """Refuse a norm that cannot say how a parameter is stored."""
     norm = group.get("norm")
     if norm is None:
