@@ -82,16 +82,9 @@ Mark = Line | Points | Arrow | Region | Note
 class Axis:
     """One axis of a panel.
 
-    Attributes
-    ----------
-    label : str
-        What is measured, with its unit.
-    low, high : float
-        Ends of the axis, finite and in order, else a ValueError.
-    log : bool
-        Whether it is logarithmic; then both ends are positive.
-    ticks : sequence of float, optional
-        Where to write numbers; chosen well if not given.
+    The ``label`` says what is measured, with its unit. The ends are finite, ``low``
+    below ``high``, and positive if the axis is logarithmic, else a ValueError; ``ticks``
+    are where to write numbers, chosen well if not given.
     """
 
     label: str
@@ -137,18 +130,9 @@ class Axis:
 class Panel:
     """One picture beside others, with its axes and the marks that never move.
 
-    Attributes
-    ----------
-    x, y : Axis
-        The axes.
-    title : str
-        Printed above.
-    background : sequence of marks
-        Drawn once, under the frames.
-    equal : bool
-        Whether one unit is equally long on both axes (linear ones).
-    height : float
-        Of the plotting area in pixels, out of 280 in width, unless ``equal``.
+    The ``title`` is printed above, and the ``background`` drawn once, under the frames.
+    The plotting area is 280 pixels wide and ``height`` high, or as high as the axes say
+    if ``equal``: one unit is equally long on both (linear ones).
     """
 
     x: Axis

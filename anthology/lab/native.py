@@ -34,7 +34,8 @@ FONT = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d{3}) )?([\d.]+)px .*")
 SAVED = {"Creator": None, "Date": None, "Format": None, "Type": None}
 PAGE = PAPER["page"]["light"]
 SURFACES = ("axes.facecolor", "figure.facecolor", "savefig.facecolor")
-INKED = "axes.edgecolor axes.labelcolor grid.color text.color xtick.color ytick.color"
+INKED: tuple[str, ...] = ("axes.edgecolor", "axes.labelcolor", "grid.color")
+INKED += ("text.color", "xtick.color", "ytick.color")
 
 
 def use_style() -> None:
@@ -51,9 +52,7 @@ def use_style() -> None:
     lines = cycler(linestyle=[style(i)["linestyle"] for i in shades])
     look = files("anthology.lab").joinpath("book.mplstyle")
     mpl.rcParams.update(mpl.rc_params_from_file(look, use_default_template=False))
-    mpl.rcParams.update(
-        dict.fromkeys(SURFACES, PAGE) | dict.fromkeys(INKED.split(), INK)
-    )
+    mpl.rcParams.update(dict.fromkeys(SURFACES, PAGE) | dict.fromkeys(INKED, INK))
     mpl.rcParams["axes.prop_cycle"] = colors + lines
     if (shell := kernel()) is not None:
         _show_as_svg(shell)
@@ -107,7 +106,8 @@ def _native(element: Element) -> None:
             element.attrib.setdefault(name, value)
     for name, value in element.attrib.items():
         if not name.startswith("href"):
-            element.set(name, " ".join(NUMBER.sub(_short, value).split()))
+            short = NUMBER.sub(lambda m: f"{round(float(m[0]), 2) + 0.0:g}", value)
+            element.set(name, " ".join(short.split()))
     if element.get("transform", "").startswith("rotate(-0 "):
         element.attrib.pop("transform")
     if element.tag not in ("text", "tspan"):
@@ -140,10 +140,6 @@ def _set_font(element: Element, value: str) -> None:
         element.set("font-weight", weight)
 
 
-def _short(number: re.Match[str]) -> str:
-    return f"{round(float(number[0]), 2) + 0.0:g}"
-
-
 def _number_ids(root: Element) -> None:
     """Ids by their order; those that nothing names are dropped."""
     text = ElementTree.tostring(root, "unicode")
@@ -163,11 +159,10 @@ def _drawing(element: Element) -> Iterator[Element]:
     """The children that draw something, without groups that say nothing."""
     for child in element:
         child[:] = list(_drawing(child))
-        empty = child.tag in ("g", "defs") and not len(child)
+        hollow = child.tag in ("g", "defs") and not len(child)
         unseen = child.get("fill") == "none" and "stroke" not in child.attrib
-        if child.tag in ("metadata", "style") or empty:
-            continue
-        if child.tag == "path" and unseen:
+        silent = child.tag in ("metadata", "style")
+        if silent or hollow or (child.tag == "path" and unseen):
             continue
         if child.tag == "g" and not child.attrib:
             yield from child
@@ -187,8 +182,7 @@ def _written(root: Element, cuts: list[float]) -> str:
         f'width="{box[2] * 4 / 3:.0f}" height="{box[3] * 4 / 3:.0f}" '
         f'viewBox="0 0 {box[2]:g} {box[3]:g}"{cut} color="{INK}" '
         f'fill="currentColor" stroke-linejoin="round" font-family="{FONTS}">'
-        f'<rect width="100%" height="100%" '
-        f'fill="var(--fig-paper,{PAGE})"/>'
+        f'<rect width="100%" height="100%" fill="var(--fig-paper,{PAGE})"/>'
         f'<g id="{name}">{content}</g></svg>'
     )
 
