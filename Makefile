@@ -1,5 +1,7 @@
 # make book   builds the book and says which file to open
-# make test   runs every test and says how many ran
+# make check  runs style and the fast tests, in two minutes
+# make test   runs every test and says how many ran; make test LAYERS="style unit"
+#             runs some (tools/layers.py names them)
 # make oldest runs the package's tests with the oldest versions it works with
 # Each makes its own environment first, the first two in .venv. To use one that you
 # already have for them, name its Python: make test PY=/path/to/python
@@ -16,13 +18,16 @@ PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
 
-.PHONY: book test oldest chapters environment formulas clean
+.PHONY: book check test oldest chapters environment formulas clean
 
 book: environment formulas
 	$(PY) tools/build.py
 
+check: environment
+	$(PY) tools/layers.py style quick
+
 test: environment formulas
-	$(PY) tools/layers.py
+	$(PY) tools/layers.py $(LAYERS)
 
 oldest:
 	$(PYTHON) tools/oldest.py

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from tools.layers import NBVAL, PYTEST, WORKERS
+from tools.layers import BY_FILE, NBVAL, PYTEST
 
 from .outcomes import ROOT, Outcome, execute, keep_others, saved_results, write
 from .report import RESULTS
@@ -65,7 +65,7 @@ def _steps(about: str, sets: str) -> Part:
     return Part(about, ((*words, "--save"),), (quick,))
 
 
-_BOOK, _SPREAD = (*PYTEST, *NBVAL), (*WORKERS, "--dist=loadfile")
+_BOOK = (*PYTEST, *NBVAL)
 PARTS = {
     "kernels": Part(
         "what the kernels compute on the device",
@@ -92,7 +92,7 @@ PARTS = {
     "large": _steps("the same on large models", "gpt2-medium,1e8,1e9"),
     "chapters": Part(
         "every cell of every chapter prints on the device what is stored",
-        ((*_BOOK, *(_SPREAD if find_spec("xdist") else ()), "chapters"),),
+        ((*_BOOK, *(BY_FILE if find_spec("xdist") else ()), "chapters"),),
         ((*_BOOK, "chapters/norms/steepest-descent.ipynb"),),
         (*TESTED, "nbval", "ipykernel", *LAB),
     ),

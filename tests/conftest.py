@@ -1,7 +1,9 @@
-"""What every test shares: claims, seeds, and one thread per process."""
+"""What every test shares: claims, seeds, one thread per process, and who is slow."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -55,11 +57,43 @@ def claim_from_marker(marker: pytest.Mark) -> Claim:
     )
 
 
+# The slow tests by name, in whatever case: over half a second, or over two in all.
+SLOW_LIST = Path(__file__).with_name("slow.txt")
+SLOW = frozenset(SLOW_LIST.read_text(encoding="utf-8").splitlines())
+# The folders that `make check` runs without them, and what no other test there takes.
+QUICK = ("unit", "identities")
+SECONDS = 5.0
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: tests/slow.txt names it")
     config.addinivalue_line(
         "markers",
         "claim(*ids, tol=None, trials=None): this test checks claims of the book",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.partition("[")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _quick_or_known_to_be_slow(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test of the writer's loop takes ten times what the list allows, unlisted.
+
+    Seconds are the processor's, so that a busy machine changes nothing.
+    """
+    before = sum(os.times()[:4])
+    yield
+    spent = sum(os.times()[:4]) - before
+    known = request.node.get_closest_marker("slow") is not None
+    if spent > SECONDS and not known and request.path.parent.name in QUICK:
+        pytest.fail(
+            f"{spent:.1f} s: name it in {SLOW_LIST.name} (python tools/slow.py does)"
+        )
 
 
 @pytest.fixture

@@ -55,12 +55,15 @@ def stored() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Store the steps of all."""
+    """Store the steps of all that are not stored yet; what is stored stays."""
     torch.set_num_threads(1)
-    runs = {name: trajectory(factory) for name, factory in OURS.items()}
+    known = stored()
+    runs = dict(known["runs"])
+    for name in sorted(OURS.keys() - runs.keys()):
+        runs[name] = trajectory(OURS[name])
     lines = [f"{json.dumps(name)}: {json.dumps(run)}" for name, run in runs.items()]
-    told = f'{{"machine": {json.dumps(HERE)},\n"runs": {{\n' + ",\n".join(lines)
-    STORED.write_text(told + "\n}}\n")
+    told = f'{{"machine": {json.dumps(known["machine"])},\n"runs": {{\n'
+    STORED.write_text(told + ",\n".join(lines) + "\n}}\n")
 
 
 if __name__ == "__main__":

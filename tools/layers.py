@@ -1,10 +1,11 @@
 """Run every layer of the tests and say what ran.
 
-Layers: style (ruff, mypy) · package (unit, identity and contract tests, and those
-of several processes) · chapters (every cell of every notebook, compared with its
-stored output) · book (the strict build, the notebooks' rules, and the built site).
-A layer in which nothing ran counts as failed. ``python tools/layers.py chapters``
-runs one.
+Style (ruff, mypy) · unit, identities and contract of the package · kernels (Triton's,
+and what wants a device) · distributed (several processes) · chapters (every cell of
+every notebook, compared with its stored output) · book (the strict build, the
+notebooks' rules, and the built site). A layer in which nothing ran counts as failed.
+``python tools/layers.py chapters`` runs one; ``quick`` is what a writer runs between:
+unit and identities without what `tests/slow.txt` names.
 """
 
 from __future__ import annotations
@@ -30,6 +31,56 @@ PYTEST = ("pytest", "-q", "--no-header", "-p", "no:cacheprovider")
 BUILD = ("tools.build",)
 # Two processes with one thread each: results do not depend on the machine.
 WORKERS = ("-n", "2")
+STEALING = (*WORKERS, "--dist=worksteal")
+# A notebook stays with the process that runs its kernel.
+BY_FILE = (*WORKERS, "--dist=loadfile")
+CHECKED = ("_ext", "anthology", "benchmarks", "examples", "experiments")
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Commands, each of which passes or fails as a whole, and then tests.
+
+    Attributes
+    ----------
+    tests : tuple of str
+        Folders whose tests run; empty if there are none.
+    options : tuple of str
+        Of pytest.
+    commands : tuple of tuple of str
+        What follows ``python -m``, before the tests.
+    """
+
+    tests: Words = ()
+    options: Words = STEALING
+    commands: tuple[Words, ...] = ()
+
+
+LAYERS = {
+    "style": Layer(
+        commands=(
+            ("ruff", "check", "."),
+            ("ruff", "format", "--check", *CHECKED, "tests", "tools"),
+            ("mypy",),
+            ("mypy", "examples"),
+        )
+    ),
+    "unit": Layer(("tests/unit",)),
+    "identities": Layer(("tests/identities",)),
+    "contract": Layer(("tests/contract",)),
+    # Triton's interpreter has to be there from the start, so these run apart
+    "kernels": Layer(("tests/kernels", "tests/cuda")),
+    # which start processes of their own
+    "distributed": Layer(("tests/distributed",), ()),
+    "chapters": Layer(("chapters",), (*NBVAL, *BY_FILE)),
+    "book": Layer(("tests/book",), commands=(BUILD,)),
+}
+# Parts of layers, for a writer between two changes.
+PARTS = {
+    "quick": Layer(("tests/unit", "tests/identities"), (*STEALING, "-m", "not slow")),
+}
 
 
 @dataclass
@@ -92,40 +143,18 @@ def pytest_count(layer: str, *arguments: str) -> Count:
     return count
 
 
-def style() -> Count:
-    checked = ("_ext", "anthology", "benchmarks", "examples", "experiments")
-    return (
-        command_count("ruff", "check", ".")
-        + command_count("ruff", "format", "--check", *checked, "tests", "tools")
-        + command_count("mypy")
-        + command_count("mypy", "examples")
-    )
-
-
-def package() -> Count:
-    folders = ("tests/unit", "tests/identities", "tests/contract")
-    alone = pytest_count("package", *folders, *WORKERS)
-    # the kernels need Triton's interpreter from the start; the last ones start
-    # processes of their own
-    kernels = pytest_count("kernels", "tests/kernels", "tests/cuda")
-    return alone + kernels + pytest_count("distributed", "tests/distributed")
-
-
-def chapters() -> Count:
-    """Each cell is one test: it runs, and prints what is stored."""
-    return pytest_count("chapters", "chapters", *NBVAL, *WORKERS, "--dist=loadfile")
-
-
-def book() -> Count:
-    return command_count(*BUILD) + pytest_count("book", "tests/book")
-
-
-LAYERS = {"style": style, "package": package, "chapters": chapters, "book": book}
+def run_layer(name: str) -> Count:
+    """Run a layer or a part of one."""
+    layer = (LAYERS | PARTS)[name]
+    count = sum((command_count(*words) for words in layer.commands), Count())
+    if layer.tests:
+        count += pytest_count(name, *layer.tests, *layer.options)
+    return count
 
 
 def summary(counts: dict[str, Count], seconds: dict[str, float]) -> str:
     lines = [
-        f"{name:9} {count} ({seconds[name]:.0f} s)" for name, count in counts.items()
+        f"{name:11} {count} ({seconds[name]:.0f} s)" for name, count in counts.items()
     ]
     if "chapters" in counts:
         lines.append(f"{counts['chapters'].passed} notebook cells executed")
@@ -135,16 +164,16 @@ def summary(counts: dict[str, Count], seconds: dict[str, float]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("layers", nargs="*", help=f"of {', '.join(LAYERS)}")
+    parser.add_argument("layers", nargs="*", help=f"of {', '.join(LAYERS | PARTS)}")
     chosen = parser.parse_args(argv).layers or list(LAYERS)
-    if unknown := set(chosen) - set(LAYERS):
+    if unknown := set(chosen) - set(LAYERS | PARTS):
         parser.error(f"no layer {', '.join(sorted(unknown))}")
     REPORTS.mkdir(parents=True, exist_ok=True)
     counts, seconds = {}, {}
     for name in chosen:
         print(f"\n== {name} ==", flush=True)
         start = time.monotonic()
-        counts[name] = LAYERS[name]()
+        counts[name] = run_layer(name)
         seconds[name] = time.monotonic() - start
     text = summary(counts, seconds)
     (REPORTS / "summary.txt").write_text(text + "\n")
