@@ -125,13 +125,12 @@ class SIRFShampoo(BaseOptimizer):
     Notes
     -----
     Weight and bias of a layer have factors apart, as in the authors' package; with
-    the groups of `joined` they are one matrix.
-
-    Axes of size one get no factor. A dense factor of d entries keeps 2d² numbers,
-    8 MB at `max_dim`. The authors' package makes all dense, vectors too; with
-    ``structures="dense"`` and a large `max_dim` the steps are equal. The pairs of a
-    complex parameter are one more axis. Factors that would overflow stay as they
-    were. A gradient that is exactly zero (of a pair, both) is treated as None.
+    the groups of `joined` they are one matrix. Axes of size one get no factor. A dense
+    factor of d entries keeps 2d² numbers, 8 MB at `max_dim`. The authors' package makes
+    all dense, vectors too; with ``structures="dense"`` and a large `max_dim` the steps
+    are equal. The pairs of a complex parameter are one more axis. Factors that would
+    overflow stay as they were. A gradient that is exactly zero (of a pair, both) is
+    treated as None.
 
     Source: Lin et al. 2024 (arXiv 2402.03496), published code.
 

@@ -121,15 +121,13 @@ class SOAP(BaseOptimizer):
     A refresh is one power step and a QR decomposition, with the columns in falling
     order of :math:`q^\top L q`; v follows that order but is not rotated. The basis
     used for a step is always that of the gradients before (save for the first step
-    with ``skip_first=False``). Where gradients leave a direction out, rounding is
-    all that is there, and where they do not tell two directions apart rounding chooses
-    the basis: Adam with a tiny ε makes whole steps of both. So one batch, and the same
-    in two halves, lead up to 50 η apart in ten steps as published, and with the
-    defaults here 0.2 η at most, at much the same loss (``experiments/rounding.py``).
-    A scalar or a
-    vector is treated by Adam with ε outside the correction. A complex tensor has
-    its pairs (real, imaginary) as one more axis. A gradient whose Gram matrix is
-    not finite skips its tensor.
+    with ``skip_first=False``). Where gradients leave a direction out, or do not tell two
+    apart, rounding chooses, and Adam with a tiny ε makes whole steps of it: one batch,
+    and the same in two halves, lead up to 50 η apart in ten steps as published, and
+    with the defaults here 0.2 η at most, at much the same loss
+    (``experiments/rounding.py``). A scalar or a vector is treated by Adam with ε
+    outside the correction. A complex tensor has its pairs (real, imaginary) as one more
+    axis. A gradient whose Gram matrix is not finite skips its tensor.
 
     Source: Vyas et al. 2024 (arXiv 2409.11321), Algorithms 3 and 4, and published
     code; the limit, Bernstein & Newhouse 2024, eqs. 12-16; KL averages, Lin et al.

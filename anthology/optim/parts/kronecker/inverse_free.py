@@ -28,25 +28,20 @@ def kinds_for(
     dims: Sequence[int], given: Structures | None, max_dim: int = 2**63 - 1
 ) -> list[Structure]:
     """The structures of the factors of a tensor."""
-    names: str | Sequence[str] = "diagonal" if len(dims) == 1 else "dense"
-    if isinstance(given, str):
-        names = given
-    elif isinstance(given, Mapping):
-        names = given.get(len(dims), names)
-    elif given is not None and len(given) == len(dims):
-        names = given
-    if isinstance(names, str):
-        names = [names] * len(dims)
+    found = given.get(len(dims)) if isinstance(given, Mapping) else given
+    if found is None or not isinstance(found, str) and len(found) != len(dims):
+        found = "diagonal" if len(dims) == 1 else "dense"
+    names = [found] * len(dims) if isinstance(found, str) else found
     pairs = zip(names, dims, strict=True)
     return [structure(n if d <= max_dim else "diagonal", d) for n, d in pairs]
 
 
 def check_structures(given: Any) -> None:
     """Refuse unknown names, and lists of names that fit no number of axes."""
+    if given is None:
+        return
     entries: Mapping[Any, Any] = given if isinstance(given, Mapping) else {None: given}
     for axes, names in entries.items():
-        if names is None and axes is None:
-            continue
         if not isinstance(names, str | Sequence):
             raise ValueError(  # noqa: TRY004 - as for other values
                 f"Invalid structures: {names!r}; it must be a name or a list of names"

@@ -19,14 +19,14 @@ def joined(model: nn.Module, *, kernels: bool = False) -> list[dict[str, Any]]:
     r"""Groups in which each layer's weight and bias are one matrix :math:`(W\ b)`.
 
     A linear layer is :math:`(W\ b)` applied to the input with a one appended, so the
-    pair has one gradient, (d_out, d_in + 1), and `SIRFShampoo` gives it one factor
-    of d_out and one of d_in + 1 rows in place of two for W and one for b. Both move,
-    are skipped and are counted together, under the weight's name.
+    pair has one gradient, (d_out, d_in + 1), and `SIRFShampoo` gives it two factors in
+    place of two for W and one for b. Both move, are skipped and are counted together,
+    under the weight's name.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Its ``nn.Linear`` layers with a bias are joined.
+        Its ``nn.Linear`` layers with a bias are joined; a `TypeError` for what is none.
     kernels : bool
         Also convolutions (not transposed ones) with a bias, their kernel flattened to
         one matrix, (d_out, d_in·K + 1), instead of a factor an axis. Default False.
@@ -37,11 +37,6 @@ def joined(model: nn.Module, *, kernels: bool = False) -> list[dict[str, Any]]:
         One group with ``joined=True`` whose parameters are weight, bias, weight, bias
         …; one with everything else that is trainable. Either is left out if empty.
 
-    Raises
-    ------
-    TypeError
-        If `model` is not a module.
-
     Notes
     -----
     What stands in a group (``lr``, ``structures`` …) holds for the whole pair, so the
@@ -49,7 +44,7 @@ def joined(model: nn.Module, *, kernels: bool = False) -> list[dict[str, Any]]:
     SIRFShampoo learns its norm and would not read theirs. A tied weight is joined
     with the bias of its first layer. Frozen, complex and lone weights stay apart.
 
-    Source: Lin et al. 2024 (arXiv 2402.03496), published code (how tensors combine).
+    Source: Lin et al. 2024 (arXiv 2402.03496), published code.
 
     Examples
     --------
@@ -64,23 +59,19 @@ def joined(model: nn.Module, *, kernels: bool = False) -> list[dict[str, Any]]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"joined needs a torch.nn.Module, got {type(model).__name__}")
-    names: dict[Tensor, str] = {
-        p: name for name, p in model.named_parameters() if p.requires_grad
-    }
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if kernels else (nn.Linear,)
-    pairs: list[Tensor] = []
-    taken: set[Tensor] = set()
+    pairs: dict[Any, None] = {}
     for module in model.modules():
-        if not isinstance(module, kinds):
-            continue
-        w, b = module.weight, module.bias
-        if w in names and b in names and not {w, b} & taken and _fit(w, b):
-            pairs += [w, b]
-            taken |= {w, b}
-    rest = [p for p in names if p not in taken]
+        if isinstance(module, kinds):
+            w, b = module.weight, module.bias
+            known = w in names and b in names and not {w, b} & pairs.keys()
+            if known and b is not None and _fit(w, b):
+                pairs |= {w: None, b: None}
+    rest = [p for p in names if p not in pairs]
     return [
         {"params": some, "param_names": [names[p] for p in some], "joined": together}
-        for some, together in ((pairs, True), (rest, False))
+        for some, together in ((list(pairs), True), (rest, False))
         if some
     ]
 
