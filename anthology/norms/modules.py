@@ -114,7 +114,7 @@ class Modular:
 
     Made by `modular_norm`, `atom` and `bond`, and joined by `compose`, `concat`,
     `residual` and `tare`. ``str()`` gives the table, and notebooks show it. A weight
-    that is used in several uses is one leaf; the sensitivity is not negative.
+    that is used in several places is one leaf; the sensitivity is not negative.
     """
 
     sensitivity: float

@@ -127,7 +127,7 @@ def metrize(
                     f"{use.full} has no shape yet: run the model once first"
                 )
             uses.setdefault(id(p), []).append(use)
-    rows = [_row_of(uses, include_frozen) for uses in uses.values()]
+    rows = [_row_of(same, include_frozen) for same in uses.values()]
     if heads and not any(re.search(r", \d+ heads", row.why) for row in rows):
         raise ValueError(
             f"heads={heads!r} finds no attention with projections called q_proj, query, "
