@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from anthology.linalg import published
 from anthology.linalg.published import Coefficients
-from anthology.linalg.safe import require_count
+from anthology.linalg.safe import require_positive_integer
 
 PADE: Coefficients = (15 / 8, -10 / 8, 3 / 8)
 """The quintic with p(1) = 1, p'(1) = p''(1) = 0: the limit of Polar Express."""
@@ -237,7 +237,7 @@ def coefficients(method: str, steps: int | None = None) -> tuple[Coefficients, .
         )
     chosen = COEFFICIENT_SETS[method]
     count = chosen.steps if steps is None else steps
-    require_count(count, "steps", " or None")
+    require_positive_integer(count, "steps", " or None")
     if chosen.most is not None and count > chosen.most:
         raise ValueError(
             f"method {method!r} has {chosen.most} polynomials, got steps={steps}"

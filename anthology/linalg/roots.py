@@ -20,7 +20,7 @@ from anthology.linalg.safe import (
     hermitian,
     or_one,
     peak,
-    require_count,
+    require_positive_integer,
     require_square,
     tame,
     untraced,
@@ -97,7 +97,7 @@ def inverse_root(
     [0.5, 1.0, 0.0]
     """
     require_square(A, "inverse_root", method, ROOT_METHODS)
-    require_count(p, "p")
+    require_positive_integer(p, "p")
     if not 0.0 <= epsilon < float("inf"):
         raise ValueError(f"epsilon must be finite and at least 0, got {epsilon!r}")
     if steps is not None:
@@ -105,7 +105,7 @@ def inverse_root(
             raise ValueError(
                 f"method 'eigh' is exact and takes no steps, got {steps!r}"
             )
-        require_count(steps, "steps", " or None")
+        require_positive_integer(steps, "steps", " or None")
 
     def compute(x: Tensor) -> Tensor:
         dtype = x.dtype
@@ -291,8 +291,8 @@ def square_root(
     """
     require_square(A, "square_root", method, SQUARE_ROOT_METHODS)
     terms = degree if degree is not None else (10 if _is_taylor(method) else 5)
-    require_count(terms, "degree")
-    require_count(lyapunov_steps, "lyapunov_steps")
+    require_positive_integer(terms, "degree")
+    require_positive_integer(lyapunov_steps, "lyapunov_steps")
 
     def compute(x: Tensor) -> Tensor:
         x = tame(hermitian(x))
@@ -350,7 +350,7 @@ def _is_taylor(method: str) -> bool:
     return method in ("taylor", "mtp")
 
 
-def _size(A: Tensor, method: str) -> Tensor:
+def _scale_of(A: Tensor, method: str) -> Tensor:
     """What a matrix is divided by."""
     return eigenvalue_bound(A) if method in ("pade", "taylor") else frobenius(A)
 
@@ -387,7 +387,7 @@ class _SquareRoot(torch.autograd.Function):
         ctx: Any, A: Tensor, method: str, inverse: bool, degree: int, steps: int
     ) -> Tensor:
         # A^(1/2) ≈ √s·Q⁻¹P; s is 0 for a zero matrix
-        size, eye = _size(A, method), eye_like(A).expand_as(A)
+        size, eye = _scale_of(A, method), eye_like(A).expand_as(A)
         if _is_taylor(method):
             P, Q = _polynomial(eye - A / size, eye, taylor(degree)), eye
         else:
@@ -411,5 +411,5 @@ class _SquareRoot(torch.autograd.Function):
         if inverse:
             square = root @ root
             right = -square @ right @ square
-        found = lyapunov(root, right, steps, _size(root, method))
+        found = lyapunov(root, right, steps, _scale_of(root, method))
         return found, None, None, None, None

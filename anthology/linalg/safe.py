@@ -50,7 +50,7 @@ def require_square(A: Tensor, who: str, method: str, methods: Sequence[str]) -> 
         raise ValueError(f"no method {method!r}: choose one of {names}")
 
 
-def require_count(value: object, name: str, more: str = "") -> None:
+def require_positive_integer(value: object, name: str, more: str = "") -> None:
     """Raise ValueError unless it is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive integer{more}, got {value!r}")

@@ -24,7 +24,7 @@ _ADVICE = (
 )
 
 
-def number(value: float, name: str) -> float:
+def real_number(value: float, name: str) -> float:
     """``value`` as a float; TypeError unless it is a real number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
@@ -33,14 +33,14 @@ def number(value: float, name: str) -> float:
 
 def positive(value: float, name: str) -> float:
     """``value`` as a float; ValueError unless it is positive and finite."""
-    if not 0 < number(value, name) < math.inf:
+    if not 0 < real_number(value, name) < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return float(value)
 
 
 def weight_of(value: float, name: str) -> float:
     """``value`` as a float; ValueError unless it is finite and not negative."""
-    if not 0 <= number(value, name) < math.inf:
+    if not 0 <= real_number(value, name) < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value!r}")
     return float(value)
 
@@ -216,7 +216,7 @@ class _WithExponent(Norm):
     p: float
 
     def __post_init__(self) -> None:
-        if not number(self.p, "p") >= 1:
+        if not real_number(self.p, "p") >= 1:
             raise ValueError(
                 f"a norm needs an exponent p >= 1 (inf allowed), got p={self.p!r}"
             )

@@ -8,7 +8,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from anthology.norms.base import Norm, positive
-from anthology.norms.layers import Place, Role
+from anthology.norms.layers import Role, Use
 from anthology.norms.metrized import Row
 
 Rule = Callable[[str, Tensor, nn.Module], tuple[str, Norm] | None]
@@ -105,14 +105,14 @@ def forget_role_rule(where: Where) -> None:
     del _RULES[where]
 
 
-def by_a_users_rule(place: Place) -> Role | None:
+def by_a_users_rule(use: Use) -> Role | None:
     """What a rule of the user's own says of a parameter."""
-    p, module = place.param, place.module
+    p, module = use.param, use.module
     kinds = {kind.__name__ for kind in type(module).__mro__}
     for where, rule in reversed(_RULES.items()):
-        if where not in kinds and not _selects(where, place):
+        if where not in kinds and not _selects(where, use):
             continue
-        found = rule(place.full, p, module)
+        found = rule(use.full, p, module)
         if found is None:
             continue
         types = tuple(map(type, found)) if isinstance(found, tuple | list) else ()
@@ -129,18 +129,18 @@ def by_a_users_rule(place: Place) -> Role | None:
 
 
 def overridden(
-    rows: Sequence[Row], places: Sequence[list[Place]], overrides: Sequence[Override]
+    rows: Sequence[Row], uses: Sequence[list[Use]], overrides: Sequence[Override]
 ) -> list[Row]:
     """The rows with what the user wants changed."""
     rows = list(rows)
     for override in overrides:
-        _check(override)
+        _check_override(override)
     for selector, change in overrides:
         settings = dict(change) if isinstance(change, dict) else {"norm": change}
         hits = [
             i
             for i, row in enumerate(rows)
-            if any(_selects(selector, place) for place in places[i])
+            if any(_selects(selector, use) for use in uses[i])
             and _has_axes(row.param, settings.get("norm"))
         ]
         if not hits:
@@ -167,7 +167,7 @@ def _changed(row: Row, settings: dict[str, Any]) -> Row:
     )
 
 
-def _check(override: Override) -> None:
+def _check_override(override: Override) -> None:
     if not isinstance(override, tuple | list) or len(override) != 2:
         raise TypeError(
             f"an override is a pair (selector, Norm or dict), got {override!r}"
@@ -186,13 +186,13 @@ def _check(override: Override) -> None:
         raise ValueError("an override cannot set the parameters of a group")
 
 
-def _selects(selector: Selector, place: Place) -> bool:
+def _selects(selector: Selector, use: Use) -> bool:
     """Whether a type, a glob or a function means this parameter."""
     if isinstance(selector, str):
-        return fnmatchcase(place.full, selector)
+        return fnmatchcase(use.full, selector)
     if isinstance(selector, type):
-        return isinstance(place.module, selector)
-    return selector(place.full, place.param, place.module)
+        return isinstance(use.module, selector)
+    return selector(use.full, use.param, use.module)
 
 
 def _has_axes(p: Tensor, norm: Norm | None) -> bool:

@@ -38,7 +38,7 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
     if is_linear(model):
         return {id(model): "the model itself"}, []
     tokens = _of_tables(model)
-    found = tokens | dict(_named(model, _read(model) if tokens else set()))
+    found = tokens | dict(_named(model, _inputs_read(model) if tokens else set()))
     return (found, []) if found else _last(model)
 
 
@@ -93,7 +93,7 @@ def _named(module: nn.Module, read: set[int]) -> Iterator[tuple[int, str]]:
     for part, child in module.named_children():
         weak = _WEAK.search(part) and not is_attention(module)
         if weak or _STRONG.search(part):
-            for end in _ends(child):
+            for end in _last_layers(child):
                 ends = widths(end)
                 if ends and (end is child or ends[1] not in read):
                     yield id(end), f"named {part}"
@@ -101,10 +101,10 @@ def _named(module: nn.Module, read: set[int]) -> Iterator[tuple[int, str]]:
             yield from _named(child, read)
 
 
-def _ends(module: nn.Module) -> list[nn.Module]:
+def _last_layers(module: nn.Module) -> list[nn.Module]:
     """The layer at the end if it is linear, or that of each member of a list."""
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return [end for child in module.children() for end in _ends(child)]
+        return [end for child in module.children() for end in _last_layers(child)]
     matrices = _weighty(module)
     if is_attention(module) or not matrices:
         return []
@@ -150,7 +150,7 @@ def _last(model: nn.Module) -> tuple[dict[int, str], list[str]]:
     outside = _outside(model, "")
     if layers.asks(model) or last not in outside or _FEATURES.search(last):
         return {}, []
-    read, (key, inputs, outputs) = _read(model), outside[last]
+    read, (key, inputs, outputs) = _inputs_read(model), outside[last]
     chosen = [key]
     for name in reversed(before):  # heads beside it: on the same input, read by none
         key, come, go = outside.get(name, (0, 0, 0))
@@ -180,7 +180,7 @@ def _weighty(model: nn.Module) -> list[str]:
     return names
 
 
-def _read(model: nn.Module) -> set[int]:
+def _inputs_read(model: nn.Module) -> set[int]:
     """How many features layers of the model take in."""
     found = {ends[0] for m in model.modules() if (ends := widths(m))}
     return found | {m.in_channels for m in model.modules() if isinstance(m, _ConvNd)}

@@ -50,7 +50,7 @@ class Role(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class Use:
     """One parameter, the module that holds it, and the modules around."""
 
     name: str
@@ -110,7 +110,7 @@ def _told(module: nn.Module) -> tuple[str, tuple[int, int]] | None:
     return None
 
 
-def turned(module: nn.Module, p: Tensor) -> str:
+def why_turned(module: nn.Module, p: Tensor) -> str:
     """Why a matrix is stored in × out, or nothing if it is stored out × in."""
     if isinstance(module, nn.Linear):
         return ""
@@ -138,7 +138,7 @@ def widths(module: nn.Module) -> tuple[int, int] | None:
     if not matrix or not known or isinstance(module, nn.Embedding):
         return None
     rows, columns = weight.shape
-    return (rows, columns) if turned(module, weight) else (columns, rows)
+    return (rows, columns) if why_turned(module, weight) else (columns, rows)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -164,15 +164,15 @@ def asks(module: nn.Module) -> bool:
     return asks or isinstance(module, of_torch | nn.MultiheadAttention)
 
 
-def of_linear(place: Place, inputs: int, outputs: int) -> tuple[str, Norm, str]:
+def of_linear(use: Use, inputs: int, outputs: int) -> tuple[str, Norm, str]:
     """Role and norm of a linear layer stored out × in, and how it falls into parts."""
-    name, parent = next(place.above(), ("", None))
+    name, parent = next(use.above(), ("", None))
     parts: Parts | None = None
     role, plain, said = "linear", RMSToRMS(), ""
     if parent is None:
         return role, plain, said
     if _QKV.match(name) or (name == "in_proj" and is_attention(parent)):
-        parts = _queries(parent, name, inputs, outputs, bool(place.split))
+        parts = _queries(parent, name, inputs, outputs, bool(use.split))
         apart = f", {parts} heads" if isinstance(parts, int) and parts > 3 else ""
         role, said = "qkv", f"q, k, v fused{apart}"
     elif _KV.match(name):
@@ -185,8 +185,8 @@ def of_linear(place: Place, inputs: int, outputs: int) -> tuple[str, Norm, str]:
         return role, Split(plain, parts), said
     along = bool(_COLUMNS.match(name))
     count = 0
-    if place.split and (along or _ROWS.match(name)):
-        count = _heads(place, parent, inputs if along else outputs)
+    if use.split and (along or _ROWS.match(name)):
+        count = _head_count(use, parent, inputs if along else outputs)
     if not count:
         return "linear", plain, ""
     each = Split(transposed(plain, along), count)
@@ -210,10 +210,10 @@ def _queries(
     parent: nn.Module, name: str, inputs: int, outputs: int, apart: bool
 ) -> Parts | None:
     """Heights of query, key and value; heads apart where they alternate."""
-    heads = _number(parent, _HEADS)
-    groups = _number(parent, _GROUPS) or heads
+    heads = _named_count(parent, _HEADS)
+    groups = _named_count(parent, _GROUPS) or heads
     if heads:
-        width = _number(parent, _WIDTH) or outputs // (heads + 2 * groups)
+        width = _named_count(parent, _WIDTH) or outputs // (heads + 2 * groups)
         if width * (heads + 2 * groups) == outputs:
             if apart or name == "query_key_value":
                 return heads + 2 * groups
@@ -226,34 +226,34 @@ def _queries(
 
 def _mamba(parent: nn.Module, name: str, outputs: int) -> Parts | None:
     """The parts of Mamba's two input projections."""
-    inner = _number(parent, "intermediate_size d_inner")
-    state = _number(parent, "ssm_state_size d_state")
+    inner = _named_count(parent, "intermediate_size d_inner")
+    state = _named_count(parent, "ssm_state_size d_state")
     if not inner or not state:
         return None
     if name == "x_proj":
-        steps = _number(parent, "time_step_rank dt_rank")
+        steps = _named_count(parent, "time_step_rank dt_rank")
         fits = steps and steps + 2 * state == outputs
         return (steps, state, state) if fits else None
     if outputs == 2 * inner:
         return 2
-    sets = state * _number(parent, "n_groups ngroups")
-    times = _number(parent, "num_heads nheads")
+    sets = state * _named_count(parent, "n_groups ngroups")
+    times = _named_count(parent, "num_heads nheads")
     fits = sets and times and outputs == 2 * inner + 2 * sets + times
     return (inner, inner, sets, sets, times) if fits else None
 
 
-def _heads(place: Place, parent: nn.Module, size: int) -> int:
+def _head_count(use: Use, parent: nn.Module, size: int) -> int:
     """Into how many heads the outputs (or inputs) of a projection fall; 0 if none."""
     if not is_attention(parent):  # BERT's: attention.self, attention.output.dense
-        around = [module for _, module in place.above()]
+        around = [module for _, module in use.above()]
         found = getattr(around[1], "self", None) if len(around) > 1 else None
         if not isinstance(found, nn.Module) or not is_attention(found):
             return 0
         parent = found
-    width = _number(parent, _WIDTH)
+    width = _named_count(parent, _WIDTH)
     if not width:
-        heads = _number(parent, _HEADS)
-        heads = heads or (int(place.split) if place.split is not True else 0)
+        heads = _named_count(parent, _HEADS)
+        heads = heads or (int(use.split) if use.split is not True else 0)
         queries = (
             module._parameters.get("weight")
             for name, module in parent.named_children()
@@ -265,7 +265,7 @@ def _heads(place: Place, parent: nn.Module, size: int) -> int:
     return size // width if width and size % width == 0 and size != width else 0
 
 
-def _number(module: nn.Module, names: str) -> int:
+def _named_count(module: nn.Module, names: str) -> int:
     """The first positive count that a module, or its ``config``, has under a name."""
     for source in (module, getattr(module, "config", None)):
         for name in names.split():

@@ -60,7 +60,7 @@ class _Gauge(Norm):
         return lp_norm(self._numbers(g), conjugate(self._p))
 
     def _dualize(self, g: Tensor) -> Tensor:
-        return lp_dualize(self._numbers(g), self._p).reshape(g.shape)
+        return lp_dualize(g, self._p)
 
 
 class _Slices(Norm):
@@ -148,6 +148,9 @@ class Frobenius(_Gauge):
 
     def _numbers(self, x: Tensor) -> Tensor:
         return x.flatten(-2)
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        return lp_dualize(g.flatten(-2), 2).reshape(g.shape)
 
 
 @dataclass(frozen=True, repr=False)

@@ -133,7 +133,7 @@ def modular_norm(
     Source: Bernstein & Newhouse 2024 (arXiv 2410.21265), Defs 4-7; shares of the
     parameters of a layer, pooling and attention with torch's 1/√d derived here.
     """
-    rows = metrize(model, [*_heads(model), *(overrides or ())], head=head).rows
+    rows = metrize(model, [*_split_heads(model), *(overrides or ())], head=head).rows
     if any(row.scale != 1 for row in rows):
         raise ValueError("scales follow from the masses: set mass, not scale")
     reader = Reader(model, rows, dict(mass or {}), dict(sensitivity or {}))
@@ -213,7 +213,7 @@ class Reader:
         return value
 
 
-def _heads(model: nn.Module) -> Iterator[Override]:
+def _split_heads(model: nn.Module) -> Iterator[Override]:
     """The heads of attention apart, so that each gets queries and keys of RMS 1."""
     for module in model.modules() if isinstance(model, nn.Module) else ():
         if isinstance(module, nn.MultiheadAttention):
@@ -237,7 +237,7 @@ _GELU, _GELU_TANH, _SILU = 1.128905, 1.129, 1.09984
 _SLOPES: dict[Callable[..., Any], float] = {F.relu: 1.0, F.gelu: _GELU, F.silu: _SILU}
 
 
-def _mean(kernel: tuple[int, ...], divisor: int | None) -> float:
+def _mean_pool(kernel: tuple[int, ...], divisor: int | None) -> float:
     size = math.prod(kernel)
     return size / abs(divisor or size)
 
@@ -276,8 +276,12 @@ _STRETCHES: dict[type[nn.Module], Callable[[Any], float]] = {
     nn.MaxPool1d: lambda pool: math.sqrt(math.prod(_single(pool.kernel_size))),
     nn.MaxPool2d: lambda pool: math.sqrt(math.prod(_pair(pool.kernel_size))),
     nn.MaxPool3d: lambda pool: math.sqrt(math.prod(_triple(pool.kernel_size))),
-    nn.AvgPool2d: lambda pool: _mean(_pair(pool.kernel_size), pool.divisor_override),
-    nn.AvgPool3d: lambda pool: _mean(_triple(pool.kernel_size), pool.divisor_override),
+    nn.AvgPool2d: lambda pool: _mean_pool(
+        _pair(pool.kernel_size), pool.divisor_override
+    ),
+    nn.AvgPool3d: lambda pool: _mean_pool(
+        _triple(pool.kernel_size), pool.divisor_override
+    ),
 }
 _RULES |= {kind: _stretched(by_how_much) for kind, by_how_much in _STRETCHES.items()}
 _RULES[nn.Sequential] = lambda module, reader: compose(*map(reader, module))

@@ -12,10 +12,10 @@ from torch.nn.utils.parametrize import ParametrizationList
 from anthology.norms import layers
 from anthology.norms.base import Norm
 from anthology.norms.by_hand import by_a_users_rule
-from anthology.norms.layers import Place, Role
+from anthology.norms.layers import Role, Use
 from anthology.norms.lp import RMS, LInf, OneToRMS, RMSToInf
 from anthology.norms.spectral import Conv, RMSToRMS
-from anthology.norms.stored import Transpose, split, transposed
+from anthology.norms.stored import Transpose, in_parts, transposed
 
 _ROWS = Transpose(OneToRMS())
 _TORCHS_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
@@ -45,10 +45,10 @@ _EXPERTS = re.compile(r"expert|(^|_|\.)moe($|_|\.)", re.IGNORECASE)
 _KERNEL = 15  # no kernel of a convolution is wider, both ways
 
 
-def role_of(place: Place) -> Role:
+def role_of(use: Use) -> Role:
     """The role and the norm of one parameter; see the table of `metrize`."""
-    found = (rule(place) for rule in _RULES)
-    by_shape = Role("other", norm_by_shape(place.param.ndim), "by shape alone")
+    found = (rule(use) for rule in _RULES)
+    by_shape = Role("other", norm_by_shape(use.param.ndim), "by shape alone")
     return next((role for role in found if role is not None), by_shape)
 
 
@@ -62,71 +62,71 @@ def norm_by_shape(ndim: int) -> Norm:
     return RMSToRMS() if ndim == 2 else Conv(ndim - 2)
 
 
-def _parametrized(place: Place) -> Role | None:
+def _parametrized(use: Use) -> Role | None:
     """What `torch.nn.utils.parametrizations` holds, as what it is made into."""
-    path, made, name = place.path.rpartition("parametrizations.")
-    if isinstance(place.module, ParametrizationList) and made:
-        path, several = path.rstrip("."), place.name != "original"
+    path, made, name = use.path.rpartition("parametrizations.")
+    if isinstance(use.module, ParametrizationList) and made:
+        path, several = path.rstrip("."), use.name != "original"
     else:
-        name, _, which = place.name.rpartition("_")
-        path, several = place.path, which in ("g", "v")
-        pair = {f"{name}_g", f"{name}_v"} <= set(place.module._parameters)
+        name, _, which = use.name.rpartition("_")
+        path, several = use.path, which in ("g", "v")
+        pair = {f"{name}_g", f"{name}_v"} <= set(use.module._parameters)
         if not pair and which != "orig":
             return None
-    base = place.modules[path]
-    if several and place.is_line:
+    base = use.modules[path]
+    if several and use.is_line:
         return Role("gain", LInf(), f"lengths of {layers.kind_of(base)}")
-    found = role_of(replace(place, name=name, module=base, path=path))
+    found = role_of(replace(use, name=name, module=base, path=path))
     return found._replace(why=f"{found.why}, parametrized")
 
 
-def _adapter(place: Place) -> Role | None:
+def _adapter(use: Use) -> Role | None:
     """The factors of LoRA and of its kin, as in peft."""
-    full = f"{place.path}.{place.name}"
+    full = f"{use.path}.{use.name}"
     found = _LORA.search(full)
-    if not found or place.name == "bias":
+    if not found or use.name == "bias":
         return None
     which = found.group(1)
     if which.endswith("vector"):
         return Role("gain", LInf(), "DoRA's lengths")
     if which == "lora_embedding_A":
         return Role("embedding", OneToRMS(), "LoRA of a table, r × tokens")
-    base = getattr(place.modules.get(full[: found.start()]), "base_layer", None)
-    if which == "lora_B" and place.param.ndim == 2 and id(base) in place.heads:
+    base = getattr(use.modules.get(full[: found.start()]), "base_layer", None)
+    if which == "lora_B" and use.param.ndim == 2 and id(base) in use.heads:
         return Role("head", RMSToInf(), "LoRA of the head")
-    return Role("lora", norm_by_shape(place.param.ndim), f"LoRA, {which[-1]}")
+    return Role("lora", norm_by_shape(use.param.ndim), f"LoRA, {which[-1]}")
 
 
-def _of_lines(place: Place) -> Role | None:
+def _of_lines(use: Use) -> Role | None:
     """Gains and biases of normalisation layers, entries alone, and biases."""
-    name, module = place.name, place.module
-    named = _NORM.search(type(module).__name__) and place.param.ndim <= 2
+    name, module = use.name, use.module
+    named = _NORM.search(type(module).__name__) and use.param.ndim <= 2
     if named or isinstance(module, _TORCHS_NORMS):
         if name in _NORM_GAINS:
-            return Role("gain", LInf(), place.kind)
+            return Role("gain", LInf(), use.kind)
         if name in _NORM_BIASES:
-            return Role("bias", RMS(), place.kind)
+            return Role("bias", RMS(), use.kind)
     # a state space has A beside its D
     states = any(key.startswith(("A_", "log_A")) for key in module._parameters)
     if _ENTRYWISE.match(name) and (states or name not in ("D", "Ds", "dt")):
         return Role("entrywise", LInf(), f"named {name}")
-    if place.is_line and (name.startswith("bias_") or f"_{name}".endswith("_bias")):
-        return Role("bias", RMS(), place.kind)
+    if use.is_line and (name.startswith("bias_") or f"_{name}".endswith("_bias")):
+        return Role("bias", RMS(), use.kind)
     return None
 
 
-def _of_torch(place: Place) -> Role | None:
+def _of_torch(use: Use) -> Role | None:
     """Attention, recurrent cells, tables and convolutions; and those named so."""
-    name, p, module, kind = place.name, place.param, place.module, place.kind
+    name, p, module, kind = use.name, use.param, use.module, use.kind
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
         parts = 3 if name == "in_proj_weight" else 1
         role, why = (
             ("qkv", f"{kind}, q, k, v fused") if parts == 3 else ("linear", kind)
         )
-        if place.split:
+        if use.split:
             parts *= module.num_heads
             why += f", {parts} heads"
-        return Role(role, split(RMSToRMS(), parts), why)
+        return Role(role, in_parts(RMSToRMS(), parts), why)
     if p.ndim == 2 and re.match(r"weight_(ih|hh|hr)", name):
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             size = module.hidden_size
@@ -136,50 +136,50 @@ def _of_torch(place: Place) -> Role | None:
             size = other.shape[1] if other is not None else len(p)
         gates = 1 if name.startswith("weight_hr") or len(p) % size else len(p) // size
         why = f"{kind}, {gates} gates" if gates > 1 else kind
-        return Role("recurrent", split(RMSToRMS(), gates), why)
+        return Role("recurrent", in_parts(RMSToRMS(), gates), why)
     if name != "weight":
         return None
     named = "embedding" in type(module).__name__.lower() and p.ndim == 2
     if named or isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return Role("embedding", _ROWS, kind)
     if isinstance(module, _ConvNd):
-        norm = split(transposed(Conv(p.ndim - 2), module.transposed), module.groups)
+        norm = in_parts(transposed(Conv(p.ndim - 2), module.transposed), module.groups)
         if module.groups == module.in_channels > 1:
             return Role("depthwise", norm, f"{kind}, depthwise")
         return Role("conv", norm, kind)
     return None
 
 
-def _linear(place: Place) -> Role | None:
+def _linear(use: Use) -> Role | None:
     """The weight of a linear layer, of a head, or of what a name calls a head."""
-    p, module = place.param, place.module
-    if place.name != "weight" or p.ndim != 2:
+    p, module = use.param, use.module
+    if use.name != "weight" or p.ndim != 2:
         return None
-    stored, head = layers.turned(module, p), place.heads.get(id(module))
-    router = any(map(layers.is_router, (place.path, place.kind)))
+    stored, head = layers.why_turned(module, p), use.heads.get(id(module))
+    router = any(map(layers.is_router, (use.path, use.kind)))
     if not (layers.is_linear(module) or head or stored or router):
         return None
     if head:
         return Role("head", transposed(RMSToInf(), stored), head)
     outputs, inputs = p.shape[::-1] if stored else p.shape
-    role, norm, parts = layers.of_linear(place, inputs, outputs)
-    said = place.kind, stored, "a router" if router else "", parts
+    role, norm, parts = layers.of_linear(use, inputs, outputs)
+    said = use.kind, stored, "a router" if router else "", parts
     return Role(role, transposed(norm, stored), ", ".join(filter(None, said)))
 
 
-def _by_name(place: Place) -> Role | None:
+def _by_name(use: Use) -> Role | None:
     """A parameter that a module of one's own holds, by its name."""
-    name, p, said = place.name, place.param, f"named {place.name}"
-    if isinstance(place.module, _ConvNd | nn.Bilinear | ParametrizationList):
-        return Role("other", norm_by_shape(p.ndim), f"{place.kind}, by shape")
+    name, p, said = use.name, use.param, f"named {use.name}"
+    if isinstance(use.module, _ConvNd | nn.Bilinear | ParametrizationList):
+        return Role("other", norm_by_shape(p.ndim), f"{use.kind}, by shape")
     if name == "in_proj_weight" and p.ndim == 2 and len(p) == 3 * p.shape[1]:
-        return Role("qkv", split(RMSToRMS(), 3), said)
+        return Role("qkv", in_parts(RMSToRMS(), 3), said)
     if p.ndim in (1, 2, 3) and _TABLE.search(name):
         return Role("embedding", _ROWS if p.ndim > 1 else RMS(), said)
-    if _GAIN.search(name) and (place.is_line or _one_an_expert(p, place.module)):
+    if _GAIN.search(name) and (use.is_line or _one_an_expert(p, use.module)):
         return Role("gain", LInf(), said)
     if "bias" in name.lower().split("_") and p.ndim > 1:
-        if _one_an_expert(p, place.module):
+        if _one_an_expert(p, use.module):
             return Role("bias", _ROWS, "a row for each expert")
         return Role("entrywise", LInf(), f"{said}, no row")
     return None
@@ -196,29 +196,29 @@ def _one_an_expert(p: Tensor, module: nn.Module) -> bool:
     )
 
 
-def _stack(place: Place) -> Role | None:
+def _of_stack(use: Use) -> Role | None:
     """More than two axes in a module of one's own: experts, gains, kernels."""
-    name, p, module = place.name, place.param, place.module
+    name, p, module = use.name, use.param, use.module
     if p.ndim < 3:
         return None
-    if p.shape[-1] == 1 and place.is_line:
+    if p.shape[-1] == 1 and use.is_line:
         return Role("gain", LInf(), "one entry a channel")
     if "conv" in type(module).__name__.lower():
         return None
     if p.ndim == 3 and len(p) == 1:
         return Role("embedding", _ROWS, "rows, 1×n×d")
-    experts = _EXPERTS.search(f"{place.path}.{name}.{type(module).__name__}")
+    experts = _EXPERTS.search(f"{use.path}.{name}.{type(module).__name__}")
     if p.ndim > 3 and not experts and min(p.shape[-2:]) <= _KERNEL:
         return None
     stored = layers.stack_turned(name, module)
     why, parts = "matrices, in × out" if stored else "matrices", 1
-    fused = layers.HALVES.match(name) and not place.kind.startswith("GptOss")
+    fused = layers.HALVES.match(name) and not use.kind.startswith("GptOss")
     if fused and p.shape[-1 if stored else -2] % 2 == 0:
         why, parts = f"{why}, gate and up fused", 2
-    return Role("stack", transposed(split(RMSToRMS(), parts), stored), why)
+    return Role("stack", transposed(in_parts(RMSToRMS(), parts), stored), why)
 
 
-_RULES: tuple[Callable[[Place], Role | None], ...] = (
+_RULES: tuple[Callable[[Use], Role | None], ...] = (
     by_a_users_rule,
     _parametrized,
     _adapter,
@@ -226,5 +226,5 @@ _RULES: tuple[Callable[[Place], Role | None], ...] = (
     _of_torch,
     _linear,
     _by_name,
-    _stack,
+    _of_stack,
 )

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from anthology.norms.by_hand import Override, overridden
 from anthology.norms.heads import Head, find_heads
-from anthology.norms.layers import Place
+from anthology.norms.layers import Use
 from anthology.norms.metrized import Metrized, Row
 from anthology.norms.role_rules import role_of
 
@@ -118,51 +118,51 @@ def metrize(
         raise TypeError(f"heads must be True, False or a number, got {heads!r}")
     chosen, notes = find_heads(model, head)
     modules = dict(model.named_modules(remove_duplicate=False))
-    places: dict[int, list[Place]] = {}
+    uses: dict[int, list[Use]] = {}
     for path, module in modules.items():
         for name, p in module.named_parameters(recurse=False):
-            place = Place(name, p, module, path, modules, chosen, heads)
+            use = Use(name, p, module, path, modules, chosen, heads)
             if is_lazy(p):
                 raise ValueError(
-                    f"{place.full} has no shape yet: run the model once first"
+                    f"{use.full} has no shape yet: run the model once first"
                 )
-            places.setdefault(id(p), []).append(place)
-    rows = [_row(uses, include_frozen) for uses in places.values()]
+            uses.setdefault(id(p), []).append(use)
+    rows = [_row_of(same, include_frozen) for same in uses.values()]
     if heads and not any(re.search(r", \d+ heads", row.why) for row in rows):
         raise ValueError(
             f"heads={heads!r} finds no attention with projections called q_proj, query, "
             "qkv, … that says how many heads it has: give their number, or overrides "
             "with Split(RMSToRMS(), heads)"
         )
-    rows = overridden(rows, [*places.values()], overrides or ())
+    rows = overridden(rows, [*uses.values()], overrides or ())
     notes += _vocabularies(rows)
     if notes:
         warnings.warn("metrize guessed: " + "; ".join(notes), stacklevel=2)
     return Metrized(rows)
 
 
-def _row(places: Sequence[Place], include_frozen: bool) -> Row:
+def _row_of(uses: Sequence[Use], include_frozen: bool) -> Row:
     """A tied weight keeps its first name and has the role that comes before others."""
-    for place in places:
-        _must_be_whole(place)
-    roles = [role_of(place) for place in places]
+    for use in uses:
+        _must_be_whole(use)
+    roles = [role_of(use) for use in uses]
     role, norm, why = min(roles, key=lambda found: _FIRST.get(found.role, 2))
-    name, *others = (place.full for place in places)
-    p = places[0].param
+    name, *others = (use.full for use in uses)
+    p = uses[0].param
     trainable = p.requires_grad or include_frozen
     return Row(name, p, role, norm, why=why, shared=tuple(others), trainable=trainable)
 
 
-def _must_be_whole(place: Place) -> None:
+def _must_be_whole(use: Use) -> None:
     """Refuse what stands for a weight whose shape is elsewhere."""
-    p, module = place.param, place.module
+    p, module = use.param, use.module
     elsewhere = type(p).__name__ == "FlatParameter" or hasattr(p, "ds_shape")
-    flat = isinstance(module, _LAYERS) and place.name == "weight" and p.ndim < 2
+    flat = isinstance(module, _LAYERS) and use.name == "weight" and p.ndim < 2
     others = (x for x in module.parameters(recurse=False) if x.ndim > 1)
     gone = p.shape == (0,) and not any(x.shape[0] == 0 for x in others)
     if p.requires_grad and (elsewhere or flat or gone):
         raise ValueError(
-            f"{place.full} of {place.kind} has shape {tuple(p.shape)}, which is not its "
+            f"{use.full} of {use.kind} has shape {tuple(p.shape)}, which is not its "
             "own: FSDP flattened it, ZeRO put it elsewhere, or it is empty. Metrize "
             "the model before it is sharded (fully_shard keeps shapes), or freeze it"
         )

@@ -120,6 +120,6 @@ def transposed(norm: Norm, stored: bool | str) -> Norm:
     return norm.base if isinstance(norm, Transpose) else Transpose(norm)
 
 
-def split(norm: Norm, parts: Parts) -> Norm:
+def in_parts(norm: Norm, parts: Parts) -> Norm:
     """The norm of a weight that is so many in one tensor, or one alone."""
     return norm if parts == 1 else Split(norm, parts)
