@@ -7,8 +7,16 @@ half of that, if a kernel computes one triangle only.
 
 from __future__ import annotations
 
+import math
+
+import torch
+from torch import Tensor
+
 from anthology.linalg.coefficients import coefficients
 from anthology.linalg.polar import GRAM_STEPS
+from anthology.norms import Norm, Scaled, Split, Transpose
+from anthology.norms.kernels import FlatSpectral
+from anthology.norms.spectral import Conv, Nuclear, Schatten, Spectral
 
 # n³ of the decompositions of a symmetric n × n matrix, as LAPACK's books count them.
 EIGH = 9.0
@@ -63,3 +71,42 @@ def polar_factor(
     found = coefficients(method, steps)
     groups, quintic = len(found) if low_precision else 1, any(c for _, _, c in found)
     return composed(m, n, len(found), groups, quintic, symmetric)
+
+
+def by_axes(
+    numbers: int, axes: list[int], products: float, cubic: float, symmetric: bool
+) -> float:
+    """Of numbers with a square matrix for each axis, GGᵀ included, and in d³."""
+    linear = ((1.0 if symmetric else 2.0) + 2.0 * products) * numbers * sum(axes)
+    return linear + cubic * sum(d**3 for d in axes)
+
+
+def dualized(norm: Norm, shape: tuple[int, ...], symmetric: bool) -> float:
+    """One duality map of a norm."""
+    padded = (*shape, *(1,) * (norm.ndim - len(shape)))
+    work = 0.0
+    for block, base in _blocks(norm, torch.empty(padded, device="meta")):
+        if isinstance(base, Conv):
+            space = block.shape[-(base.ndim - 2) :]
+            rows, columns = block.shape[-base.ndim], block.shape[1 - base.ndim]
+            columns *= math.prod(space) if isinstance(base, FlatSpectral) else 1
+        elif isinstance(base, Spectral | Schatten | Nuclear):
+            rows, columns = block.shape[-2:]
+        else:
+            continue
+        method, steps = getattr(base, "method", "svd"), getattr(base, "steps", None)
+        one = polar_factor(rows, columns, method, steps, False, symmetric)
+        work += one * (block.numel() // max(rows * columns, 1))
+    return work
+
+
+def _blocks(norm: Norm, x: Tensor) -> list[tuple[Tensor, Norm]]:
+    """What a norm made of others measures apart, and by which norm."""
+    match norm:
+        case Scaled():
+            return _blocks(norm.base, x)
+        case Transpose():
+            return _blocks(norm.base, norm._turn(x))
+        case Split():
+            return [y for b in norm._blocks(x) for y in _blocks(norm.base, b)]
+    return [(x, norm)]

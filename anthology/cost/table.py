@@ -12,16 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from anthology.norms import Norm, Scaled, Split, Transpose
-from anthology.norms.spectral import (
-    Conv,
-    FlatSpectral,
-    Nuclear,
-    Schatten,
-    Spectral,
-)
 from anthology.optim.parts.kronecker.bounds import damps
 from anthology.optim.parts.kronecker.roots import keeps_roots
 from anthology.optim.parts.matrix.orthogonal import view_of
@@ -70,15 +61,6 @@ def muon(s: Subject) -> Work:
     return Work(s.numbers + lengths, flops=work, products=dtype)
 
 
-def _axis_products(
-    s: Subject, axes: list[int], products: float, cubic: float, n: int = 0
-) -> float:
-    """Of n numbers with a square matrix for each axis, GGᵀ included, and in d³."""
-    gram = 1.0 if s.symmetric else 2.0
-    linear = (gram + 2.0 * products) * (n or s.numbers) * sum(axes)
-    return linear + cubic * sum(d**3 for d in axes)
-
-
 @Cost
 def shampoo(s: Subject) -> Work:
     group, factors, n = s.group, s.named("factor_"), s.numbers
@@ -93,7 +75,8 @@ def shampoo(s: Subject) -> Work:
     for axes in blocks.values() if dense else ():
         size = n // len(blocks) if group["sides"] == "one" else math.prod(axes)
         # of coupled factors one divides all others
-        work += _axis_products(s, axes, len(axes) if coupled else 1, cubic, size)
+        products = len(axes) if coupled else 1
+        work += flops.by_axes(size, axes, products, cubic, s.symmetric)
     averaged = bool(group["betas"][0]) + bool(group["momentum"])
     averaged += group["grafting"] == "rms"
     square = sum(math.prod(f) for f in factors)
@@ -108,7 +91,8 @@ def soap(s: Subject) -> Work:
     # m is kept in the old basis and turned when that turns, or turned at every step
     coupled = s.group["factors"] == "kl"  # L in its basis, and G by all but one
     turns = min(3.0, 2.0 + 2.0 / every) + coupled * (len(axes) - 1)
-    work = _axis_products(s, axes, turns, (2 + flops.QR) / every + 2 * coupled)
+    cubic = (2 + flops.QR) / every + 2 * coupled
+    work = flops.by_axes(s.numbers, axes, turns, cubic, s.symmetric)
     return keeping((2 * s.numbers + square, 2), (square, 1 + 1 / every), flops=work)
 
 
@@ -118,7 +102,8 @@ def kradagrad(s: Subject) -> Work:
     every, square = s.group["refresh"], sum(d * d for d in axes)
     # GGᵀL and L times it; εL²; the root
     cubic = 2 + (1 if s.symmetric else 2) * (1 + damps(s.dtype, s.group) + 1 / every)
-    work = _axis_products(s, axes, 1, cubic + flops.EIGH / every)
+    cubic += flops.EIGH / every
+    work = flops.by_axes(s.numbers, axes, 1, cubic, s.symmetric)
     roots = square * keeps_roots(s.group)
     return keeping((s.numbers + square, 2), (roots, 1 + 1 / every), flops=work)
 
@@ -171,34 +156,8 @@ def free_steepest(s: Subject) -> Work:
 
 def _dualized(s: Subject) -> float:
     """Operations of one duality map of the group's norm."""
-    norm: Norm = norm_for(torch.empty(s.shape, device="meta"), s.group["norm"])
-    shape = (*s.shape, *(1,) * (norm.ndim - len(s.shape)))
-    work = 0.0
-    for block, base in _blocks(norm, torch.empty(shape, device="meta")):
-        if isinstance(base, Conv):
-            space = block.shape[-(base.ndim - 2) :]
-            rows, columns = block.shape[-base.ndim], block.shape[1 - base.ndim]
-            columns *= math.prod(space) if isinstance(base, FlatSpectral) else 1
-        elif isinstance(base, Spectral | Schatten | Nuclear):
-            rows, columns = block.shape[-2:]
-        else:
-            continue
-        method, steps = getattr(base, "method", "svd"), getattr(base, "steps", None)
-        one = flops.polar_factor(rows, columns, method, steps, False, s.symmetric)
-        work += one * (block.numel() // max(rows * columns, 1))
-    return work
-
-
-def _blocks(norm: Norm, x: Tensor) -> list[tuple[Tensor, Norm]]:
-    """What a norm made of others measures apart, and by which norm."""
-    match norm:
-        case Scaled():
-            return _blocks(norm.base, x)
-        case Transpose():
-            return _blocks(norm.base, norm._turn(x))
-        case Split():
-            return [y for b in norm._blocks(x) for y in _blocks(norm.base, b)]
-    return [(x, norm)]
+    norm = norm_for(torch.empty(s.shape, device="meta"), s.group["norm"])
+    return flops.dualized(norm, s.shape, s.symmetric)
 
 
 TABLE: dict[str, Cost] = {
