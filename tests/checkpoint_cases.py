@@ -19,8 +19,8 @@ def made(kind, params=None, **options):
     if params is None:
         torch.manual_seed(0)
         params = [Parameter(torch.randn(shape)) for shape in SHAPES]
-    known = next(x.__name__ for x in kind.__mro__ if x.__name__ in EXAMPLES)
-    return kind(params, **{**EXAMPLES[known].needs, **options})
+    known = next(x for x in kind.__mro__ if x.__name__ in EXAMPLES)
+    return kind(params, **{**EXAMPLES[known.__name__].needs, **options})
 
 
 def params_of(optimizer):

@@ -57,7 +57,7 @@ def claim_from_marker(marker: pytest.Mark) -> Claim:
     )
 
 
-# The slow tests by name, in whatever case: over half a second, or over two in all.
+# The slow tests by name, in whatever case: over half a second, or over one in all.
 SLOW_LIST = Path(__file__).with_name("slow.txt")
 SLOW = frozenset(SLOW_LIST.read_text(encoding="utf-8").splitlines())
 # The folders that `make check` runs without them, and what no other test there takes.

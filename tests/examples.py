@@ -58,6 +58,11 @@ class Example:
         What lets it come from where the harness starts to the minimum.
     compiled : dict
         With which options compiled code is tried under schedules.
+    alike : tuple of str
+        Classes that keep entries of the same names and shapes, so that a checkpoint
+        which does not name its class may be of either.
+    spared : tuple of str
+        Entries that a checkpoint may lack for all tensors of a group.
     measured : bool
         Whether experiments with stored runs have it: the race and the first rates.
     """
@@ -73,6 +78,8 @@ class Example:
     harness: tuple[Options, ...] = ()
     roomy: Options = field(default_factory=dict)
     compiled: Options = field(default_factory=dict)
+    alike: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
     measured: bool = True
 
     @property
@@ -196,6 +203,8 @@ _ALL = (
             {"step": "steepest", "lr": 1e-3},
             {"norm": "Spectral()", "across": "l2"},
         ),
+        alike=("SGD", "Signum", "Scion"),
+        spared=("step",),
     ),
     Example(
         optim.FreeSteepestDescent,
@@ -206,6 +215,7 @@ _ALL = (
             "FreeSteepestDescent": {"d0": 1e-2},
             "FreeSteepestDescent memory": {**_MEMORY, "d0": 1e-2, "growth_rate": 1.5},
         },
+        spared=("step",),
     ),
     Example(
         optim.SGD,
@@ -242,6 +252,8 @@ _ALL = (
             "SGD normalised": {"lr": 0.1, "momentum": 0.9, "normalised": True},
         },
         compiled={"momentum": 0.9, "dampening": 0.1},
+        alike=("Signum", "Scion"),
+        spared=("step",),
     ),
     Example(
         optim.Signum,
@@ -257,11 +269,14 @@ _ALL = (
         blind=("Signum nesterov",),
         device={"Signum": {"nesterov": True}},
         compiled={"nesterov": True},
+        alike=("Scion",),
+        spared=("step", "momentum_buffer"),
     ),
     Example(
         optim.Lion,
         contract={"Lion": {"lr": 1e-3}, "Lion loop": {"lr": 1e-3, "foreach": False}},
         device={"Lion": {"weight_decay": 0.1}},
+        spared=("step",),
     ),
     Example(
         optim.Adam,
@@ -356,6 +371,7 @@ _ALL = (
             {"factors": "kl", "lr": 1e-2, "eps": 1e-2},
             {"sides": "one", "refresh": 2},
         ),
+        spared=("exp_avg",),
     ),
     Example(
         optim.SOAP,
@@ -464,6 +480,7 @@ _ALL = (
         sharded={"Scion": {"lr": 0.1, "momentum": 0.5}},
         harness=({"unconstrained": True, "momentum": 0.9}, {"norm": "Spectral()"}),
         roomy={"radius": 20.0},
+        spared=("step",),
     ),
     Example(
         optim.Prodigy,

@@ -15,8 +15,13 @@ from torch import Tensor
 from anthology.linalg.coefficients import coefficients
 from anthology.linalg.polar import GRAM_STEPS
 from anthology.norms import Norm, Scaled, Split, Transpose
-from anthology.norms.kernels import FlatSpectral
-from anthology.norms.spectral import Conv, Nuclear, Schatten, Spectral
+from anthology.norms.spectral import (
+    Conv,
+    FlatSpectral,
+    Nuclear,
+    Schatten,
+    Spectral,
+)
 
 # n³ of the decompositions of a symmetric n × n matrix, as LAPACK's books count them.
 EIGH = 9.0

@@ -46,10 +46,10 @@ def test_what_the_slow_list_names_exists() -> None:
         assert Path(file).parent.name in QUICK
 
 
-def test_slow_is_over_half_a_second_or_over_two_in_all(tmp_path) -> None:
+def test_slow_is_over_half_a_second_or_over_one_in_all(tmp_path) -> None:
     case = '<testcase classname="tests.unit.test_a" name="test_{}" time="{}"/>'
     cases = [("one[1]", 0.1), ("one[2]", 0.6), ("many[1]", 0.4), ("few", 0.4)]
-    cases += [(f"many[{k}]", 0.4) for k in range(2, 7)]
+    cases += [(f"many[{k}]", 0.4) for k in range(2, 4)]
     report = tmp_path / "unit.xml"
     report.write_text(f"<r>{''.join(case.format(*x) for x in cases)}</r>")
     found = slow.slow(slow.measured(report))

@@ -16,23 +16,14 @@ from tests.checkpoint_cases import (
     refused,
     train,
 )
+from tests.examples import EXAMPLES
 
 # The same recursion and the same entries; each derives from the other.
 ALIKE = [{"Adam", "AdamW"}, {"SteepestDescent", "Scion"}]
 # Without a class in the checkpoint only entries are left to tell. These keep the same,
 # or, as momenta, differ in size alone; S of the root-free class starts at one.
-ALIKE_BY_ENTRIES = {"SteepestDescent", "SGD", "Signum", "Scion"}
+ALIKE_BY_ENTRIES = [{x.name, other} for x in EXAMPLES.values() for other in x.alike]
 ONE_WAY = {("RootFreeAdamW", "Adam"), ("RootFreeAdamW", "AdamW")}
-# What a checkpoint may lack for all tensors of a group: it starts as in a new state.
-SPARED = {
-    "SteepestDescent": {"step"},
-    "FreeSteepestDescent": {"step"},
-    "SGD": {"step"},
-    "Scion": {"step"},
-    "Lion": {"step"},
-    "Signum": {"step", "momentum_buffer"},
-    "Shampoo": {"exp_avg"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +48,7 @@ def test_the_state_of_another_class_is_refused(saved, kind):
 def test_without_a_class_the_entries_decide(saved, kind):
     new = kind.__name__
     for old, checkpoint in saved.items():
-        mild = {old, new} <= ALIKE_BY_ENTRIES or (old, new) in ONE_WAY
+        mild = {old, new} in ALIKE_BY_ENTRIES or (old, new) in ONE_WAY
         if old == new or mild or {old, new} in ALIKE:
             made(kind).load_state_dict(nameless(checkpoint))
         else:
@@ -85,7 +76,7 @@ def test_an_entry_that_one_tensor_has_lost_is_named(saved, kind):
 @every
 def test_an_entry_that_all_have_lost_is_named(saved, kind):
     checkpoint = saved[kind.__name__]
-    spared = {"skipped"} | SPARED.get(kind.__name__, set())
+    spared = {"skipped"} | set(EXAMPLES[kind.__name__].spared)
     for name in {n for entries in checkpoint["state"].values() for n in entries}:
         torn = changed(
             checkpoint,
