@@ -135,6 +135,7 @@ def _rule(decoupled: bool) -> Rule:
         partial(_adam_lists, decoupled=decoupled),
         _averages,
         _root_of_largest,
+        late=("max_exp_avg_sq",),
         entrywise=True,
         numbers=("betas", "eps", "weight_decay"),
         torch_kernel=True,
@@ -201,8 +202,6 @@ class Adam(BaseOptimizer):
     >>> w.detach()  # a first step is one of sign descent
     tensor([-0.5000,  0.5000])
     """
-
-    switched = ("max_exp_avg_sq",)
 
     card = Card(
         answer="measures a step by its largest entry, so the steepest step is the "

@@ -37,6 +37,9 @@ def _entries(group: Group) -> tuple[str, ...]:
     return (*kept(group), *estimate_entries(group))
 
 
+LATE = ("step", "momentum_buffer", "d_max")
+
+
 def _room(grad: Tensor, group: Group) -> float:
     """Room for the dual norm and, with memory, for the weights of s."""
     room = 2.0**40 if memory(group) else 1.0
@@ -141,8 +144,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     True
     """
 
-    rule = Rule(coupled, None, _state, _room, _entries)
-    switched = (*SteepestDescent.switched, *_DistanceEstimate.switched)
+    rule = Rule(coupled, None, _state, _room, _entries, LATE)
 
     card = Card(
         answer="takes the steepest step under any norm and finds its own length, an "

@@ -122,7 +122,6 @@ class Signum(BaseOptimizer):
     tensor([-0.5000,  0.0000,  0.5000])
     """
 
-    switched = ("step", "momentum_buffer")
     card = Card(
         answer="keeps only the signs of an average: all weights move equally far.",
         update=r"$\Delta w=-\eta\operatorname{sign}(m)$",
@@ -139,6 +138,7 @@ class Signum(BaseOptimizer):
         _momentum,
         _half,
         _kept,
+        late=("step", "momentum_buffer"),
         entrywise=True,
         numbers=("momentum", "weight_decay"),
         triton="signum",
@@ -260,7 +260,6 @@ class Lion(BaseOptimizer):
     tensor([-1.,  0.])
     """
 
-    switched = ("step",)
     card = replace(
         Signum.card,
         answer="has Adam's ruler and bare signs: only the rate shortens a step.",
@@ -276,6 +275,7 @@ class Lion(BaseOptimizer):
         _lion_lists,
         _average,
         _half,
+        late=("step",),
         entrywise=True,
         numbers=("betas", "weight_decay"),
         triton="lion",

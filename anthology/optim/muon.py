@@ -239,8 +239,8 @@ class Muon(BaseOptimizer):
     1.weight  2×8  adamw  lr 0.003
     """
 
-    switched = (ENTRY,)
-    rule = Rule(_muon, _muon_lists, _momentum, _room, _kept)
+    # the counter of matrices is not used
+    rule = Rule(_muon, _muon_lists, _momentum, _room, _kept, ("step", ENTRY))
 
     card = Card(
         answer="averages the gradients of a matrix and brings all their singular values "
@@ -365,10 +365,6 @@ class Muon(BaseOptimizer):
     ) -> dict[str, Any]:
         """A group of a checkpoint, which may be an older one or PyTorch's."""
         return adopt(group, own, states)
-
-    def late(self, group: Group) -> set[str]:
-        """As in the base, and the counter of matrices, which is not used."""
-        return super().late(group) | ({"step"} if group["rule"] == MUON else set())
 
     @property
     def rates(self) -> list[dict[str, float | Tensor]]:

@@ -143,7 +143,9 @@ class Prodigy(_DistanceEstimate):
     True
     """
 
-    rule = Rule(coupled, None, _averages_and_estimate, _room, estimate_entries)
+    rule = Rule(
+        coupled, None, _averages_and_estimate, _room, estimate_entries, ("d_max",)
+    )
 
     card = Card(
         answer="has Adam's ruler and finds its own step length, an estimate of how far "

@@ -111,6 +111,7 @@ RULE = Rule(
     _new_state,
     _room,
     _kept,
+    late=("step", "momentum_buffer", "started"),
     entrywise=True,
     numbers=("momentum", "dampening", "weight_decay"),
     triton="sgd",
@@ -182,8 +183,6 @@ class SGD(BaseOptimizer):
     >>> w.detach()
     tensor([-0.3000,  0.4000])
     """
-
-    switched = ("step", "momentum_buffer", "started")
 
     card = Card(
         answer="measures a step by Euclid's ruler, so the steepest step is the "

@@ -162,10 +162,14 @@ class Shampoo(BaseOptimizer):
     [2.0, 3.0]
     """
 
-    switched, derived = ("exp_avg", "exp_avg_sq", "momentum_buffer"), "root_"
+    derived = "root_"
 
     rule = rule_of_lists(
-        _shampoo, _shampoo_state, _shampoo_limit, entries=grafting.averages_of
+        _shampoo,
+        _shampoo_state,
+        _shampoo_limit,
+        entries=grafting.averages_of,
+        late=("exp_avg", "exp_avg_sq", "momentum_buffer"),
     )
 
     card = Card(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,8 +134,7 @@ class SteepestDescent(BaseOptimizer):
     tensor([-3.,  3.])
     """
 
-    switched: ClassVar[tuple[str, ...]] = ("step", "momentum_buffer")
-    rule = Rule(coupled, None, momentum_of, _room, kept)
+    rule = Rule(coupled, None, momentum_of, _room, kept, ("step", "momentum_buffer"))
     _gap: Tensor | None = None  # how far the loss is above f*, during a step
 
     card = Card(

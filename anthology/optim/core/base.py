@@ -21,7 +21,7 @@ from .decay import check_decay, note_peaks
 from .dispatch import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
 from .names import named, with_names
-from .rounding import RESIDUAL, check_rounding
+from .rounding import check_rounding
 from .rule import Rule, coupled
 from .sharding.layer import shards_of
 from .state import State, fresh_state
@@ -99,12 +99,11 @@ class BaseOptimizer(torch.optim.Optimizer):
                 )
 
     # Of the state: entries that are sums over a tensor, and so over its shards; those
-    # that are one number for all tensors, and known to every process; those that a
-    # checkpoint may lack; how names begin of what a step computes where there is none.
-    # And what a group had before its class knew such a setting.
+    # that are one number for all tensors, and known to every process; how names begin
+    # of what a step computes where there is none. And what a group of a checkpoint had
+    # before its class knew such a setting.
     partial: ClassVar[tuple[str, ...]] = ()
     shared: ClassVar[tuple[str, ...]] = ()
-    switched: ClassVar[tuple[str, ...]] = ()
     derived: ClassVar[str | None] = None
     before: ClassVar[tuple[tuple[str, Any], ...]] = ()
 
@@ -324,10 +323,6 @@ class BaseOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint that fits; the state keeps its own dtype."""
         checkpoint.load(self, state_dict, super().load_state_dict)
-
-    def late(self, group: Mapping[str, Any]) -> set[str]:
-        """Entries that a checkpoint may lack: they start as in a new state."""
-        return {"skipped", RESIDUAL, *self.switched}
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
         """What a checkpoint should hold, and what stands for entries it may lack."""

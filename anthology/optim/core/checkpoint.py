@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from . import batch
+from .rounding import RESIDUAL
+from .rule import Rule
 from .sharding.layer import is_sharded, shards_of
 from .state import State, fresh_state, restored_state
 
@@ -209,8 +211,8 @@ class Fit:
         """Hold the states of a group against what they should be."""
         keys = self.saved["param_groups"][number]["params"]
         names = group.get("param_names") or keys
-        absent: dict[tuple[str, Any], list[str]] = {}
-        there: set[tuple[str, Any]] = set()
+        absent: dict[tuple[str, Rule], list[str]] = {}
+        there: set[tuple[str, Rule]] = set()
         for index, (p, key) in enumerate(zip(group["params"], keys, strict=True)):
             found, label = self.saved["state"].get(key), names[index]
             label = label if isinstance(label, str) else f"{number}.{index}"
@@ -222,13 +224,11 @@ class Fit:
                 continue
             entries = {name: x for name, x in found.items() if x is not None}
             seen = self.optimizer.group_of(p, group)
-            optional, rule = self.optimizer.late(seen), seen.get("rule")
-            # of a DTensor's state the shapes of the whole
-            shape, dtype = p.shape, p.dtype
-            model = (
-                torch.empty(shape, dtype=dtype, device="meta") if is_sharded(p) else p
-            )
-            fresh = fresh_state(model, seen, self.optimizer.rule_of(seen).new_state)
+            rule, model = self.optimizer.rule_of(seen), p
+            optional = {"skipped", RESIDUAL, *rule.late}
+            if is_sharded(p):  # of its state the shapes of the whole
+                model = torch.empty(p.shape, dtype=p.dtype, device="meta")
+            fresh = fresh_state(model, seen, rule.new_state)
             fresh = self.optimizer.awaited(fresh, entries)
             for name in fresh:
                 if name in entries:

@@ -56,6 +56,8 @@ class Rule:
     entries : callable
         ``entries(group)``: names of the state that a group may switch on later.
         Default: none.
+    late : tuple of str
+        Names of the state that a checkpoint may lack: they start as in a new one.
     entrywise : bool
         Whether it treats every entry alike and alone, so that tensors may be laid flat,
         the step be fused, and shards do as well as wholes.
@@ -75,6 +77,7 @@ class Rule:
     new_state: Callable[[Tensor, Group], State] = no_state
     gradient_limit: Callable[[Tensor, Group], float] = any_finite
     entries: Callable[[Group], Collection[str]] = no_entries
+    late: tuple[str, ...] = ()
     entrywise: bool = False
     numbers: tuple[str, ...] = ()
     torch_kernel: bool = False

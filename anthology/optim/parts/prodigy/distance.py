@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +60,6 @@ class _DistanceEstimate(BaseOptimizer):
     """Keeps w₀, r and s of each tensor, and d, the estimate so far."""
 
     partial, shared = ("numerator",), ("d", "d_max")
-    switched: ClassVar[tuple[str, ...]] = ("d_max",)
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse an estimate that could not start or grow."""
