@@ -8,8 +8,14 @@ from anthology.linalg.coefficients import (
     polar_express_coefficients,
 )
 from anthology.linalg.decompositions import robust_eigh
-from anthology.linalg.normalizers import NORMALIZERS, RENORMALIZERS
-from anthology.linalg.polar import Certificate, certificate, newton_schulz, polar
+from anthology.linalg.polar import (
+    NORMALIZERS,
+    RENORMALIZERS,
+    Certificate,
+    certificate,
+    newton_schulz,
+    polar,
+)
 from anthology.linalg.roots import (
     ROOT_METHODS,
     SQUARE_ROOT_METHODS,

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.safe import eye_like, real_dtype, untraced
+from anthology.linalg.products import eye_like, untraced
+from anthology.linalg.safe import real_dtype
 
 Parts = tuple[Tensor, ...]
 

@@ -7,6 +7,7 @@ for a gradient under the spectral norm, measured.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,25 +16,27 @@ from torch import Tensor
 
 from anthology.linalg.coefficients import coefficients
 from anthology.linalg.decompositions import robust_eigh, robust_svd, robust_svdvals
-from anthology.linalg.normalizers import check_normalizers, normalized, renormalized
-from anthology.linalg.products import commuting, gram, quadratic
-from anthology.linalg.published import Coefficients
-from anthology.linalg.safe import (
-    guarded,
+from anthology.linalg.products import (
+    commuting,
+    gram,
     hermitian,
     or_one,
     peak,
-    poison,
-    require_numeric,
+    quadratic,
     tame,
     unit,
-    working_dtype,
 )
+from anthology.linalg.published import Coefficients
+from anthology.linalg.safe import guarded, poison, require_numeric, working_dtype
 
 GRAM_STEPS = 7
 """Default steps of the method "gram"."""
 AT_ONCE = 4
 """How many polynomials it gathers before the Gram matrix is formed anew."""
+NORMALIZERS = ("frobenius", "rows", "aol", "schatten4")
+"""What ``polar`` may do to a matrix first, its argument ``normalize``."""
+RENORMALIZERS = (None, "frobenius")
+"""What it may do to the result, its argument ``renormalize``."""
 
 
 def singular_values(x: Tensor) -> Tensor:
@@ -73,6 +76,41 @@ def _by_eigh(x: Tensor) -> Tensor:
     root = torch.where(top > 0, base, torch.ones_like(base)).rsqrt().to(x.dtype)
     x = (vectors * root[..., None, :]) @ (vectors.mH @ x)
     return 1.5 * x - 0.5 * (x @ x.mH) @ x
+
+
+def check_normalizers(normalize: str, renormalize: str | None) -> None:
+    """Raise ValueError unless ``polar`` knows both."""
+    for name, value, known in (
+        ("normalize", normalize, NORMALIZERS),
+        ("renormalize", renormalize, RENORMALIZERS),
+    ):
+        if value not in known:
+            choices = ", ".join(map(repr, known))
+            raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def normalized(x: Tensor, how: str = "frobenius") -> Tensor:
+    """A multiple of DX whose singular values are at most 1; D = 1 unless said."""
+    if how == "rows":
+        x = x / peak(x, -1)
+        return unit(x / or_one(torch.linalg.vector_norm(x, dim=-1, keepdim=True)))
+    x = unit(x)
+    if how == "frobenius":
+        return x
+    tall = x.shape[-2] > x.shape[-1]
+    y = (x.mH if tall else x).reshape(-1, *sorted(x.shape[-2:]))
+    a = gram(y)
+    if how == "schatten4":
+        size = or_one(torch.linalg.matrix_norm(a, keepdim=True))
+    else:
+        size = or_one(a.abs().sum(-1, keepdim=True))
+    y = y / size.sqrt()
+    return (y.mH if tall else y).reshape(x.shape)
+
+
+def renormalized(x: Tensor, how: str | None = None) -> Tensor:
+    """The result of the polynomials, resized."""
+    return x if how is None else unit(x) * min(x.shape[-2:]) ** 0.5
 
 
 def gathers(x: Tensor, polynomials: Sequence[Coefficients]) -> bool:
@@ -159,6 +197,9 @@ def check_method(method: str, steps: int | None) -> None:
         )
 
 
+_polynomials = lru_cache(coefficients)  # asked for in every step
+
+
 def raw_polar(
     x: Tensor,
     method: str = "svd",
@@ -178,11 +219,11 @@ def raw_polar(
             y = _by_eigh(y)
         else:
             y = _composed(
-                y, coefficients("polar-express", steps or GRAM_STEPS), AT_ONCE
+                y, _polynomials("polar-express", steps or GRAM_STEPS), AT_ONCE
             )
         found = (y.mH if tall else y).resolve_conj()
     else:
-        found = newton_schulz(x, coefficients(method, steps), dtype, normalize)
+        found = newton_schulz(x, _polynomials(method, steps), dtype, normalize)
     return renormalized(found, renormalize)
 
 

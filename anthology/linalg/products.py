@@ -1,6 +1,6 @@
-"""Products whose result is symmetric, of which half need not be computed.
+"""Products of matrices, and lengths by which they are divided at any scale.
 
-A library's product does not know that XXᵀ, bA + cA² or VΛVᵀ are symmetric. On CUDA
+Of a product whose result is symmetric half need not be computed. A library's product does not know that XXᵀ, bA + cA² or VΛVᵀ are symmetric. On CUDA
 one kernel computes the upper tiles; on a CPU four products of rows do, each as wide as
 what is left of the upper triangle, which is 5/8 of the multiplications; the rest is
 copied. Small, thin and complex matrices, double ones on CUDA, and what is recorded or
@@ -15,9 +15,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from anthology.kernels import symmetric as kernels
-from anthology.linalg.safe import untraced
+
+Axes = int | tuple[int, ...]
 
 ROWS = 4
 """How many products of rows a CPU needs for one of the symmetric ones."""
@@ -37,6 +39,70 @@ KERNELS = (torch.bfloat16, torch.float16)
 TILE = 128
 MULTIPROCESSORS = 132
 """Of an H100: with fewer tiles than that it does not matter how many there are."""
+
+
+def untraced(x: Tensor) -> bool:
+    """Whether nothing records or transforms what is computed from ``x``."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and forward_ad._current_level < 0
+    )
+
+
+def or_one(x: Tensor) -> Tensor:
+    """1 in place of what is not positive."""
+    return torch.where(x > 0, x, torch.ones_like(x))
+
+
+def tame(x: Tensor) -> Tensor:
+    """0 in place of what is not finite: LAPACK raises on it, or never returns."""
+    return torch.where(torch.isfinite(x), x, torch.zeros_like(x))
+
+
+def eye_like(A: Tensor) -> Tensor:
+    """The identity of the size, type and device of a matrix."""
+    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+
+def hermitian(A: Tensor) -> Tensor:
+    """(A + Aᴴ)/2."""
+    return (A + A.mH) / 2
+
+
+def frobenius(A: Tensor) -> Tensor:
+    """‖A‖_F, shape (..., 1, 1); 1 for a zero matrix; nothing is recorded."""
+    return or_one(torch.linalg.matrix_norm(A.detach(), keepdim=True))
+
+
+def peak(x: Tensor, dim: Axes) -> Tensor:
+    """Largest modulus along ``dim`` (kept as size-1 axes), 1 where that is zero."""
+    return or_one(x.detach().abs().amax(dim, keepdim=True))
+
+
+def unit(x: Tensor) -> Tensor:
+    """x/‖x‖_F, whatever the scale; zero stays zero."""
+    if x.dtype == torch.float32 and x.is_cuda:
+        return unit_by_double(x)
+    if x.dtype == torch.float32 and x.is_cpu and untraced(x):
+        # A norm within these bounds is right: one pass tells, and reading it is free.
+        x = x if x.is_contiguous() or x.mT.is_contiguous() else x.clone()
+        size = torch.linalg.vector_norm(x, 2, (-2, -1), keepdim=True)
+        if bool(((size > 1e-15) & (size < torch.inf)).all()):
+            out: Tensor = x / size
+            return out
+    top = peak(x, (-2, -1))
+    x = x / (top / (2 * torch.frexp(top).mantissa))  # a power of two rounds nothing
+    return x / or_one(torch.linalg.matrix_norm(x, keepdim=True))
+
+
+def unit_by_double(x: Tensor) -> Tensor:
+    """The same for single precision in two passes; double holds all of its squares."""
+    size = torch.linalg.vector_norm(x, 2, (-2, -1), keepdim=True, dtype=torch.float64)
+    share = or_one(size).reciprocal()
+    return x * share.clamp(max=torch.finfo(x.dtype).max).to(x.dtype)
 
 
 def gram(x: Tensor) -> Tensor:

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.decompositions import robust_eigh
-from anthology.linalg.products import symmetric
-from anthology.linalg.safe import (
+from anthology.linalg.products import (
     eye_like,
     frobenius,
-    guarded,
     hermitian,
     or_one,
     peak,
-    require_positive_integer,
-    require_square,
+    symmetric,
     tame,
     untraced,
 )
+from anthology.linalg.safe import guarded, require_positive_integer, require_square
 
 ROOT_METHODS = ("eigh", "newton", "newton-schulz")
 """Every method of ``inverse_root``."""

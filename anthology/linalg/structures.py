@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from anthology.linalg.products import symmetric
-from anthology.linalg.safe import peak, require_numeric, working_dtype
+from anthology.linalg.products import peak, symmetric
+from anthology.linalg.safe import require_numeric, working_dtype
 
 _BLOCK, _CORNER = 30, 15
 # of row i, column j and d: whether an entry is free; or its number, −1 for zero

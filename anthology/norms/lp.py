@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from anthology.linalg.safe import peak
+from anthology.linalg.products import peak
 from anthology.norms.base import Norm, _WithExponent, conjugate
 
 

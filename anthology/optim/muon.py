@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.linalg.normalizers import check_normalizers
-from anthology.linalg.polar import check_method
+from anthology.linalg.polar import check_method, check_normalizers
 
 from .adam import AdamW
 from .core.base import BaseOptimizer, Params, hyperparameters

@@ -14,7 +14,7 @@ from anthology.linalg import (
     newton_schulz,
     polar,
 )
-from anthology.linalg.normalizers import normalized
+from anthology.linalg.polar import normalized
 from anthology.linalg.published import AOL, CANS, CUBIC5, MUON, QUINTIC, SETTLING
 from tests.norm_catalogue import draw, orthogonal, relative
 

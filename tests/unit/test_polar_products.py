@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anthology.linalg import certificate, coefficients, newton_schulz, polar, products
 from anthology.linalg.polar import gathered, gathers
-from anthology.linalg.safe import unit, unit_by_double
+from anthology.linalg.products import unit, unit_by_double
 from tests.norm_catalogue import draw, relative
 from tests.unit.test_polar_gram import spread, with_spectrum
 

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from anthology.linalg.safe import peak
+from anthology.linalg.products import peak
 
 Block = tuple[slice, ...]
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg.decompositions import robust_eigh, robust_qr
-from anthology.linalg.products import add_gram_
-from anthology.linalg.safe import peak
+from anthology.linalg.products import add_gram_, peak
 from anthology.optim.core.rule import Group
 from anthology.optim.core.state import State, real
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from anthology.linalg import robust_eigh
-from anthology.linalg.products import symmetric
-from anthology.linalg.safe import peak
+from anthology.linalg.products import peak, symmetric
 from anthology.optim.core.rule import Group
 
 from .axes import Block, cut, multiply, unfold
