@@ -21,6 +21,7 @@ THEME = {"label-content-name-mismatch"}
 IN_THE_DARK = ("color-contrast", "link-in-text-block")
 IN_THE_DARK += ("image-alt", "svg-img-alt", "role-img-alt", "object-alt")
 THEME_NOW = "document.documentElement.dataset.theme"
+ARRIVED = "() => Promise.all(document.getAnimations().map(a => a.finished))"
 FORMULAS = {"index.html", *(f"{c.path}.html" for c in contents.chapters())}
 
 
@@ -126,6 +127,7 @@ def test_so_it_is_in_the_dark(laptop: Visit) -> None:
     laptop.page.emulate_media(color_scheme="dark")
     try:
         laptop.page.wait_for_function(f"() => {THEME_NOW} === 'dark'")
+        laptop.page.evaluate(ARRIVED)  # some colours fade from one to the other
         assert serious(laptop, *IN_THE_DARK) == []
     finally:
         laptop.page.emulate_media(color_scheme="light")
