@@ -148,7 +148,11 @@ _ROWS: tuple[tuple[Any, ...], ...] = (
     ("RootFreeAdamW", _SLOW, _LOG, _FREE, 19 - 398 * _RHO, charge, 3000),
     ("SIRFShampoo", {}, _MATRICES),
 )
-PENALTIES = tuple(Penalised(*row) for row in _ROWS)
+_CARDED = (name for name in optim.__all__ if hasattr(getattr(optim, name), "card"))
+_OPEN = tuple(
+    (name, {}, "open") for name in _CARDED if name not in {r[0] for r in _ROWS}
+)
+PENALTIES = tuple(Penalised(*row) for row in (*_ROWS, *_OPEN))
 
 
 def penalty_table(ask: bool = True) -> str:

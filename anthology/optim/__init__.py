@@ -1,6 +1,5 @@
 """Optimizers, each a norm, an average and a step rule."""
 
-from . import functional
 from .adam import Adam, AdamW
 from .certify import Certificates, StepCertificate, certificates
 from .core.base import BaseOptimizer
@@ -21,6 +20,9 @@ from .shampoo import Shampoo
 from .sirf_shampoo import SIRFShampoo
 from .soap import SOAP
 from .steepest import SteepestDescent
+
+# isort: split
+from . import functional  # pure forms of all classes above
 
 __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "SteepestDescent",

@@ -21,31 +21,19 @@ alone, one after another: that is as exact as a loop, and no faster.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .adam import Adam, AdamW
 from .core.base import BaseOptimizer
 from .core.vmap import member_by_member
-from .escape import FreeSteepestDescent
-from .kradagrad import KrADagrad
-from .lion import Lion, Signum
-from .muon import Muon
 from .parts.renamed import renamed
 from .parts.trees import Gradients, Tree, gradients, listed, rebuilt
-from .prodigy import Prodigy
-from .root_free import RootFreeAdamW, RootFreeRMSProp
-from .scion import Scion
-from .sgd import SGD
-from .shampoo import Shampoo
-from .sirf_shampoo import SIRFShampoo
-from .soap import SOAP
-from .steepest import SteepestDescent
 
 PureState = dict[str, list[dict[str, Any]]]
 
@@ -258,19 +246,25 @@ def _pure(name: str, rule: type[BaseOptimizer]) -> Callable[..., PureOptimizer]:
     return form
 
 
-steepest_descent = _pure("steepest_descent", SteepestDescent)
-free_steepest_descent = _pure("free_steepest_descent", FreeSteepestDescent)
-sgd = _pure("sgd", SGD)
-signum = _pure("signum", Signum)
-lion = _pure("lion", Lion)
-adam = _pure("adam", Adam)
-adamw = _pure("adamw", AdamW)
-shampoo = _pure("shampoo", Shampoo)
-soap = _pure("soap", SOAP)
-kradagrad = _pure("kradagrad", KrADagrad)
-muon = _pure("muon", Muon)
-scion = _pure("scion", Scion)
-prodigy = _pure("prodigy", Prodigy)
-root_free_rmsprop = _pure("root_free_rmsprop", RootFreeRMSProp)
-root_free_adamw = _pure("root_free_adamw", RootFreeAdamW)
-sirf_shampoo = _pure("sirf_shampoo", SIRFShampoo)
+def _pure_name(rule: type[BaseOptimizer]) -> str:
+    """The name of a class in the style of functions."""
+    irregular = {"SIRFShampoo": "sirf_shampoo", "RootFreeRMSProp": "root_free_rmsprop"}
+    words = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", rule.__name__).lower()
+    return irregular.get(rule.__name__, words)
+
+
+def _public(kind: type[BaseOptimizer]) -> Iterator[type[BaseOptimizer]]:
+    """The classes of this package with a card of their own."""
+    for rule in kind.__subclasses__():
+        if "card" in vars(rule):
+            yield rule
+        yield from _public(rule)
+
+
+globals().update(
+    {_pure_name(r): _pure(_pure_name(r), r) for r in _public(BaseOptimizer)}
+)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., PureOptimizer]: ...

@@ -59,8 +59,9 @@ def _kradagrad(
     if group["grafting"] == "sgd":
         moves = grafted(moves, grads)
     if group["weight_decay"]:
-        decay = torch._foreach_mul(params, group["weight_decay"])
-        moves = list(torch._foreach_add(moves, decay))
+        # list operations would save the weights, which are overwritten
+        pairs = zip(moves, params, strict=True)
+        moves = [u + w * group["weight_decay"] for u, w in pairs]
     moves = heavy_ball(moves, states, group)
     torch._foreach_sub_(params, multiplied(moves, group["lr"]))
 

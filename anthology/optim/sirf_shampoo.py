@@ -59,7 +59,9 @@ def _sirf_shampoo(
     moves = in_stacks(factors.inverse_free, [seen], states, ages, group)
     moves = [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
     if group["weight_decay"]:
-        moves = list(torch._foreach_add(moves, params, alpha=group["weight_decay"]))
+        # list operations would save the weights, which are overwritten
+        pairs = zip(moves, params, strict=True)
+        moves = [u.add(w, alpha=group["weight_decay"]) for u, w in pairs]
     descend(params, heavy_ball(moves, states, group), group["lr"])
 
 
