@@ -149,10 +149,11 @@ _ROWS: tuple[tuple[Any, ...], ...] = (
     ("SIRFShampoo", {}, _MATRICES),
 )
 _CARDED = (name for name in optim.__all__ if hasattr(getattr(optim, name), "card"))
-_OPEN = tuple(
-    (name, {}, "open") for name in _CARDED if name not in {r[0] for r in _ROWS}
+_NAMED = {row[0] for row in _ROWS}
+PENALTIES = (
+    *(Penalised(*row) for row in _ROWS),
+    *(Penalised(name, {}, "open") for name in _CARDED if name not in _NAMED),
 )
-PENALTIES = tuple(Penalised(*row) for row in (*_ROWS, *_OPEN))
 
 
 def penalty_table(ask: bool = True) -> str:
