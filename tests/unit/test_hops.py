@@ -7,7 +7,7 @@ import pytest
 from tests.examples import OURS
 from tools.hops import hops
 
-MOST = {"SGD": 6, "Lion": 6, "AdamW": 6}
+MOST = {"SGD": 6, "Lion": 6, "AdamW": 6, "Muon": 10}
 
 
 @pytest.mark.parametrize("name", MOST)

@@ -17,16 +17,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .decay import Decay, apart
 from .rounding import RESIDUAL, opened, rounding_of, written
-from .state import State, StateKeeper, advance, real, state_dtype, states_of, tensors_of
+from .state import State, real, state_dtype, tensors_of
 
 __all__ = ["Batch", "StateKeeper", "reads_flags_for_free"]
+
+
+class StateKeeper(Protocol):
+    """What a batch asks of its optimizer."""
+
+    state: Any
+
+    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
+
+    def rule_of(self, group: Mapping[str, Any]) -> Any: ...
 
 
 class Batch:
@@ -315,3 +325,20 @@ def _device_flags(grads: list[Tensor], limits: list[float]) -> list[Tensor]:
         return list((largest <= limits[0]).unbind())
     pairs = zip(largest.unbind(), limits, strict=True)
     return [value <= limit for value, limit in pairs]
+
+
+def states_of(
+    optimizer: Any, tensors: list[Tensor], group: Mapping[str, Any]
+) -> list[State]:
+    """The states of tensors of a group; `state_of` is asked where it has to act."""
+    if not getattr(optimizer, "tends_state", True):
+        needed = optimizer.entries(group)
+        states = [optimizer.state[p] for p in tensors]
+        if all(needed <= set(names) for names in {tuple(state) for state in states}):
+            return states
+    return [optimizer.state_of(p, group) for p in tensors]
+
+
+def advance(counters: list[Tensor]) -> None:
+    """Add one to counters on a CPU."""
+    torch._foreach_add_(counters, torch.ones(()), alpha=1.0)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import Group, State, no_entries, no_state
+from .state import Group, State, no_state
 
 __all__ = ["Group", "Rule", "coupled"]
 
@@ -53,7 +53,7 @@ class Rule:
         ``gradient_limit(grad, group)``: the largest entry of a gradient that the state
         can hold; one beyond it counts as not finite. A rule that keeps squares returns
         the square root of the largest number. Default: the largest number.
-    entries : callable
+    entries : callable, optional
         ``entries(group)``: names of the state that a group may switch on later.
         Default: none.
     late : tuple of str
@@ -76,7 +76,7 @@ class Rule:
     multi: Multi | None = None
     new_state: Callable[[Tensor, Group], State] = no_state
     gradient_limit: Callable[[Tensor, Group], float] = any_finite
-    entries: Callable[[Group], Collection[str]] = no_entries
+    entries: Callable[[Group], Collection[str]] | None = None
     late: tuple[str, ...] = ()
     entrywise: bool = False
     numbers: tuple[str, ...] = ()

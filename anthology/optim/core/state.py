@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, NamedTuple, Protocol
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Coefficient(NamedTuple):
     size: Any = None
 
 
+@cache
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which state is kept and rules compute: at least float32."""
     narrow = torch.complex64 if dtype.is_complex else torch.float32
@@ -43,11 +45,6 @@ def no_state(param: Tensor, group: Group) -> State:
     return {}
 
 
-def no_entries(group: Group) -> tuple[str, ...]:
-    """The names of a state that is made once, whole: nothing."""
-    return ()
-
-
 def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> State:
     """The state of a parameter that has not taken a step."""
     with torch.no_grad():
@@ -62,33 +59,6 @@ def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> Sta
         made = {**made, RESIDUAL: torch.zeros_like(p, requires_grad=False)}
     counter = torch.zeros((), dtype=torch.float32, device=p.device)
     return {"step": counter, "skipped": counter.clone(), **made}
-
-
-class StateKeeper(Protocol):
-    """What a batch asks of its optimizer."""
-
-    state: Any
-
-    def state_of(self, p: Tensor, group: Mapping[str, Any]) -> State: ...
-
-    def rule_of(self, group: Mapping[str, Any]) -> Any: ...
-
-
-def states_of(
-    optimizer: Any, tensors: list[Tensor], group: Mapping[str, Any]
-) -> list[State]:
-    """The states of tensors of a group; `state_of` is asked where it has to act."""
-    if not getattr(optimizer, "tends_state", True):
-        needed = optimizer.entries(group)
-        states = [optimizer.state[p] for p in tensors]
-        if all(needed <= set(names) for names in {tuple(state) for state in states}):
-            return states
-    return [optimizer.state_of(p, group) for p in tensors]
-
-
-def advance(counters: list[Tensor]) -> None:
-    """Add one to counters on a CPU."""
-    torch._foreach_add_(counters, torch.ones(()), alpha=1.0)
 
 
 def _alike(x: Tensor, model: Tensor) -> bool:

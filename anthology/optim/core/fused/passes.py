@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..batch import Batch, reads_flags_for_free
-from ..state import State, advance, real, state_dtype, states_of
+from ..batch import Batch, advance, reads_flags_for_free, states_of
+from ..state import State, real, state_dtype
 from .compile import EXAMPLE, flat_step, plain_step
 from .direct import Kernel, compile_direct
 from .lists import Lists, compile_lists
