@@ -78,3 +78,21 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
         ready = {m for m in set(edges) - done if edges[m] <= done}
         assert ready, f"a circle among {sorted(set(edges) - done)}"
         done |= ready
+
+
+def code_lines(path: Path) -> int:
+    """Lines that are neither blank, nor comments, nor docstrings."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    told: set[int] = set()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            first = node.body[0]
+            told |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    rest = [x.strip() for n, x in enumerate(lines, 1) if n not in told]
+    return sum(bool(x) and not x.startswith("#") for x in rest)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_has_at_most_250_lines_of_code(path: Path) -> None:
+    assert code_lines(path) <= 250
