@@ -98,13 +98,8 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
     growth_rate : float
         Largest factor by which d grows in one step, from its second growth on.
         Default infinity.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Dualize tensors of equal shape together; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
 
     Raises
     ------

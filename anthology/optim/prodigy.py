@@ -95,13 +95,8 @@ class Prodigy(_DistanceEstimate):
         two of the four numbers kept for each parameter become 2/11.
     per_group : bool
         Give each group a d of its own. Default False: one for all.
-    decay : str
-        Default "plain"; or "cautious", "corrected", "cautious+corrected", see
-        `BaseOptimizer`.
-    foreach : bool, optional
-        Work on lists of tensors; None chooses what is faster.
-    maximize, capturable, differentiable : bool
-        As for `Adam`. Default False.
+    decay, foreach, maximize, capturable, differentiable
+        See `BaseOptimizer`.
     fused : bool or str, optional
         Two passes over the memory: "compile" (or True) takes `torch.compile`,
         "triton" the kernels of this package on CUDA. Not for ``slice_p`` above 1.
