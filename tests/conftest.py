@@ -1,7 +1,6 @@
 """What every test shares: claims, seeds, one thread per process, and who is slow."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +59,8 @@ def claim_from_marker(marker: pytest.Mark) -> Claim:
 # The slow tests by name, in whatever case: over half a second, or over one in all.
 SLOW_LIST = Path(__file__).with_name("slow.txt")
 SLOW = frozenset(SLOW_LIST.read_text(encoding="utf-8").splitlines())
-# The folders that `make check` runs without them, and what no other test there takes.
+# The folders that `make check` runs without them.
 QUICK = ("unit", "identities")
-SECONDS = 5.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,22 +76,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.partition("[")[0] in SLOW:
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.fixture(autouse=True)
-def _quick_or_known_to_be_slow(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test of the writer's loop takes ten times what the list allows, unlisted.
-
-    Seconds are the processor's, so that a busy machine changes nothing.
-    """
-    before = sum(os.times()[:4])
-    yield
-    spent = sum(os.times()[:4]) - before
-    known = request.node.get_closest_marker("slow") is not None
-    if spent > SECONDS and not known and request.path.parent.name in QUICK:
-        pytest.fail(
-            f"{spent:.1f} s: name it in {SLOW_LIST.name} (python tools/slow.py does)"
-        )
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def descent(dtype: torch.dtype) -> Lists:
     wide = torch.promote_types(dtype, torch.float32)
     example = [torch.zeros(EXAMPLE, dtype=dtype) for _ in range(2)]
     example.append(torch.ones(len(HEAD), dtype=wide))
-    found = compile_lists(plain_step(SGD, plain, [], wide), example)
+    found = compile_lists(plain_step(SGD.rule, plain, [], wide), example)
     assert found is not None
     return found
 
