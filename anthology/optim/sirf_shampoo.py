@@ -17,6 +17,7 @@ from .core.state import State
 from .parts.arithmetic import descend
 from .parts.kronecker import inverse_free as factors
 from .parts.kronecker.grafting import heavy_ball
+from .parts.kronecker.inverse_free import Structures
 from .parts.kronecker.joined import matrix_like, must_pair, pair_batches
 from .parts.kronecker.stacks import States, Tensors, in_stacks, rule_of_lists
 
@@ -174,7 +175,7 @@ class SIRFShampoo(BaseOptimizer):
         damping: float = 1e-3,
         weight_decay: float = 0.0,
         refresh: int = 1,
-        structures: factors.Structures | None = None,
+        structures: Structures | None = None,
         factor_dtype: str | None = None,
         max_dim: int = 1024,
         *,
