@@ -139,7 +139,12 @@ class Prodigy(_DistanceEstimate):
     """
 
     rule = Rule(
-        coupled, None, _averages_and_estimate, _room, estimate_entries, ("d_max",)
+        coupled,
+        new_state=_averages_and_estimate,
+        gradient_limit=_room,
+        entries=estimate_entries,
+        late=("d_max",),
+        passes=True,
     )
 
     card = Card(
@@ -155,7 +160,6 @@ class Prodigy(_DistanceEstimate):
         source="Mishchenko & Defazio 2024; Bernstein & Newhouse 2024, eqs. 22-29",
     )
 
-    has_passes = True
     _shelves: dict[Any, Any] | None = None
 
     def __init__(

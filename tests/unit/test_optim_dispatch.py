@@ -21,6 +21,7 @@ from anthology.optim.core import dispatch
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.fused.compile import missing_compiler
 from anthology.optim.core.fused.passes import compiled_kernels
+from tests.examples import EXAMPLES
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(
@@ -185,6 +186,16 @@ def test_which_way_is_taken() -> None:
     if not missing_compiler(CPU):
         assert way(AdamW, fused="compile") == "compile"
         assert way(Lion, fused=True) == "compile"
+
+
+@pytest.mark.skipif(bool(missing_compiler(CPU)), reason="no compiler here")
+@pytest.mark.parametrize("name", [n for n, e in EXAMPLES.items() if e.kind.rule.fuses])
+def test_who_may_ask_for_compiled_code_gets_it(name: str) -> None:
+    """The numbers would be the same by lists, so only this can tell."""
+    optimizer = EXAMPLES[name].make(fused="compile")(
+        [torch.ones(2, 3).requires_grad_()]
+    )
+    assert dispatch.way_of(optimizer, batch_of(optimizer)) == "compile"
 
 
 def test_without_a_compiler_only_those_who_asked_hear_of_it(

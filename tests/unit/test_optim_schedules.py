@@ -22,9 +22,7 @@ SCHEDULED = (
     *("weight_decay", "eps", "batch_size"),
 )
 COMPILED = {
-    name: example
-    for name, example in EXAMPLES.items()
-    if example.kind.rule.entrywise or getattr(example.kind, "has_passes", False)
+    name: example for name, example in EXAMPLES.items() if example.kind.rule.fuses
 }
 
 

@@ -130,7 +130,7 @@ def check_fused(rule: Any, group: Mapping[str, Any]) -> None:
         )
     if not way:
         return
-    if not rule.rule.entrywise and not getattr(rule, "has_passes", False):
+    if not rule.rule.fuses:
         raise ValueError(
             f"{rule.__name__} does not work entry by entry, so it has no fused form; "
             "leave fused=None"
@@ -152,7 +152,7 @@ def way_of(optimizer: Any, batch: Batch) -> str:
     if rounding_of(batch.tensors[0], batch.group) != "nearest" or apart(batch.group):
         return "foreach"  # other passes round to the nearest, and decay plainly
     rule = optimizer.rule_of(batch.group)
-    if not rule.entrywise:
+    if not rule.fuses:
         return "foreach"
     if fused is True and rule.torch_kernel:
         return "torch"

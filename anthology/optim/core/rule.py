@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .state import Group, State, no_state
+from .state import Group, State, States, Tensors, no_state
 
 __all__ = ["Group", "Rule", "coupled"]
 
 Single = Callable[[Tensor, Tensor, State, Any, Group], None]
-Multi = Callable[[list[Tensor], list[Tensor], list[State], list[Any], Group], None]
+Multi = Callable[[Tensors, Tensors, States, list[Any], Group], None]
 
 
 def any_finite(grad: Tensor, group: Group) -> float:
@@ -68,6 +68,8 @@ class Rule:
         Whether `multi` knows PyTorch's fused kernel.
     triton : str, optional
         The name of its kernel in ``anthology.kernels.entrywise``.
+    passes : bool
+        Whether the optimizer has fused passes of its own, taken in its `apply`.
     zero_is_none : bool
         Whether a gradient that is exactly zero is treated as if there were none.
     """
@@ -82,4 +84,10 @@ class Rule:
     numbers: tuple[str, ...] = ()
     torch_kernel: bool = False
     triton: str | None = None
+    passes: bool = False
     zero_is_none: bool = False
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a group may ask for ``fused``."""
+        return self.entrywise or self.passes
