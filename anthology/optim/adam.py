@@ -15,7 +15,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule
-from .core.state import State
+from .core.state import State, States, Tensors
 from .parts.arithmetic import (
     add_square,
     bias_correction,
@@ -46,12 +46,7 @@ def _root_of_largest(grad: Tensor, group: Group) -> float:
 
 
 def _adam(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    step: Any,
-    group: Group,
-    decoupled: bool,
+    param: Tensor, grad: Tensor, state: State, step: Any, group: Group, decoupled: bool
 ) -> None:
     """One tensor; the definition."""
     lr, decay = group["lr"], group["weight_decay"]
@@ -76,9 +71,9 @@ def _adam(
 
 
 def _adam_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
+    params: Tensors,
+    grads: Tensors,
+    states: States,
     steps: list[Any],
     group: Group,
     decoupled: bool,

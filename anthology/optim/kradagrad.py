@@ -13,12 +13,12 @@ from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.rule import Group
-from .core.state import State, real
+from .core.state import State, States, Tensors, real
 from .parts.arithmetic import multiplied
 from .parts.kronecker import bounds
 from .parts.kronecker.grafting import grafted, heavy_ball
 from .parts.kronecker.roots import follow_roots, keeps_roots
-from .parts.kronecker.stacks import States, Tensors, counted, in_stacks, rule_of_lists
+from .parts.kronecker.stacks import counted, in_stacks, rule_of_lists
 
 BOUNDS = ("frobenius", "trace")
 VARIANTS = ("star", "mm")

@@ -13,7 +13,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.rule import Group, Rule
-from .core.state import State
+from .core.state import State, States, Tensors
 from .parts.arithmetic import blend, blend_, descend, kept, scale
 
 
@@ -32,13 +32,7 @@ def _kept(group: Group) -> tuple[str, ...]:
     return ("momentum_buffer",) if group["momentum"] else ()
 
 
-def _signum(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    step: Any,
-    group: Group,
-) -> None:
+def _signum(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
     """One tensor; the definition."""
     lr, beta, ahead = group["lr"], group["momentum"], grad
     if beta:
@@ -50,11 +44,7 @@ def _signum(
 
 
 def _signum_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Group,
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors."""
     lr, beta, ahead = group["lr"], group["momentum"], grads
@@ -173,13 +163,7 @@ def _average(param: Tensor, group: Group) -> State:
     return {"exp_avg": torch.zeros_like(param)}
 
 
-def _lion(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    step: Any,
-    group: Group,
-) -> None:
+def _lion(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
     """One tensor; the definition."""
     (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
     if group["weight_decay"]:
@@ -189,11 +173,7 @@ def _lion(
 
 
 def _lion_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Group,
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors."""
     (beta1, beta2), lr = group["betas"], group["lr"]

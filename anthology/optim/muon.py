@@ -16,7 +16,7 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.rule import Group, Rule
-from .core.state import State
+from .core.state import State, States, Tensors
 from .parts.matrix.checkpoint import adopt, for_torch, rejoined
 from .parts.matrix.orthogonal import (
     ENTRY,
@@ -66,13 +66,7 @@ def _kept(group: Group) -> tuple[str, ...]:
     return () if group["row_beta"] is None else (ENTRY,)
 
 
-def _muon(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    step: Any,
-    group: Group,
-) -> None:
+def _muon(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
     """One tensor; the definition."""
     lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
     m.lerp_(grad, 1 - beta)
@@ -83,11 +77,7 @@ def _muon(
 
 
 def _muon_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Group,
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors; matrices of equal shape are orthogonalised together."""
     lr, beta = group["lr"], group["momentum"]

@@ -17,7 +17,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.rule import Group, Rule
-from .core.state import State
+from .core.state import State, States, Tensors
 from .parts.arithmetic import (
     add_square,
     bias_correction,
@@ -53,11 +53,7 @@ def _room(grad: Tensor, group: Group) -> float:
 
 
 def _rmsprop(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    step: Any,
-    group: Group,
+    param: Tensor, grad: Tensor, state: State, step: Any, group: Group
 ) -> None:
     """One tensor; the definition."""
     s, m, alpha = state["exp_avg_sq"], state["momentum_buffer"], group["alpha"]
@@ -69,11 +65,7 @@ def _rmsprop(
 
 
 def _rmsprop_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Group,
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors."""
     s = [state["exp_avg_sq"] for state in states]
@@ -193,13 +185,7 @@ class RootFreeRMSProp(BaseOptimizer):
         below_one("momentum value", group["momentum"])
 
 
-def _adamw(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    step: Any,
-    group: Group,
-) -> None:
+def _adamw(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
     """One tensor; the definition."""
     (beta1, beta2), lr = group["betas"], group["lr"]
     m, s = state["exp_avg"], state["exp_avg_sq"]
@@ -215,11 +201,7 @@ def _adamw(
 
 
 def _adamw_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Group,
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors."""
     (beta1, beta2), lr, dtype = group["betas"], group["lr"], params[0].dtype

@@ -14,7 +14,7 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, number
 from .core.rule import Group, Rule
-from .core.state import State
+from .core.state import State, States, Tensors
 from .parts.arithmetic import descend, plus, scale, value
 
 
@@ -83,23 +83,13 @@ def _kept(group: Group) -> tuple[str, ...]:
     return kept if group["momentum"] else ()
 
 
-def _sgd(
-    param: Tensor,
-    grad: Tensor,
-    state: State,
-    step: Any,
-    group: Group,
-) -> None:
+def _sgd(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
     """One tensor, not normalised; the definition."""
     descend([param], [_direction(param, grad, state, group)], group["lr"])
 
 
 def _sgd_lists(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    steps: list[Any],
-    group: Group,
+    params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors, not normalised."""
     descend(params, _directions(params, grads, states, group), group["lr"])

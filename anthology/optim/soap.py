@@ -13,10 +13,10 @@ from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.card import Card
 from .core.rule import Group
-from .core.state import State, real
+from .core.state import State, States, Tensors, real
 from .parts.kronecker import basis
 from .parts.kronecker.roots import FACTORS
-from .parts.kronecker.stacks import States, Tensors, counted, in_stacks, rule_of_lists
+from .parts.kronecker.stacks import counted, in_stacks, rule_of_lists
 
 
 def _soap_state(param: Tensor, group: Group) -> State:

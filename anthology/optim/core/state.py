@@ -13,6 +13,8 @@ from torch import Tensor
 from .rounding import RESIDUAL, rounding_of
 
 State = dict[str, Tensor]
+States = list[State]
+Tensors = list[Tensor]
 Group = Mapping[str, Any]
 NewState = Callable[[Tensor, Group], State]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from anthology.optim.core import batch as batching
 from anthology.optim.core.batch import Batch
-from anthology.optim.core.state import Coefficient
+from anthology.optim.core.state import Coefficient, Tensors
 
 Rate = Any  # float, 0-d Tensor, or a list of either, one a tensor
 
@@ -102,7 +103,7 @@ def each(steps: list[Any], compute: Callable[[Any], Any]) -> list[Any]:
     return [compute(step) for step in steps]
 
 
-def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> None:
+def descend(params: Tensors, moves: Tensors, lr: float | Tensor) -> None:
     """w ← w − η·move for a list, without a copy where η is a plain number."""
     if isinstance(lr, Tensor):
         torch._foreach_sub_(params, multiplied(moves, lr))
@@ -110,14 +111,14 @@ def descend(params: list[Tensor], moves: list[Tensor], lr: float | Tensor) -> No
         torch._foreach_sub_(params, moves, alpha=lr)
 
 
-def multiplied(xs: list[Tensor], factor: Any) -> list[Tensor]:
+def multiplied(xs: Tensors, factor: Any) -> Tensors:
     """factor·x for a list."""
     if isinstance(factor, Tensor) and factor.requires_grad:
         return [x * factor for x in xs]
     return list(torch._foreach_mul(xs, factor))
 
 
-def averaged(batch: Batch) -> list[Tensor]:
+def averaged(batch: Batch) -> Tensors:
     """The gradients, or their averages, of which steepest steps are taken."""
     beta = batch.group["momentum"]
     if not beta or not batch.params:
@@ -138,7 +139,7 @@ def on_cpu(batch: Batch) -> bool:
 class Room:
     """Memory for one temporary at a time."""
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, tensors: Tensors) -> None:
         self._flat = tensors[0].new_empty(max(x.numel() for x in tensors))
         self._views: dict[torch.Size, Tensor] = {}
 
@@ -149,37 +150,35 @@ class Room:
         return self._views[x.shape]
 
 
-def scale(xs: list[Tensor], factor: Rate) -> None:
+def scale(xs: Tensors, factor: Rate) -> None:
     """x ← factor·x for a list."""
-    one = _joint(xs, factor)
     if isinstance(factor, Tensor) and factor.requires_grad:
         for x in xs:  # the list operation gives it no slope
             x.mul_(factor)
-    elif one is None:
-        torch._foreach_mul_(xs, factor)
-    else:
-        torch.ops.aten._foreach_mul_.Tensor(xs, one)
+        return
+    _with_one(torch._foreach_mul_, torch.ops.aten._foreach_mul_.Tensor, xs, factor)
 
 
-def divide(xs: list[Tensor], divisor: Rate) -> None:
+def divide(xs: Tensors, divisor: Rate) -> None:
     """x ← x/divisor for a list."""
-    one = _joint(xs, divisor)
-    if one is None:
-        torch._foreach_div_(xs, divisor)
-    else:
-        torch.ops.aten._foreach_div_.Tensor(xs, one)
+    _with_one(torch._foreach_div_, torch.ops.aten._foreach_div_.Tensor, xs, divisor)
 
 
-def shift(xs: list[Tensor], number: float) -> None:
+def shift(xs: Tensors, number: float) -> None:
     """x ← x + number for a list."""
-    one = _joint(xs, number)
+    _with_one(torch._foreach_add_, partial(torch._foreach_add_, alpha=1.0), xs, number)
+
+
+def _with_one(by_rates: Any, by_tensor: Any, xs: Tensors, rate: Rate) -> None:
+    """A list operation, by one tensor for all where there is one."""
+    one = _joint(xs, rate)
     if one is None:
-        torch._foreach_add_(xs, number)
+        by_rates(xs, rate)
     else:
-        torch._foreach_add_(xs, one, alpha=1.0)
+        by_tensor(xs, one)
 
 
-def _joint(xs: list[Tensor], rate: Rate) -> Tensor | None:
+def _joint(xs: Tensors, rate: Rate) -> Tensor | None:
     """On a CPU a plain number, or a list of equal ones."""
     if isinstance(rate, list) and isinstance(rate[0], float) and len(set(rate)) == 1:
         rate = rate[0]
@@ -188,7 +187,7 @@ def _joint(xs: list[Tensor], rate: Rate) -> Tensor | None:
     return None
 
 
-def add_scaled(xs: list[Tensor], ys: list[Tensor], rate: Rate) -> None:
+def add_scaled(xs: Tensors, ys: Tensors, rate: Rate) -> None:
     """x ← x + rate·y for lists, without a copy where the rate is a plain number."""
     if isinstance(rate, Tensor | list):
         torch._foreach_add_(xs, torch._foreach_mul(ys, rate))
@@ -201,9 +200,7 @@ def mapped(rate: Rate, compute: Callable[[Any], Any]) -> Rate:
     return [compute(r) for r in rate] if isinstance(rate, list) else compute(rate)
 
 
-def inner_of_differences(
-    xs: list[Tensor], ys: list[Tensor], zs: list[Tensor]
-) -> list[Tensor]:
+def inner_of_differences(xs: Tensors, ys: Tensors, zs: Tensors) -> Tensors:
     """⟨x − y, z⟩ of each triple."""
     room, found = Room(xs), []
     for x, y, z in zip(xs, ys, zs, strict=True):
@@ -212,14 +209,14 @@ def inner_of_differences(
     return found
 
 
-def one_norms(xs: list[Tensor]) -> list[Tensor]:
+def one_norms(xs: Tensors) -> Tensors:
     """‖x‖₁ of each; the sum of |x| is three times as fast as the norm."""
     room = Room(xs)
     return [torch.abs(x, out=room.like(x)).sum() for x in xs]
 
 
 def divided_by_root(
-    ws: list[Tensor], ms: list[Tensor], vs: list[Tensor], rate: Rate, eps: Any
+    ws: Tensors, ms: Tensors, vs: Tensors, rate: Rate, eps: Any
 ) -> None:
     """w ← w − rate·m/(√v + ε) for lists."""
     room = Room(vs)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from anthology.optim.core.limits import check_betas
 from anthology.optim.core.rule import Group
+from anthology.optim.core.state import States, Tensors
 
 from ..arithmetic import bias_correction, each
 from .axes import length, nonzero
-from .stacks import States, Tensors
 
 GRAFTING = ("none", "sgd", "rms")
 """Whose length a step can have."""

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from anthology.optim.core.rule import Group, Rule
-from anthology.optim.core.state import State
+from anthology.optim.core.state import State, States, Tensors
 
 from .axes import Block
-
-Tensors = list[Tensor]
-States = list[State]
 
 # With so long an axis a block goes alone on a CPU, where a batch of products or of
 # decompositions is a loop and stacking the factors costs more than it saves.
