@@ -24,7 +24,7 @@ from .parts.prodigy.distance import (
     memory,
 )
 from .parts.prodigy.totals import counted, factor, top_rate
-from .steepest import SteepestDescent, kept, momentum_of
+from .steepest import SteepestDescent, momentum_entries, momentum_of
 
 
 def _state(param: Tensor, group: Group) -> State:
@@ -34,7 +34,7 @@ def _state(param: Tensor, group: Group) -> State:
 
 def _entries(group: Group) -> tuple[str, ...]:
     """Those of both."""
-    return (*kept(group), *estimate_entries(group))
+    return (*momentum_entries(group), *estimate_entries(group))
 
 
 LATE = ("step", "momentum_buffer", "d_max")

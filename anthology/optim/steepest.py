@@ -29,7 +29,7 @@ def momentum_of(param: Tensor, group: Group) -> State:
     return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
 
 
-def kept(group: Group) -> tuple[str, ...]:
+def momentum_entries(group: Group) -> tuple[str, ...]:
     """The momentum, where there is one."""
     return ("momentum_buffer",) if group["momentum"] else ()
 
@@ -134,7 +134,9 @@ class SteepestDescent(BaseOptimizer):
     tensor([-3.,  3.])
     """
 
-    rule = Rule(coupled, None, momentum_of, _room, kept, ("step", "momentum_buffer"))
+    rule = Rule(
+        coupled, None, momentum_of, _room, momentum_entries, ("step", "momentum_buffer")
+    )
     _gap: Tensor | None = None  # how far the loss is above f*, during a step
 
     card = Card(

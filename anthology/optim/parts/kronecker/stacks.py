@@ -60,7 +60,7 @@ class Kept:
             torch._foreach_copy_(own, list(stack.unbind()))
 
 
-def whole(x: Tensor, group: Group) -> list[tuple[str, Block]]:
+def one_block(x: Tensor, group: Group) -> list[tuple[str, Block]]:
     """A tensor as its only block."""
     return [("", ())]
 
@@ -71,7 +71,7 @@ def in_stacks(
     states: States,
     steps: list[Any],
     group: Group,
-    blocks: Callable[..., list[tuple[str, Block]]] = whole,
+    blocks: Callable[..., list[tuple[str, Block]]] = one_block,
 ) -> list[Any]:
     """What a rule makes of lists of tensors, block by block; None where it says so.
 
