@@ -300,13 +300,26 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How often each tensor was skipped because its gradient was not finite."""
+        """How often each tensor was skipped because its gradient was not finite.
+
+        Returns
+        -------
+        dict of str to int
+            Tensors skipped at least once, by name or, without names, as
+            ``"group.index"``. Reading it waits for the device.
+        """
         kept = [(x, self.state.get(p, {})) for x, p in named(self.param_groups)]
         counts = {name: int(state.get("skipped", 0)) for name, state in kept}
         return {name: count for name, count in counts.items() if count}
 
     def create_state(self) -> None:
-        """Make the state of every parameter now rather than at its first gradient."""
+        """Make the state of every parameter now rather than at its first gradient.
+
+        For checkpoints that are loaded into what is there, as those of
+        `torch.distributed.checkpoint` are, and for sharded training, where every
+        process must hold the same entries. Call it before ``get_optimizer_state_dict``
+        or ``set_optimizer_state_dict``, which otherwise find nothing to load into.
+        """
         checkpoint.create_state(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -317,11 +330,40 @@ class BaseOptimizer(torch.optim.Optimizer):
                 group.setdefault(name, default)
 
     def state_dict(self) -> dict[str, Any]:
-        """As in `torch.optim`, with the names of the class under ``saved_by``."""
+        """As in `torch.optim`, with the names of the class under ``saved_by``.
+
+        The state of DTensors is made of DTensors; all processes take part in that.
+
+        Returns
+        -------
+        dict
+            ``state``, ``param_groups``, and ``saved_by``: a list of str.
+        """
         return checkpoint.saved(self, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint that fits; the state keeps its own dtype."""
+        """Load a checkpoint that fits; the state keeps its own dtype.
+
+        Each entry returns to the dtype that a fresh state would have, as a copy:
+        float32 averages of bfloat16 parameters are not rounded, as `torch.optim` does.
+        It may come from this class, from one that it derives from or that derives from
+        it, or from the class of `torch.optim` with the same state. A parameter may be
+        without state; hyper-parameters that the groups lack have their defaults. What a
+        user has put into the state of this class comes back too.
+
+        Parameters
+        ----------
+        state_dict : dict
+            What `state_dict` returned; for DTensor parameters whole tensors do too,
+            and all processes take part.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit: another class, an entry that is missing, unknown or of
+            another shape, a hyper-parameter out of range. Nothing has changed then, nor
+            where a hook raises.
+        """
         checkpoint.load(self, state_dict, super().load_state_dict)
 
     def awaited(self, fresh: State, saved: Mapping[str, Any]) -> State:
