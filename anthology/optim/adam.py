@@ -169,7 +169,7 @@ class Adam(BaseOptimizer):
     amsgrad : bool
         Divide by the largest v so far. Default False.
     decay, foreach, maximize, capturable, differentiable, fused
-        See `BaseOptimizer`. "triton" is for `AdamW`; a kind of decay that is not
+        See :class:`BaseOptimizer`. "triton" is for `AdamW`; a kind of decay that is not
         "plain" is decoupled.
 
     Raises

@@ -99,7 +99,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         Largest factor by which d grows in one step, from its second growth on.
         Default infinity.
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`.
+        See :class:`BaseOptimizer`.
 
     Raises
     ------

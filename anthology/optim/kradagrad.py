@@ -131,7 +131,7 @@ class KrADagrad(BaseOptimizer):
         Tensors are cut into blocks of at most so many entries along an axis, each
         with factors of its own. Default None: they are not (published: 128).
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`; a `decay` other than "plain" is decoupled. Autograd takes
+        See :class:`BaseOptimizer`; a `decay` other than "plain" is decoupled. Autograd takes
         the factors for constants; on CUDA reading the counters and the roots wait.
 
     Notes

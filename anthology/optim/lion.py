@@ -85,7 +85,7 @@ class Signum(BaseOptimizer):
     weight_decay : float
         κ, decoupled. Default 0.
     decay, foreach, maximize, capturable, differentiable, fused
-        See `BaseOptimizer`. The sign has no slope: autograd sees lr and decay only.
+        See :class:`BaseOptimizer`. The sign has no slope: autograd sees lr and decay only.
 
     Raises
     ------

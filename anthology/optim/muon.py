@@ -169,7 +169,7 @@ class Muon(BaseOptimizer):
     adamw_eps : float
         ε of that rule, in the units of the gradient. Default 1e-10.
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`.
+        See :class:`BaseOptimizer`.
 
     Raises
     ------

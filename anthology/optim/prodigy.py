@@ -96,7 +96,7 @@ class Prodigy(_DistanceEstimate):
     per_group : bool
         Give each group a d of its own. Default False: one for all.
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`.
+        See :class:`BaseOptimizer`.
     fused : bool or str, optional
         Two passes over the memory: "compile" (or True) takes `torch.compile`,
         "triton" the kernels of this package on CUDA. Not for ``slice_p`` above 1.

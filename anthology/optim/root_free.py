@@ -111,7 +111,7 @@ class RootFreeRMSProp(BaseOptimizer):
         B, how many terms the loss averages; 1 if it sums. Required: a wrong value
         would rescale S silently. `count_batch_size` keeps it right where it varies.
     decay, foreach, maximize, capturable, differentiable, fused
-        See `BaseOptimizer`.
+        See :class:`BaseOptimizer`.
 
     Raises
     ------
@@ -249,7 +249,7 @@ class RootFreeAdamW(BaseOptimizer):
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
     decay, foreach, maximize, capturable, differentiable, fused
-        See `BaseOptimizer`.
+        See :class:`BaseOptimizer`.
 
     Raises
     ------

@@ -69,7 +69,7 @@ class Scion(SteepestDescent):
         None goes by shape: RMS for up to one axis, RMSToRMS for matrices, Conv for
         kernels, all with exact duality maps.
     foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`.
+        See :class:`BaseOptimizer`.
 
     Raises
     ------

@@ -144,7 +144,7 @@ class SGD(BaseOptimizer):
         direction in the space of all weights is kept; groups may differ in lr, and
         then each has the share of its own η. A zero m gives no step.
     decay, foreach, maximize, capturable, differentiable, fused
-        See `BaseOptimizer`; a kind of decay that is not "plain" is decoupled.
+        See :class:`BaseOptimizer`; a kind of decay that is not "plain" is decoupled.
 
     Raises
     ------

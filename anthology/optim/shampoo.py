@@ -126,7 +126,7 @@ class Shampoo(BaseOptimizer):
         "all" axes have factors (default), or "one": the shorter of a matrix, the first
         of a tensor with more, with the exponent −1/2.
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`. On CUDA ``root="eigh"`` waits for the device, and so does
+        See :class:`BaseOptimizer`. On CUDA ``root="eigh"`` waits for the device, and so does
         reading the counters for T > 1 unless capturable.
 
     Notes

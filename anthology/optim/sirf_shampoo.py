@@ -122,7 +122,7 @@ class SIRFShampoo(BaseOptimizer):
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`; a `decay` other than "plain" is decoupled. A captured step
+        See :class:`BaseOptimizer`; a `decay` other than "plain" is decoupled. A captured step
         cannot choose, so it needs ``refresh=1``.
 
     Notes

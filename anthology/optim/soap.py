@@ -113,7 +113,7 @@ class SOAP(BaseOptimizer):
         have one, in their bases and before the step, plus ρ times their largest
         eigenvalue, and d the lengths of the others multiplied.
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`. Autograd takes the bases for constants; on CUDA reading
+        See :class:`BaseOptimizer`. Autograd takes the bases for constants; on CUDA reading
         the counters and the first basis wait for the device.
 
     Notes

@@ -89,7 +89,7 @@ class SteepestDescent(BaseOptimizer):
         f*, the least value of the loss (the largest with ``maximize``), or a bound of
         it. Only for ``step="polyak"``. Default 0.
     decay, foreach, maximize, capturable, differentiable
-        See `BaseOptimizer`.
+        See :class:`BaseOptimizer`.
 
     Raises
     ------

@@ -55,7 +55,8 @@ class BaseOptimizer(torch.optim.Optimizer):
     - ``fused``, for rules that work entry by entry: one pass over the memory. True takes
       PyTorch's fused kernel where there is one (Adam, AdamW) and compiles the step where
       there is none, "compile" compiles it once, "triton" takes the kernels of this
-      package on CUDA. Default None: do not. Not together with the two above.
+      package on CUDA. Default None: do not. Not together with ``foreach`` or
+      ``differentiable``.
     - ``rounding``, in a group: how bfloat16 parameters are rounded after a step,
       ``"nearest"``, ``"stochastic"`` (at random, unbiased) or ``"compensated"`` (what
       was rounded off is kept in a second bfloat16). Of the fused forms only
