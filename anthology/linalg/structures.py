@@ -1,27 +1,16 @@
 r"""Square matrices with structure, kept as the vector of their free entries.
 
 A structure is a set of d × d matrices closed under addition and multiplication, in
-which some entries are zero and others may be tied. A matrix K of the set is its
-*packed* vector (one number for each free entry), so sums and multiples are those of
-the vectors. Batches are leading axes: packed (\*batch, size), dense (\*batch, d, d).
+which some entries are zero and others may be tied. *Packed*, a matrix is the vector of
+its free entries: (\*batch, size) for (\*batch, d, d).
 
-**The weights of the projection.** Near K the inverse curvature is
-:math:`K e^m e^{m^\top} K^\top`, and at m = 0 the Fisher metric of a Gaussian with that
-covariance is, up to one factor,
-
-.. math::
-
-   \langle m, m\rangle = \operatorname{tr}(m^2) + \operatorname{tr}(m m^\top)
-   = \tfrac12\,\lVert m + m^\top\rVert_F^2 .
-
-A symmetric M as Euclidean gradient has the natural gradient that solves
-:math:`\langle x, E_s\rangle = \langle M, E_s\rangle_F` for the pattern
-:math:`E_s` of each free entry s (least norm where the metric does not decide:
-antisymmetric m change nothing). Patterns of diagonal entries and of pairs (i, j),
-(j, i) have twice the metric of an entry whose mirror image is zero in the structure,
-and an entry tied over c places c times that of one. So x = ½ Π̂(M), where Π̂ takes,
-for each free entry, the mean of :math:`w_{ij} M_{ij}` over its places, w = 1 on
-the diagonal and where (j, i) is free too, w = 2 otherwise.
+The inverse curvature near K is :math:`K e^m e^{m^\top} K^\top`; the Fisher metric of a
+Gaussian with that covariance is, at m = 0 and up to a factor,
+:math:`\tfrac12\lVert m + m^\top\rVert_F^2`. Patterns of diagonal entries and of pairs
+(i, j), (j, i) have twice the metric of an entry whose mirror image is zero, one tied
+over c places c times that of one. So a symmetric M as Euclidean gradient has the natural
+gradient ½ Π̂(M), where Π̂ takes, for each free entry, the mean of w·M over its places,
+w = 1 on the diagonal and where (j, i) is free too, w = 2 otherwise.
 
 Structures: Lin et al. 2024 (arXiv 2312.05705), and the code published with it.
 """
@@ -70,10 +59,9 @@ _SIZES: dict[str, Callable[[int], int]] = {
 
 
 class Structure:
-    """One structure for d × d matrices, made by `structure`.
+    """One structure for d × d matrices, made by `structure`; ``dim`` is d.
 
-    A subclass gives another `pattern`, or faster ways. ValueError if ``dim``, d, is not
-    a positive integer.
+    A subclass gives another `pattern`, or faster ways.
     """
 
     symmetric: ClassVar[bool] = False
@@ -151,9 +139,22 @@ class Structure:
         eye = torch.eye(self.dim, dtype=working_dtype(like.dtype), device=like.device)
         return self.entries(eye).to(like.dtype)
 
+    def _blocks(self, x: Tensor) -> list[Tensor]:
+        """The matrices that products are made of, one by one."""
+        return [self.dense(x)]
+
+    def _rows(self, t: Tensor) -> list[Tensor]:
+        """The rows of T that each of them meets."""
+        return [t]
+
+    def _packed(self, blocks: list[Tensor], weighted: bool = False) -> Tensor:
+        """Such matrices packed, or Π̂ of them."""
+        return (self.project if weighted else self.entries)(*blocks)
+
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
         """The product of two packed matrices, packed."""
-        return self.entries(self.dense(x) @ self.dense(y))
+        pairs = zip(self._blocks(x), self._blocks(y), strict=True)
+        return self._packed([a @ b for a, b in pairs])
 
     def apply(self, x: Tensor, columns: Tensor, transpose: bool = False) -> Tensor:
         """K T, or Kᵀ T, for packed K and T of shape (\\*batch, d, n)."""
@@ -168,17 +169,15 @@ class Structure:
         """K Kᵀ, packed; ValueError if it leaves the structure (see `symmetric`)."""
         if not self.symmetric:
             raise ValueError(f"K Kᵀ is not {self.name}; use apply_outer")
-        dense = self.dense(x)
-        return self.entries(symmetric(dense, dense.mT))
+        return self._packed([symmetric(k, k.mT) for k in self._blocks(x)])
 
     def project_inner(self, x: Tensor) -> Tensor:
         """Π̂(KᵀK), packed, for packed K."""
-        d = self.dense(x)
-        return self.project(symmetric(d.mT, d))
+        return self._packed([symmetric(k.mT, k) for k in self._blocks(x)], True)
 
     def project_gram(self, rows: Tensor) -> Tensor:
         """Π̂(A Aᵀ), packed, for A of shape (\\*batch, d, n)."""
-        return self.project(symmetric(rows, rows.mT))
+        return self._packed([symmetric(t, t.mT) for t in self._rows(rows)], True)
 
     def trace(self, x: Tensor) -> Tensor:
         """tr K, of shape (\\*batch), in at least float32."""
@@ -206,10 +205,17 @@ class Structure:
             )
 
 
-class Dense(Structure):
-    """Every entry free, packed row by row; no index is built."""
+class _Untied(Structure):
+    """Every free entry stands in one place, and so does that of the transpose."""
 
     symmetric = True
+
+    def multiplicity(self, x: Tensor) -> Tensor | float:
+        return 1.0
+
+
+class Dense(_Untied):
+    """Every entry free, packed row by row; no index is built."""
 
     def dense(self, x: Tensor) -> Tensor:
         self._check(x, (self.size,))
@@ -219,14 +225,9 @@ class Dense(Structure):
     def _means(self, matrix: Tensor, weighted: bool) -> Tensor:
         return matrix.flatten(-2)
 
-    def multiplicity(self, x: Tensor) -> Tensor | float:
-        return 1.0
 
-
-class Diagonal(Structure):
+class Diagonal(_Untied):
     """Entrywise products; neither an index nor anything dense is built."""
-
-    symmetric = True
 
     def dense(self, x: Tensor) -> Tensor:
         self._check(x, (self.size,))
@@ -256,18 +257,9 @@ class Diagonal(Structure):
     def trace(self, x: Tensor) -> Tensor:
         return x.to(working_dtype(x.dtype)).sum(-1)
 
-    def multiplicity(self, x: Tensor) -> Tensor | float:
-        return 1.0
 
-
-def _join(blocks: list[Tensor]) -> Tensor:
-    return torch.cat([block.flatten(-3) for block in blocks], -1)
-
-
-class BlockDiagonal(Structure):
+class BlockDiagonal(_Untied):
     """Dense blocks of 30, and a smaller last one; products go block by block."""
-
-    symmetric = True
 
     def _blocks(self, x: Tensor) -> list[Tensor]:
         """Packed (…, size) as (…, full, 30, 30) and (…, 1, rest, rest)."""
@@ -283,23 +275,13 @@ class BlockDiagonal(Structure):
         first, last = t.split([full * _BLOCK, rest], -2)
         return [first.unflatten(-2, (full, _BLOCK)), last.unflatten(-2, (1, rest))]
 
-    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        pairs = zip(self._blocks(x), self._blocks(y), strict=True)
-        return _join([a @ b for a, b in pairs])
+    def _packed(self, blocks: list[Tensor], weighted: bool = False) -> Tensor:
+        return torch.cat([block.flatten(-3) for block in blocks], -1)
 
     def apply(self, x: Tensor, columns: Tensor, transpose: bool = False) -> Tensor:
         pairs = zip(self._blocks(x), self._rows(columns), strict=True)
         parts = [(k.mT if transpose else k) @ t for k, t in pairs]
         return torch.cat([part.flatten(-3, -2) for part in parts], -2)
-
-    def outer(self, x: Tensor) -> Tensor:
-        return _join([k @ k.mT for k in self._blocks(x)])
-
-    def project_inner(self, x: Tensor) -> Tensor:
-        return _join([k.mT @ k for k in self._blocks(x)])
-
-    def project_gram(self, rows: Tensor) -> Tensor:
-        return _join([t @ t.mT for t in self._rows(rows)])
 
 
 class Toeplitz(Structure):
@@ -321,11 +303,6 @@ class Toeplitz(Structure):
             means = torch.cat([means[..., :1], 2 * means[..., 1:]], -1)
         out: Tensor = means.to(matrix.dtype)
         return out
-
-    def identity(self, like: Tensor) -> Tensor:
-        first = torch.zeros(self.dim, dtype=like.dtype, device=like.device)
-        first[0] = 1
-        return first
 
 
 _FASTER: dict[str, type[Structure]] = {
