@@ -1,8 +1,6 @@
-"""Odd polynomials that push singular values to one, in one named table.
+"""Odd polynomials ax + bx³ + cx⁵ that push singular values to one, in one named table.
 
-Each triple (a, b, c) is the polynomial p(x) = a·x + b·x³ + c·x⁵; a method is a
-sequence of them, composed. The published constants are facts of their papers and
-are credited in the table; Polar Express is constructed, not copied.
+A method is a sequence of them, composed. Polar Express is constructed, not copied.
 """
 
 from collections.abc import Callable
@@ -20,10 +18,9 @@ PADE: Coefficients = (15 / 8, -10 / 8, 3 / 8)
 
 @dataclass(frozen=True)
 class CoefficientSet:
-    """A named family of polynomials.
+    """A named family of polynomials: ``build(steps)`` gives so many of them.
 
-    ``build(steps)`` gives the sequence, ``steps`` is the default length,
-    ``most`` the greatest length that exists (None: any), ``credit`` says whose.
+    ``steps`` is the default, ``most`` all there are (None: any number), ``credit`` whose.
     """
 
     build: Callable[[int], tuple[Coefficients, ...]]
@@ -35,11 +32,10 @@ class CoefficientSet:
 def minimax_quintic(lower: float, upper: float) -> Coefficients:
     """The odd quintic closest to the constant 1 on [lower, upper].
 
-    Remez exchange: alternate between the 4×4 linear system that makes the error
-    equioscillate on four nodes and the two interior extrema of the polynomial
-    so found (Amsel et al., The Polar Express, arXiv 2505.16932, Thm 4.1, Alg. 3).
-    The systems are solved in rational arithmetic, because on a short interval they
-    are close to singular. Gives (a, b, c); ValueError unless 0 < lower <= upper.
+    Remez exchange (Amsel et al., arXiv 2505.16932, Thm 4.1, Alg. 3): alternate between
+    the 4×4 linear system that makes the error equioscillate on four nodes and the two
+    interior extrema of the polynomial so found; in rational arithmetic, as on a short
+    interval it is close to singular. ValueError unless 0 < lower <= upper.
     """
     if not 0 < lower <= upper < float("inf"):
         raise ValueError(f"need 0 < lower <= upper, got {lower} and {upper}")

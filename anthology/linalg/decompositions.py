@@ -1,7 +1,6 @@
-"""Decompositions that are repeated, more carefully, where the library fails.
+"""Decompositions, repeated more carefully where LAPACK, cuSOLVER or MAGMA fails.
 
-LAPACK, cuSOLVER and MAGMA fail on single matrices: with a ``LinAlgError``, with any
-other ``RuntimeError``, or with NaN.
+That is with a ``LinAlgError``, with any other ``RuntimeError``, or with NaN.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ _SHAPES = {
 def robust_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors, also where ``torch.linalg.eigh`` fails.
 
-    If the batch fails its members are tried one by one: as they are, in double
-    precision, with jitter of 1e-15 to 1e-6 of the largest entry on the diagonal,
-    and, from another device, on the CPU.
+    Members of a batch that fails are tried one by one: as they are, in double precision,
+    with jitter of 1e-15 to 1e-6 of the largest entry on the diagonal, and on the CPU.
 
     Parameters
     ----------

@@ -1,8 +1,6 @@
-"""The polar factor of a matrix: UVᵀ, the duality map of the spectral norm.
+"""The polar factor UVᵀ of a matrix, the duality map of the spectral norm.
 
-By the singular value decomposition, by the eigenvectors of the Gram matrix, or by
-compositions of odd polynomials that need matrix products only; and how good a step is
-for a gradient under the spectral norm, measured.
+By decompositions or by odd polynomials; and how good a step is, measured.
 """
 
 import math
@@ -27,7 +25,13 @@ from anthology.linalg.products import (
     unit,
 )
 from anthology.linalg.published import Coefficients
-from anthology.linalg.safe import guarded, poison, require_numeric, working_dtype
+from anthology.linalg.safe import (
+    guarded,
+    poison,
+    require_numeric,
+    require_steps,
+    working_dtype,
+)
 
 GRAM_STEPS = 7
 """Default steps of the method "gram"."""
@@ -162,10 +166,10 @@ def newton_schulz(
 ) -> Tensor:
     """Apply odd polynomials to the singular values of ``x``/‖x‖_F, one after another.
 
-    The scale is divided out exactly (largest entry first, then the Frobenius norm, no
-    epsilon), so the result is the same for ``x`` and ``c·x``; zero stays zero. In single
-    precision, where n ≥ 1.5 m and few polynomials are asked for, they are gathered in
-    the Gram matrix, which is cheaper and differs by less than 1e-3.
+    The scale is divided out exactly, without an epsilon, so the result is the same for
+    ``x`` and ``c·x``; zero stays zero. In single precision, where n ≥ 1.5 m and few
+    polynomials are asked for, they are gathered in the Gram matrix, which is cheaper and
+    differs by less than 1e-3.
 
     Parameters
     ----------
@@ -179,7 +183,7 @@ def newton_schulz(
         Another scaling than x/‖x‖_F (default), as for ``polar``.
     """
     y = normalized(x, normalize)
-    y = y if dtype is None else y.to(dtype)
+    y = y.to(dtype or y.dtype)
     wide = y.mT if y.shape[-2] > y.shape[-1] else y
     at_once = len(polynomials) if gathers(wide, polynomials) else 1
     return _composed(y, polynomials, at_once).to(x.dtype)
@@ -187,14 +191,10 @@ def newton_schulz(
 
 def check_method(method: str, steps: int | None) -> None:
     """Raise ValueError unless ``polar`` knows this method with these steps."""
-    if method == "gram":
-        coefficients("polar-express", steps)
-    elif method not in ("svd", "eigh"):
-        coefficients(method, steps)
-    elif steps is not None:
-        raise ValueError(
-            f"method {method!r} is exact and takes no steps, got {steps!r}"
-        )
+    if method in ("svd", "eigh"):
+        require_steps(method, steps)
+    else:
+        coefficients("polar-express" if method == "gram" else method, steps)
 
 
 _polynomials = lru_cache(coefficients)  # asked for in every step
@@ -218,9 +218,8 @@ def raw_polar(
         if method == "eigh":
             y = _by_eigh(y)
         else:
-            y = _composed(
-                y, _polynomials("polar-express", steps or GRAM_STEPS), AT_ONCE
-            )
+            polynomials = _polynomials("polar-express", steps or GRAM_STEPS)
+            y = _composed(y, polynomials, AT_ONCE)
         found = (y.mH if tall else y).resolve_conj()
     else:
         found = newton_schulz(x, _polynomials(method, steps), dtype, normalize)
@@ -239,12 +238,11 @@ def polar(
     """The polar factor UVᵀ of G = UΣVᵀ, or an approximation of it.
 
     It is the nearest semi-orthogonal matrix (Bernstein & Newhouse 2024, Prop. 4)
-    and the steepest direction under the spectral norm. When G has rank r less
-    than min(m, n), it is the partial isometry U_r V_rᵀ: directions that G does not
-    have get no step. Among the maximisers of ⟨G, X⟩ over ‖X‖₂ ≤ 1 it is the one of
-    least norm, it does not depend on the basis LAPACK happens to choose for the
-    null space, and it is where the odd iterations go. Singular values below
-    ``max(m, n)·eps·σ₁`` count as zero.
+    and the steepest direction under the spectral norm. Where G has rank r below
+    min(m, n) it is the partial isometry U_r V_rᵀ: of the maximisers of ⟨G, X⟩ over
+    ‖X‖₂ ≤ 1 the one of least norm, which does not depend on a basis of the null space
+    and is where the odd iterations go. Singular values below ``max(m, n)·eps·σ₁``
+    count as zero.
 
     Parameters
     ----------
@@ -263,9 +261,8 @@ def polar(
         4, 10, 6 and 7). Four of "polar-express" are cheaper than the five of "muon" and
         better aligned with G.
     dtype : torch.dtype, optional
-        Precision of the products of an iterative method, for example
-        ``torch.bfloat16`` as Muon does. None computes in the precision of ``G``,
-        in single precision at least.
+        Precision of the products of an iteration, ``torch.bfloat16`` as Muon does; None
+        is that of ``G``, single precision at least.
     normalize : str
         How singular values are brought below 1 before the polynomials. "frobenius"
         (default): G/‖G‖_F. "schatten4": G/‖GGᵀ‖_F^½, closer to 1, for one product
@@ -307,10 +304,9 @@ def polar(
 class Certificate(NamedTuple):
     """How good an approximate polar factor is, each entry of the batch shape.
 
-    ``efficiency`` is ⟨G, X⟩/(‖G‖_*·‖X‖₂), the share of the steepest descent that a
-    step along X attains: at most 1, and 1 for the exact factor. ``sigma_min`` and
-    ``sigma_max`` are the extreme singular values of X, both 1 for the exact factor
-    of a full-rank G.
+    ``efficiency`` is ⟨G, X⟩/(‖G‖_*·‖X‖₂) ≤ 1, the share of the steepest descent that a
+    step along X attains, ``sigma_min`` and ``sigma_max`` the extreme singular values of
+    X; all are 1 for the exact factor of a full-rank G.
     """
 
     efficiency: Tensor
@@ -341,6 +337,5 @@ def certificate(G: Tensor, X: Tensor) -> Certificate:
     best = singular_values(g).sum(-1) * singular_values(x)[..., 0]
     share = torch.where(best > 0, gain / or_one(best), 0)
     share = torch.where(g.abs().amax((-2, -1)) > 0, share, 1)
-    return Certificate(
-        share + spoiled, sigma[..., -1] + spoiled, sigma[..., 0] + spoiled
-    )
+    found = share, sigma[..., -1], sigma[..., 0]
+    return Certificate(*(x + spoiled for x in found))

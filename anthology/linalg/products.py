@@ -1,11 +1,9 @@
 """Products of matrices, and lengths by which they are divided at any scale.
 
-Of a product whose result is symmetric half need not be computed. A library's product
-does not know that XXᵀ, bA + cA² or VΛVᵀ are symmetric. On CUDA one kernel computes the
-upper tiles; on a CPU four products of rows do, each as wide as what is left of the
-upper triangle, which is 5/8 of the multiplications; the rest is copied. Small, thin and
-complex matrices, double ones on CUDA, and what is recorded or transformed go through
-plain products.
+Of XXᵀ, bA + cA² and VΛVᵀ, which are symmetric, one kernel computes the upper tiles on
+CUDA, and four products of rows on a CPU, 5/8 of the multiplications; the rest is copied.
+Small, thin and complex matrices, double ones on CUDA, and what is recorded or transformed
+go through plain products.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Roots of symmetric positive (semi-)definite matrices, and of Lyapunov's equation.
-
-Three ways to A^(−1/p): the eigendecomposition, which may fail and is then repeated
-more carefully, and two iterations of matrix products only. And square roots that have
-a backward pass of their own.
-"""
+"""Roots of symmetric positive (semi-)definite matrices, and of Lyapunov's equation."""
 
 from math import comb
 from typing import Any
@@ -22,14 +17,19 @@ from anthology.linalg.products import (
     tame,
     untraced,
 )
-from anthology.linalg.safe import guarded, require_positive_integer, require_square
+from anthology.linalg.safe import (
+    guarded,
+    require_positive_integer,
+    require_square,
+    require_steps,
+)
 
 ROOT_METHODS = ("eigh", "newton", "newton-schulz")
 """Every method of ``inverse_root``."""
 SQUARE_ROOT_METHODS = ("pade", "taylor", "mpa", "mtp")
 """Every method of ``square_root``."""
-
 _STEPS = 40
+_TAYLOR, _PUBLISHED = ("taylor", "mtp"), ("mpa", "mtp")
 
 
 def inverse_root(
@@ -42,11 +42,9 @@ def inverse_root(
 ) -> Tensor:
     """A^(−1/p) of a symmetric (Hermitian) positive semi-definite matrix.
 
-    Only the symmetric part of A is used. ``epsilon`` is added to every eigenvalue,
-    after those that rounding made negative have lifted the whole spectrum to zero:
-    λ − min(λ_min, 0) + ε ("eigh"; for the iterations see there). With ``epsilon`` 0
-    "eigh" gives the pseudo-inverse root: eigenvalues up to ``n·eps·λ_max`` count as
-    zero and stay zero.
+    Only the symmetric part of A is used. "eigh" takes the root of λ − min(λ_min, 0) + ε:
+    eigenvalues that rounding made negative lift the whole spectrum. With ε = 0 it is
+    the pseudo-inverse root: eigenvalues up to ``n·eps·λ_max`` stay zero.
 
     Parameters
     ----------
@@ -55,36 +53,31 @@ def inverse_root(
     p : int
         The root, at least 1. Default 2.
     method : str
-        "eigh" (default): exact. On CUDA it waits for the device.
-        "newton": the coupled Newton iteration for every p (Guo & Higham 2006),
-        X ← XT, M ← TᵖM with T = ((p+1)I − M)/p, started from M = A/‖A‖·(p+1)/2.
-        "newton-schulz": Y ← YT, Z ← TZ with T = (3I − ZY)/2, which ends at
-        A^(1/2) and A^(−1/2) together; once for each factor 2 of p, and "newton" for
-        the odd rest.
-        The iterations run in double precision (but on MPS, which has none) and never
-        wait for the device. Only where the smallest eigenvalue is not well above
-        rounding, half an eps of the largest entry of A, do they add something: the
-        first of 1, 16, 16², … eps (in double precision 16·n·eps) that lifts it there,
-        as a negative eigenvalue would diverge.
+        "eigh" (default): exact; on CUDA it waits for the device.
+        "newton" (Guo & Higham 2006): X ← XT, M ← TᵖM with T = ((p+1)I − M)/p, started
+        from M = A/‖A‖·(p+1)/2. "newton-schulz": Y ← YT, Z ← TZ with T = (3I − ZY)/2,
+        which ends at A^(1/2) and A^(−1/2) together; once for each factor 2 of p, and
+        "newton" for the odd rest. The iterations never wait, and run in double
+        precision (but on MPS, which has none). Where the smallest eigenvalue is not
+        above half an eps of the largest entry of A they add the first of 1, 16, 16², …
+        eps (in double precision 16·n·eps) that lifts it there: a negative one diverges.
     epsilon : float
         ε ≥ 0, in the units of A. Default 0.
     steps : int, optional
-        Steps of an iteration; None is 40, enough for condition numbers up to 1e12.
-        Rounding limits what they reach: to about the condition number times 1e-16,
-        and to the precision of A.
+        Of an iteration; None is 40, enough for condition numbers up to 1e12. Its error
+        is about the condition number times 1e-16, or the precision of A.
 
     Returns
     -------
     Tensor
-        Shape and type of ``A``, Hermitian. A zero matrix with ε = 0 gives zero, a
-        matrix with a non-finite entry NaN. Never raises for the values of A: where
-        LAPACK fails, `robust_eigh` tries again, and if nothing helps the root is NaN.
+        Shape and type of ``A``, Hermitian. A zero matrix with ε = 0 gives zero; one
+        with a non-finite entry, or that `robust_eigh` cannot decompose, NaN.
         ValueError for other than square matrices and for ``steps`` with "eigh" too,
         TypeError for what is no dense floating or complex tensor.
 
-    Differentiable by each method; "eigh" by divided differences of λ^(−1/p), which are
-    finite where eigenvalues coincide. Source: Higham 2008, chapter 7; the perturbation
-    is that of Distributed Shampoo (Shi et al. 2023).
+    Differentiable; "eigh" by divided differences of λ^(−1/p), finite where eigenvalues
+    coincide. Source: Higham 2008, chapter 7; the perturbation is that of Distributed
+    Shampoo (Shi et al. 2023).
 
     Examples
     --------
@@ -98,12 +91,7 @@ def inverse_root(
     require_positive_integer(p, "p")
     if not 0.0 <= epsilon < float("inf"):
         raise ValueError(f"epsilon must be finite and at least 0, got {epsilon!r}")
-    if steps is not None:
-        if method == "eigh":
-            raise ValueError(
-                f"method 'eigh' is exact and takes no steps, got {steps!r}"
-            )
-        require_positive_integer(steps, "steps", " or None")
+    require_steps(method, steps)
 
     def compute(x: Tensor) -> Tensor:
         dtype = x.dtype
@@ -230,9 +218,9 @@ def square_root(
 ) -> Tensor:
     r"""A^(1/2) or A^(−1/2) by matrix products, differentiable without eigenvectors.
 
-    With B = A/s and Z = I − B the root is √s times that of I − Z, for which there is
-    a polynomial (Taylor) or a rational function (Padé); s is a bound on the largest
-    eigenvalue, see `eigenvalue_bound`. Only the symmetric part of A is used.
+    The root is √s times that of B = A/s, a polynomial in I − B (Taylor) or a rational
+    function of B (Padé); s is a bound on the largest eigenvalue, see
+    `eigenvalue_bound`. Only the symmetric part of A is used.
 
     Parameters
     ----------
@@ -240,19 +228,17 @@ def square_root(
         Shape (..., n, n), symmetric (Hermitian) positive definite; leading axes are
         a batch, of which each matrix has its own scale.
     method : str
-        "pade" (default): the [m/m] approximant, one linear solve. "taylor": matrix
-        products only for the root; the inverse root solves with it. "mpa" and "mtp":
-        the same as published, with s = ‖A‖_F, also in the backward pass, so that the
-        error grows with n: for the identity of size 1000 it is 4e-2 and 0.3, where the
-        first two are exact.
+        "pade" (default): the [m/m] approximant, one linear solve. "taylor": products
+        only, and one solve for the inverse. "mpa" and "mtp": the same as published,
+        with s = ‖A‖_F, also in the backward pass, so that the error grows with n: for
+        the identity of size 1000 it is 4e-2 and 0.3, where the first two are exact.
     inverse : bool
         Return A^(−1/2). Default False.
     degree : int, optional
         m. None is the published choice: 5 for Padé, 10 for Taylor. Rounding
         costs Padé a factor 4^m/(2m+1) at most, so beyond 8 little is gained.
     lyapunov_steps : int
-        Steps of the backward pass; each improves the worst direction by 1.5 until
-        it converges quadratically. Published 8 (1e-5 where A has condition number
+        Steps of the backward pass. Published 8 (1e-5 where A has condition number
         20, and useless from 1e3 on); default 16 (1e-12 up to 1e3).
 
     Returns
@@ -266,13 +252,12 @@ def square_root(
     With N = 2m+1, b an eigenvalue of B and ρ = (1−√b)/(1+√b), the Padé approximant
     is :math:`\sum_k \binom{N}{2k} b^k / \sum_k \binom{N}{2k+1} b^k`, which is
     :math:`\sqrt b\,(1+\rho^N)/(1-\rho^N)`: no term cancels, and its relative error
-    is 2ρᴺ/(1−ρᴺ), small where b is not. A is to be regularised first if it is ill
-    conditioned: at condition number 1e3 the defaults err by several per cent.
+    is 2ρᴺ/(1−ρᴺ), small where b is not. At condition number 1e3 the defaults err by
+    several per cent: regularise A first.
 
-    The gradient X = ∂ℓ/∂A solves SX + XS = ∂ℓ/∂S for S = A^(1/2), and
-    S⁻¹X + XS⁻¹ = −A⁻¹(∂ℓ/∂S⁻¹)A⁻¹ for the inverse root, by the matrix sign iteration
-    c ← ½(c(3I−b²) − b²c + bcb), b ← ½b(3I−b²) from b = S/s. It is the gradient
-    of the exact root at the S that was computed.
+    The gradient X = ∂ℓ/∂A is that of the exact root at the S that was computed: it
+    solves SX + XS = ∂ℓ/∂S for S = A^(1/2), and S⁻¹X + XS⁻¹ = −A⁻¹(∂ℓ/∂S⁻¹)A⁻¹ for the
+    inverse root, by `lyapunov`.
 
     Source: Song, Sebe & Wang 2022 (ICLR), MTP, MPA and the Lyapunov solver; the
     approximant in closed form follows from Higham 2008, section 5.4. The bound in
@@ -288,7 +273,7 @@ def square_root(
     True
     """
     require_square(A, "square_root", method, SQUARE_ROOT_METHODS)
-    terms = degree if degree is not None else (10 if _is_taylor(method) else 5)
+    terms = degree if degree is not None else (10 if method in _TAYLOR else 5)
     require_positive_integer(terms, "degree")
     require_positive_integer(lyapunov_steps, "lyapunov_steps")
 
@@ -318,7 +303,10 @@ def eigenvalue_bound(A: Tensor) -> Tensor:
 def lyapunov(
     S: Tensor, C: Tensor, steps: int = 16, size: Tensor | None = None
 ) -> Tensor:
-    """X with SX + XS = C, by the sign iteration that the backward passes use.
+    """X with SX + XS = C, by the iteration of the matrix sign of S/size.
+
+    c ← ½(c(3I−b²) − b²c + bcb), b ← ½b(3I−b²) from b = S/size, c = C/size. The worst
+    direction improves by 1.5 a step until it converges quadratically.
 
     Parameters
     ----------
@@ -344,13 +332,9 @@ def lyapunov(
     return c / 2
 
 
-def _is_taylor(method: str) -> bool:
-    return method in ("taylor", "mtp")
-
-
 def _scale_of(A: Tensor, method: str) -> Tensor:
     """What a matrix is divided by."""
-    return eigenvalue_bound(A) if method in ("pade", "taylor") else frobenius(A)
+    return frobenius(A) if method in _PUBLISHED else eigenvalue_bound(A)
 
 
 def taylor(degree: int) -> tuple[float, ...]:
@@ -386,14 +370,14 @@ class _SquareRoot(torch.autograd.Function):
     ) -> Tensor:
         # A^(1/2) ≈ √s·Q⁻¹P; s is 0 for a zero matrix
         size, eye = _scale_of(A, method), eye_like(A).expand_as(A)
-        if _is_taylor(method):
+        if method in _TAYLOR:
             P, Q = _polynomial(eye - A / size, eye, taylor(degree)), eye
         else:
             P, Q = (_polynomial(A / size, eye, terms) for terms in pade(degree))
         s = torch.where(A.abs().amax((-2, -1), keepdim=True) > 0, size.sqrt(), 0.0)
         if inverse:
             P, Q, s = Q, P, torch.where(s > 0, 1 / or_one(s), 0)
-        if inverse or not _is_taylor(method):
+        if inverse or method not in _TAYLOR:
             # these commute and are Hermitian; not finite, no error, if Q is singular
             P = hermitian(torch.linalg.solve_ex(Q, P)[0])
         root = s * P

@@ -1,9 +1,7 @@
-"""What every matrix or vector function here does before it computes.
+"""What every function here promises, and what it checks before it computes.
 
-Input of any floating or complex type is computed in at least single precision;
-a point with a non-finite entry is answered with NaN and never raises; sizes are
-divided out by the largest entry, so that nothing over- or underflows between
-1e-30 and 1e30. Nothing here waits for the device.
+Input of any floating or complex type is computed in at least single precision; a point
+with a non-finite entry is answered with NaN and never raises. Nothing here waits.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,6 +43,16 @@ def require_square(A: Tensor, who: str, method: str, methods: Sequence[str]) -> 
     if method not in methods:
         names = ", ".join(map(repr, methods))
         raise ValueError(f"no method {method!r}: choose one of {names}")
+
+
+def require_steps(method: str, steps: object) -> None:
+    """Raise ValueError unless ``steps`` is what this method takes."""
+    if method in ("svd", "eigh") and steps is not None:
+        raise ValueError(
+            f"method {method!r} is exact and takes no steps, got {steps!r}"
+        )
+    if steps is not None:
+        require_positive_integer(steps, "steps", " or None")
 
 
 def require_positive_integer(value: object, name: str, more: str = "") -> None:
