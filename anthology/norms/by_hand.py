@@ -27,30 +27,24 @@ def role_rule(where: Where, role: str | None = None, norm: Norm | None = None) -
     """Teach `metrize` a module type, or a name.
 
     With ``role`` and ``norm`` this one call is the rule; alone it is a decorator for
-    a function ``(name, param, module) -> (role, norm)``, or None to leave a parameter
-    to the other rules. ``name`` is the full one. The last rule that fits counts,
-    before those of the package and before the search for heads; ``overrides`` change
-    what comes out. A rule for the same ``where`` replaces the earlier one;
-    `forget_role_rule` takes it back.
+    a function ``(full name, param, module) -> (role, norm)``, or None to leave a
+    parameter to the other rules. The last rule that fits counts, before those of the
+    package and the search for heads; ``overrides`` change what comes out. A later rule
+    for the same ``where`` replaces it; `forget_role_rule` takes it back.
 
     Parameters
     ----------
     where : type of module or str
-        Parameters that such modules own (and modules of types derived from it). Text
-        is the name of such a type, which need not be imported, or a glob on the full
-        name of a parameter.
+        Parameters that modules of such a type, or one derived from it, own. Text is
+        the name of the type, which need not be imported, or a glob on the full name of
+        a parameter.
     role : str, optional
         A word for the table. Muon sends the roles "embedding", "head", "gain",
         "bias", "entrywise" and "depthwise" to AdamW and takes those of the role
         "stack" matrix by matrix.
     norm : Norm, optional
-        Parameters with fewer axes than it measures are passed by: a norm of matrices
-        leaves the bias of a layer alone.
-
-    Raises
-    ------
-    TypeError
-        If an argument has the wrong type, or only one of role and norm is given.
+        Parameters with fewer axes than it measures are passed by, as a layer's bias is
+        by a norm of matrices. TypeError if only one of role and norm is given.
 
     Examples
     --------
@@ -133,10 +127,7 @@ def overridden(
 ) -> list[Row]:
     """The rows with what the user wants changed."""
     rows = list(rows)
-    for override in overrides:
-        _check_override(override)
-    for selector, change in overrides:
-        settings = dict(change) if isinstance(change, dict) else {"norm": change}
+    for (selector, change), settings in [(o, _settings(o)) for o in overrides]:
         hits = [
             i
             for i, row in enumerate(rows)
@@ -154,20 +145,16 @@ def overridden(
 
 
 def _changed(row: Row, settings: dict[str, Any]) -> Row:
-    norm = settings.pop("norm", row.norm)
+    norm, role = settings.pop("norm", row.norm), settings.pop("role", row.role)
     if norm.ndim > 1:
         norm._check(row.param)
-    return replace(
-        row,
-        norm=norm,
-        role=settings.pop("role", row.role),
-        why="by an override",
-        scale=positive(settings.pop("scale", row.scale), "scale"),
-        settings={**row.settings, **settings},
-    )
+    scale = positive(settings.pop("scale", row.scale), "scale")
+    row = replace(row, norm=norm, role=role, scale=scale, why="by an override")
+    return replace(row, settings=row.settings | settings)
 
 
-def _check_override(override: Override) -> None:
+def _settings(override: Override) -> dict[str, Any]:
+    """What an override sets, checked."""
     if not isinstance(override, tuple | list) or len(override) != 2:
         raise TypeError(
             f"an override is a pair (selector, Norm or dict), got {override!r}"
@@ -184,6 +171,7 @@ def _check_override(override: Override) -> None:
         raise TypeError(f"an override needs a Norm or a dict, got {change!r}")
     if {"params", "param_names"} & set(settings):
         raise ValueError("an override cannot set the parameters of a group")
+    return settings
 
 
 def _selects(selector: Selector, use: Use) -> bool:

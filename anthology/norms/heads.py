@@ -44,9 +44,8 @@ def find_heads(model: nn.Module, head: Head) -> tuple[dict[int, str], list[str]]
 
 def _by_request(model: nn.Module, names: Sequence[str]) -> dict[int, str]:
     """What the user calls heads."""
-    if not isinstance(names, list | tuple | set) or not all(
-        isinstance(name, str) for name in names
-    ):
+    several = isinstance(names, list | tuple | set)
+    if not several or not all(isinstance(name, str) for name in names):
         raise TypeError(
             "head must be True, False, None, a module's name or a list of names, "
             f"got {names!r}"
@@ -172,10 +171,9 @@ def _weighty(model: nn.Module) -> list[str]:
     names = []
     for name, module in model.named_modules():
         part = name.rpartition(".parametrizations")[0] or name
+        matrices = any(p.ndim > 1 for p in module.parameters(recurse=False))
         table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        if table or not _can_be(part):
-            continue
-        if any(p.ndim > 1 for p in module.parameters(recurse=False)):
+        if matrices and not table and _can_be(part):
             names.append(part)
     return names
 

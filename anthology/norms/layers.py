@@ -1,8 +1,4 @@
-"""Where a parameter stands in a model, and what the layers around it say.
-
-Which of them are linear, attention or routers, how they are stored, and which rows of
-weights that are several in one tensor belong together.
-"""
+"""Where a parameter stands in a model, and what the layers around it say."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -167,26 +163,25 @@ def asks(module: nn.Module) -> bool:
 def of_linear(use: Use, inputs: int, outputs: int) -> tuple[str, Norm, str]:
     """Role and norm of a linear layer stored out × in, and how it falls into parts."""
     name, parent = next(use.above(), ("", None))
-    parts: Parts | None = None
-    role, plain, said = "linear", RMSToRMS(), ""
+    plain, parts, halves = RMSToRMS(), None, None if outputs % 2 else 2
     if parent is None:
-        return role, plain, said
+        return "linear", plain, ""
+    role, said = "fused", "fused"
     if _QKV.match(name) or (name == "in_proj" and is_attention(parent)):
         parts = _queries(parent, name, inputs, outputs, bool(use.split))
-        apart = f", {parts} heads" if isinstance(parts, int) and parts > 3 else ""
-        role, said = "qkv", f"q, k, v fused{apart}"
+        many = f", {parts} heads" if isinstance(parts, int) and parts > 3 else ""
+        role, said = "qkv", f"q, k, v fused{many}"
     elif _KV.match(name):
-        role, said, parts = "qkv", "k, v fused", None if outputs % 2 else 2
+        role, said, parts = "qkv", "k, v fused", halves
     elif HALVES.match(name):
-        role, said, parts = "fused", "gate and up fused", None if outputs % 2 else 2
+        said, parts = "gate and up fused", halves
     elif name in ("in_proj", "x_proj"):
-        role, said, parts = "fused", "fused", _mamba(parent, name, outputs)
+        parts = _mamba(parent, name, outputs)
     if parts:
         return role, Split(plain, parts), said
     along = bool(_COLUMNS.match(name))
-    count = 0
-    if use.split and (along or _ROWS.match(name)):
-        count = _head_count(use, parent, inputs if along else outputs)
+    apart = use.split and (along or _ROWS.match(name))
+    count = _head_count(use, parent, inputs if along else outputs) if apart else 0
     if not count:
         return "linear", plain, ""
     each = Split(transposed(plain, along), count)

@@ -1,9 +1,7 @@
-"""ℓp norms: of vectors, and of the columns, rows and entries of matrices.
+"""ℓp norms: of vectors, and of the columns, rows and entries of matrices (d_out, d_in).
 
-W has shape (d_out, d_in), as in PyTorch. Most norms on matrices are induced, the
-largest factor by which W can stretch a vector between two norms. Dual norms and
-steepest steps: Bernstein & Newhouse 2024 (arXiv 2409.20325), Props 2, 3 and 8, and
-Bernstein & Newhouse 2024 (arXiv 2410.21265) for the RMS-scaled ones.
+Dual norms and steepest steps: Bernstein & Newhouse 2024 (arXiv 2409.20325), Props 2, 3
+and 8, and Bernstein & Newhouse 2024 (arXiv 2410.21265) for the RMS-scaled ones.
 """
 
 import math

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.utils import _pair, _single, _triple
 
 from anthology.norms.base import weight_of
 from anthology.norms.by_hand import Override
@@ -77,30 +76,28 @@ def modular_norm(
     - Normalisation layers: sensitivity 1, by convention; it is true of layer and RMS
       normalisation where the deviation (the RMS) of the input is 1 or more.
     - ``nn.MultiheadAttention``: queries, keys, values and output have mass 1 each and
-      each head is a matrix of its own. Its logits are q·k/√d for heads of width d,
-      so that queries and keys have gain √d and the sensitivity is 1 + 2√d (with q·k/d
-      it would be 3). For a batch of sequences, measured by the largest RMS of a token.
-    - ``nn.TransformerEncoderLayer`` and ``nn.TransformerEncoder``: plain shortcuts,
-      x + block(x), of sensitivity 1 + σ each.
+      each head is a matrix of its own. With logits q·k/√d, for heads of width d,
+      queries and keys have gain √d and the sensitivity is 1 + 2√d (with q·k/d it would
+      be 3). For a batch of sequences, measured by the largest RMS of a token.
+    - ``nn.TransformerEncoderLayer``, ``nn.TransformerEncoder``: plain shortcuts of
+      sensitivity 1 + σ each.
     - Activations: their largest slope. Pooling, dropout (when off), reshaping: how
       much they can enlarge the largest RMS of a position.
 
-    A weight that is used several times is one leaf, in which masses and gains add up.
-    If its roles differ (an embedding tied to the head) it is measured in the first
-    one, and the bound on the output is proven only as far as its norm in the others
-    is no larger. Other modules need a rule (`module_rule`), or, if they hold no
-    weights, an entry in ``sensitivity``; or the norm is put together by hand with
-    `atom`, `bond`, `compose`, `concat`, `residual` and `tare`.
+    A weight that is used several times is one leaf, in which masses and gains add up;
+    where its roles differ (an embedding tied to the head) it is measured in the first
+    one, and the bound is proven only as far as its norm in the others is no larger.
+    Other modules need a rule (`module_rule`), or, if they hold no weights, an entry in
+    ``sensitivity``; or `atom`, `bond`, `compose`, `concat`, `residual` and `tare`.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model; its frozen parameters are no part of the norm.
     mass : mapping of (module type or glob) to float, optional
-        The mass of modules of that type, or of that name, whose parts are scaled in
-        proportion (`tare`); or of parameters of that name, at each use. In a name
-        such as ``"blocks.*"`` a star stays between two dots; ``""`` is the model. Of
-        several that fit, the last counts.
+        The mass of modules of that type or name, whose parts are scaled in proportion
+        (`tare`); or of parameters of that name, at each use. In ``"blocks.*"`` a star
+        stays between two dots; ``""`` is the model. The last that fits counts.
     sensitivity : mapping of (module type or glob) to float, optional
         The sensitivity of modules of that type or name.
     overrides : sequence of (selector, Norm or dict), optional
@@ -111,11 +108,9 @@ def modular_norm(
 
     Raises
     ------
-    TypeError
-        If there is no rule for a module; the message says what to do.
-    ValueError
-        If an entry of ``mass`` or ``sensitivity`` fits nothing or is negative, or an
-        override sets a scale.
+    TypeError, ValueError
+        If there is no rule for a module (the message says what to do); if an entry of
+        ``mass`` or ``sensitivity`` fits nothing or is negative, or a scale is set.
 
     Examples
     --------
@@ -237,54 +232,52 @@ _GELU, _GELU_TANH, _SILU = 1.128905, 1.129, 1.09984
 _SLOPES: dict[Callable[..., Any], float] = {F.relu: 1.0, F.gelu: _GELU, F.silu: _SILU}
 
 
-def _mean_pool(kernel: tuple[int, ...], divisor: int | None) -> float:
-    size = math.prod(kernel)
-    return size / abs(divisor or size)
+def _positions(pool: Any, axes: int) -> int:
+    """How many positions a pool sees at a time."""
+    size = pool.kernel_size
+    return math.prod([size] * axes if isinstance(size, int) else size)
 
 
-def _stretched(by_how_much: Callable[[Any], float]) -> Rule:
-    return lambda module, reader: bond(by_how_much(module))
+def _mean_of(pool: Any, axes: int) -> float:
+    size = _positions(pool, axes)
+    return size / abs(int(pool.divisor_override or size))
 
 
-_RULES |= dict.fromkeys(
-    (
-        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding),
-        *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
-        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
-        *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    ),
-    lambda module, reader: reader.layer(module),
+_LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding),
+    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
-# How much what has no weights can enlarge the largest RMS of a position: at most 1 …
-_RULES |= dict.fromkeys(
-    (
-        *(nn.Identity, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Tanh, nn.Softplus),
-        *(nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.Tanhshrink, nn.AvgPool1d),
-        *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    ),
-    lambda module, reader: bond(),
+_TAME = (
+    *(nn.Identity, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Tanh, nn.Softplus),
+    *(nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.Tanhshrink, nn.AvgPool1d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
 )
-# … and otherwise this.
+# By how much what has no weights can enlarge the largest RMS of a position.
 _STRETCHES: dict[type[nn.Module], Callable[[Any], float]] = {
+    **dict.fromkeys(_TAME, lambda module: 1.0),
     nn.Sigmoid: lambda module: 0.25,
     nn.GELU: lambda module: _GELU if module.approximate == "none" else _GELU_TANH,
     nn.SiLU: lambda module: _SILU,
     nn.LeakyReLU: lambda module: max(1.0, abs(module.negative_slope)),
     nn.ELU: lambda module: max(1.0, abs(module.alpha)),
     # each channel may take its maximum elsewhere: up to K positions add up
-    nn.MaxPool1d: lambda pool: math.sqrt(math.prod(_single(pool.kernel_size))),
-    nn.MaxPool2d: lambda pool: math.sqrt(math.prod(_pair(pool.kernel_size))),
-    nn.MaxPool3d: lambda pool: math.sqrt(math.prod(_triple(pool.kernel_size))),
-    nn.AvgPool2d: lambda pool: _mean_pool(
-        _pair(pool.kernel_size), pool.divisor_override
-    ),
-    nn.AvgPool3d: lambda pool: _mean_pool(
-        _triple(pool.kernel_size), pool.divisor_override
-    ),
+    nn.MaxPool1d: lambda pool: math.sqrt(_positions(pool, 1)),
+    nn.MaxPool2d: lambda pool: math.sqrt(_positions(pool, 2)),
+    nn.MaxPool3d: lambda pool: math.sqrt(_positions(pool, 3)),
+    nn.AvgPool2d: lambda pool: _mean_of(pool, 2),
+    nn.AvgPool3d: lambda pool: _mean_of(pool, 3),
 }
-_RULES |= {kind: _stretched(by_how_much) for kind, by_how_much in _STRETCHES.items()}
-_RULES[nn.Sequential] = lambda module, reader: compose(*map(reader, module))
+module_rule(*_LAYERS)(lambda module, reader: reader.layer(module))
+module_rule(nn.Sequential)(lambda module, reader: compose(*map(reader, module)))
+
+
+@module_rule(*_STRETCHES)
+def _weightless(module: nn.Module, reader: Reader) -> Modular:
+    kind = next(kind for kind in type(module).__mro__ if kind in _STRETCHES)
+    return bond(_STRETCHES[kind](module))
 
 
 @module_rule(nn.MultiheadAttention)

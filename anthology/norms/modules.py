@@ -1,7 +1,7 @@
-"""The modular norm: one norm for the weights of a whole network, by how they act.
+"""The modular norm of the weights of a network, and what it is made of.
 
 Bernstein & Newhouse 2024 (arXiv 2410.21265), Defs 4-7, after Large et al. 2024
-(arXiv 2405.14813). `modular_norm` reads it off a model; here is what it is made of.
+(arXiv 2405.14813).
 """
 
 import math
@@ -75,9 +75,10 @@ class MaxOver:
         if isinstance(xs, Tensor) or len(xs) != len(self.terms):
             got = "one tensor" if isinstance(xs, Tensor) else f"{len(xs)} tensors"
             raise ValueError(f"MaxOver of {len(self.terms)} terms got {got}")
-        for (norm, _), x in zip(self.terms, xs, strict=True):
+        found = [(n, s, x) for (n, s), x in zip(self.terms, xs, strict=True)]
+        for norm, _, x in found:
             norm._check(x)
-        return [(n, s, x) for (n, s), x in zip(self.terms, xs, strict=True)]
+        return found
 
     def __repr__(self) -> str:
         return f"MaxOver({list(self.terms)!r})"
@@ -91,9 +92,9 @@ def _type(xs: Sequence[Tensor]) -> torch.dtype:
 class Leaf:
     """One weight of a module.
 
-    ``mass`` is its share of the change in the output; ``gain`` how much of a change
-    of the layer's output arrives at the output of the whole: the product of the
-    sensitivities of all that follows (the sum, where it arrives by several ways).
+    ``mass`` is its share of the change in the output, ``gain`` how much of a change of
+    the layer's output arrives at the end: the product of the sensitivities of all that
+    follows (the sum, where it arrives by several ways).
     """
 
     row: Row
@@ -105,16 +106,15 @@ class Leaf:
 class Modular:
     """A module's mass, its sensitivity, and the modular norm of its weights.
 
-    The norm is max_l s_l‖W_l‖_l with s_l = gain_l·M/m_l, where m_l are the masses
-    of the leaves and M is their sum. It is made so that the module is *well-normed*:
-    a change ΔW of the weights changes the output by at most ‖ΔW‖, and a change Δx
-    of the input by at most ``sensitivity``·‖Δx‖, both to first order, while weights
-    and activations are at most 1 in their norms. A leaf without mass has no scale: it
-    is in no norm and no group.
+    The norm is max_l s_l‖W_l‖_l with s_l = gain_l·M/m_l, for masses m_l of the leaves
+    and their sum M. It makes the module *well-normed*: a change ΔW of the weights
+    changes the output by at most ‖ΔW‖, and a change Δx of the input by at most
+    ``sensitivity``·‖Δx‖, both to first order, while weights and activations are at most
+    1 in their norms. A leaf without mass is in no norm and no group; a weight that is
+    used in several places is one leaf.
 
     Made by `modular_norm`, `atom` and `bond`, and joined by `compose`, `concat`,
-    `residual` and `tare`. ``str()`` gives the table, and notebooks show it. A weight
-    that is used in several places is one leaf; the sensitivity is not negative.
+    `residual` and `tare`. ``str()`` gives the table, and notebooks show it.
     """
 
     sensitivity: float
@@ -150,15 +150,8 @@ class Modular:
     def norm(self, weights: Weights) -> Tensor:
         """Modular norm max_l s_l‖W_l‖_l, a tensor without axes.
 
-        Parameters
-        ----------
-        weights : mapping of str to Tensor, or sequence of Tensor
-            By name (more names than ``names`` are let be), or in that order.
-
-        Raises
-        ------
-        ValueError
-            If one is missing or of another shape than the weight it stands for.
+        ``weights`` are by name (more names than ``names`` are let be), or in that order.
+        ValueError if one is missing or of another shape than the weight it stands for.
         """
         return self.max_over.norm(self._points(weights))
 
@@ -209,8 +202,8 @@ class Modular:
         lines = [("name", "shape", "role", "norm", "mass", "scale", "")]
         for leaf in self.leaves:
             scale = f"{self._scale(leaf):.4g}" if leaf in self._active else "–"
-            first, mass = leaf.row.cells()[:4], f"{leaf.mass:.4g}"
-            lines.append((*first, mass, scale, leaf.row.remark))
+            cells = *leaf.row.cells()[:4], f"{leaf.mass:.4g}", scale, leaf.row.remark
+            lines.append(cells)
         return lines
 
     def _title(self) -> str:
@@ -235,21 +228,11 @@ def atom(
     sensitivity: float = 1.0,
     role: str = "by hand",
 ) -> Modular:
-    """A module that is one weight.
+    """A module that is one weight, ``name`` in the table and in mappings.
 
-    Parameters
-    ----------
-    name : str
-        Name in the table and in mappings.
-    param : Tensor
-        The weight.
-    norm : Norm or str
-        How a change of it is measured: a unit change must change the output by at
-        most 1, for inputs of size at most 1. Text is read by `from_spec`.
-    mass, sensitivity : float, optional
-        Not negative and finite.
-    role : str, optional
-        A word for the table.
+    ``norm`` (or its text, for `from_spec`) measures a change of it: a unit change must
+    change the output by at most 1, for inputs of size at most 1. ``mass`` and
+    ``sensitivity`` are not negative and finite, ``role`` is a word for the table.
     """
     norm = from_spec(norm) if isinstance(norm, str) else norm
     if not isinstance(norm, Norm):

@@ -84,17 +84,16 @@ def metrize(
         True finds the output heads, outside of attention and of repeated blocks: all
         that are tied to an embedding, have an output for each of its tokens, or are
         so called (``lm_head``, ``classifier``, ``score``, ``policy`` …). If there are
-        none it is the layer at the end of an ``nn.Sequential``; and elsewhere the last
-        linear layer, unless a convolution or another matrix follows it: a guess, of
-        which the table tells, and a warning if the layer looks like a hidden one.
-        Names say which modules it is; False and None, that there is none.
+        none it is the layer at the end of an ``nn.Sequential``; elsewhere the last
+        linear layer, unless a convolution or another matrix follows it: a guess, as
+        the table says, with a warning if it looks like a hidden one. Names say which
+        modules it is; False and None, that there is none.
     heads : bool or int, optional
         Whether each head of attention is a matrix of its own: rows of ``q_proj`` and
-        its like, columns of ``o_proj``. True takes the number of heads from the
-        module around them (``num_heads``, ``head_dim`` …), and an integer is for
-        modules that do not say. Default False.
+        its like, columns of ``o_proj``. True takes their number from the module around
+        them (``num_heads``, ``head_dim`` …), which an integer gives. Default False.
     include_frozen : bool, optional
-        Whether parameters without ``requires_grad`` get into the groups, as they do in
+        Whether parameters without ``requires_grad`` get into the groups, as in
         ``torch.optim``, so that they train once they are unfrozen. Default False.
 
     Returns
@@ -107,10 +106,9 @@ def metrize(
     ------
     ValueError
         If an override changes nothing, ``head`` names no module with a weight matrix,
-        ``heads`` finds nothing, or a parameter has no shape yet or has lost it: where
-        FSDP flattened it or ZeRO left an empty one, metrize the model first. Once there
-        is a UserWarning if a hidden layer may be taken for the head, or a vocabulary
-        for a matrix.
+        ``heads`` finds nothing, or a parameter has no shape yet or has lost it (to FSDP
+        or ZeRO: metrize the model first). There is a UserWarning if a hidden layer may
+        be taken for the head, or a vocabulary for a matrix.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"metrize needs a torch.nn.Module, got {type(model).__name__}")

@@ -1,10 +1,7 @@
-r"""Norms on matrices and convolution kernels that see the singular values.
+"""Norms on matrices (d_out, d_in) and kernels that see the singular values.
 
-W has shape (d_out, d_in), as in PyTorch. Dual norms and steepest steps:
-Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 5, and Bernstein & Newhouse
-2024 (arXiv 2410.21265) for the RMS-scaled ones. `Conv` looks at each position of a
-kernel on its own; the published code of Muon and Scion flattens a kernel
-(d_out, d_in, \*space) into one matrix (d_out, d_in·K), which is another norm.
+Dual norms and steepest steps: Bernstein & Newhouse 2024 (arXiv 2409.20325), Prop. 5, and
+Bernstein & Newhouse 2024 (arXiv 2410.21265) for the RMS-scaled ones.
 """
 
 import math
@@ -121,7 +118,8 @@ class Conv(Norm):
     """Convolution kernels: K times the largest RMS→RMS norm of a kernel position.
 
     A kernel has shape ``(d_out, d_in, *space)`` and K = product of space positions;
-    each position holds a matrix, and K·max bounds what their sum can do. Dual norm:
+    each holds a matrix, and K·max bounds what their sum can do (`FlatConv` is the norm
+    of published code, which flattens a kernel into one matrix). Dual norm:
     the sum over positions of √(d_out/d_in)·Σσ_i, over K. Steepest step:
     √(d_out/d_in)·UVᵀ/K at each position. Source: arXiv 2410.21265, Conv2D.
 

@@ -15,9 +15,8 @@ class Transpose(_Around):
     """‖Wᵀ‖: for weights that are stored the other way round.
 
     The first two axes of a point of ``base``, a norm on matrices or kernels, are
-    exchanged. Embedding tables are stored tokens × width, so theirs is
-    ``Transpose(OneToRMS())``; kernels of transposed convolutions are stored
-    in × out × space, so theirs is ``Transpose(Conv(2))``.
+    exchanged: ``Transpose(OneToRMS())`` for embedding tables, tokens × width, and
+    ``Transpose(Conv(2))`` for kernels of transposed convolutions, in × out × space.
     """
 
     def __post_init__(self) -> None:
@@ -46,14 +45,12 @@ class Split(_Around):
     """max over the blocks that one tensor stacks along its first axis.
 
     Fused weights are several weights in one tensor: query, key and value of
-    attention, the gates of a recurrent cell, the groups of a convolution. Their
-    joint norm is the largest of the blocks' norms, the dual norm the sum of the
-    blocks' dual norms, and each block is dualized on its own.
+    attention, the gates of a recurrent cell, the groups of a convolution. Dual norm:
+    the sum of the blocks' dual norms. Steepest step: each block dualized on its own.
 
     Other axes are reached by `Transpose`: ``Transpose(Split(RMSToRMS(), 3))`` is three
     weights side by side, each stored in × out; ``Transpose(Split(Transpose(RMSToRMS()),
-    8))`` is one weight, stored out × in, whose input comes in eight pieces, such as
-    the heads of attention.
+    8))`` is one, stored out × in, whose input comes in eight pieces, such as heads.
 
     Parameters
     ----------
