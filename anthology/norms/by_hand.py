@@ -48,23 +48,17 @@ def role_rule(where: Where, role: str | None = None, norm: Norm | None = None) -
 
     Examples
     --------
-    >>> import torch
     >>> from torch import nn
     >>> from anthology import norms
-    >>> class Dense(nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.kernel = nn.Parameter(torch.zeros(4, 8))  # in × out
-    ...         self.filters = nn.Parameter(torch.zeros(4, 3))
-    >>> norms.role_rule("Dense", "linear", norms.Transpose(norms.RMSToRMS()))
-    >>> @norms.role_rule("*filters")
-    ... def filters(name, param, module):
+    >>> norms.role_rule("Bilinear", "stack", norms.RMSToRMS())  # out × in × in
+    >>> @norms.role_rule("*.bias")
+    ... def biases(name, param, module):
     ...     return "entrywise", norms.LInf()
-    >>> print(norms.metrize(nn.Sequential(Dense())))
-    name       shape  role       norm                   scale  why
-    0.kernel   4×8    linear     Transpose(RMSToRMS())  1      rule for Dense
-    0.filters  4×3    entrywise  LInf()                 1      rule for *filters
-    >>> norms.forget_role_rule("Dense"), norms.forget_role_rule("*filters")
+    >>> print(norms.metrize(nn.Sequential(nn.Bilinear(4, 3, 5))))
+    name      shape  role       norm        scale  why
+    0.weight  5×4×3  stack      RMSToRMS()  1      rule for Bilinear
+    0.bias    5      entrywise  LInf()      1      rule for *.bias
+    >>> norms.forget_role_rule("Bilinear"), norms.forget_role_rule("*.bias")
     (None, None)
     """
     if not isinstance(where, str) and not _is_layer(where):
@@ -106,19 +100,18 @@ def by_a_users_rule(use: Use) -> Role | None:
     for where, rule in reversed(_RULES.items()):
         if where not in kinds and not _selects(where, use):
             continue
-        found = rule(use.full, p, module)
-        if found is None:
-            continue
-        types = tuple(map(type, found)) if isinstance(found, tuple | list) else ()
-        if len(types) != 2 or types[0] is not str or not issubclass(types[1], Norm):
-            raise TypeError(
-                f"the rule for {_shown(where)} must return a role and a Norm, or "
-                f"None, got {found!r}"
-            )
-        role, norm = found
-        if norm.ndim > 1:
-            norm._check(p)
-        return Role(role, norm, f"rule for {_shown(where)}")
+        match rule(use.full, p, module):
+            case None:
+                continue
+            case (str() as role, Norm() as norm) if type(role) is str:
+                if norm.ndim > 1:
+                    norm._check(p)
+                return Role(role, norm, f"rule for {_shown(where)}")
+            case found:
+                raise TypeError(
+                    f"the rule for {_shown(where)} must return a role and a Norm, or "
+                    f"None, got {found!r}"
+                )
     return None
 
 

@@ -31,10 +31,11 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     why: str = ""
 
-    def same_group(self, other: "Row") -> bool:
-        """Whether two parameters are treated alike in everything."""
-        mine = (self.role, self.norm, self.scale, self.settings)
-        return mine == (other.role, other.norm, other.scale, other.settings)
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a group says of its parameters: alike, they share one."""
+        same = {"norm": repr(self.norm), "role": self.role, "scale": self.scale}
+        return same | self.settings
 
     @property
     def remark(self) -> str:
@@ -70,24 +71,14 @@ class Metrized(list[dict[str, Any]]):
     def __init__(self, rows: Iterable[Row]) -> None:
         super().__init__()
         self.rows: tuple[Row, ...] = tuple(rows)
-        groups: list[list[Row]] = []
+        kinds: list[dict[str, Any]] = []
         for row in (row for row in self.rows if row.trainable):
-            alike = [group for group in groups if group[0].same_group(row)]
-            if alike:
-                alike[0].append(row)
-            else:
-                groups.append([row])
-        for first, *more in groups:
-            self.append(
-                {
-                    "params": [row.param for row in (first, *more)],
-                    "param_names": [row.name for row in (first, *more)],
-                    "norm": repr(first.norm),
-                    "role": first.role,
-                    "scale": first.scale,
-                    **first.settings,
-                }
-            )
+            if row.options not in kinds:
+                kinds.append(row.options)
+                self.append({"params": [], "param_names": [], **row.options})
+            group = self[kinds.index(row.options)]
+            group["params"].append(row.param)
+            group["param_names"].append(row.name)
 
     @property
     def frozen(self) -> tuple[str, ...]:

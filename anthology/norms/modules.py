@@ -13,7 +13,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from anthology.linalg.safe import guarded, real_dtype
+from anthology.linalg.safe import guarded, real_dtype, require_positive_integer
 from anthology.norms.base import Norm, from_spec, positive, register, weight_of
 from anthology.norms.metrized import Metrized, Row, as_html, as_text
 
@@ -36,10 +36,11 @@ class MaxOver:
     def __init__(self, terms: Iterable[tuple[Norm, float]]) -> None:
         checked = []
         for term in terms:
-            pair = term if isinstance(term, tuple | list) and len(term) == 2 else None
-            if pair is None or not isinstance(pair[0], Norm):
-                raise TypeError(f"MaxOver needs pairs (Norm, scale), got {term!r}")
-            checked.append((pair[0], positive(pair[1], "scale")))
+            match term:
+                case (Norm() as norm, scale):
+                    checked.append((norm, positive(scale, "scale")))
+                case _:
+                    raise TypeError(f"MaxOver needs pairs (Norm, scale), got {term!r}")
         if not checked:
             raise ValueError("MaxOver needs at least one pair (Norm, scale)")
         object.__setattr__(self, "terms", tuple(checked))
@@ -255,13 +256,12 @@ def compose(*modules: Modular) -> Modular:
     all that follows: ``compose(a, b)`` has the norm
     max(σ_b(m/m_a)‖·‖_a, (m/m_b)‖·‖_b) with m = m_a + m_b (Def. 5).
     """
-
-    def pair(first: Modular, second: Modular) -> Modular:
-        s = second.sensitivity
-        moved = tuple(replace(leaf, gain=leaf.gain * s) for leaf in first.leaves)
-        return Modular(first.sensitivity * s, _merged(moved + second.leaves))
-
-    return reduce(pair, modules, bond())
+    joined = bond()
+    for module in modules:
+        s = module.sensitivity
+        before = tuple(replace(leaf, gain=leaf.gain * s) for leaf in joined.leaves)
+        joined = Modular(joined.sensitivity * s, _merged(before + module.leaves))
+    return joined
 
 
 def concat(*modules: Modular) -> Modular:
@@ -282,8 +282,7 @@ def residual(block: Modular, blocks: int | None = None) -> Modular:
     """
     if blocks is None:
         return concat(bond(), block)
-    if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
-        raise ValueError(f"blocks must be a positive integer or None, got {blocks!r}")
+    require_positive_integer(blocks, "blocks", " or None")
     share = 1 / (2 * blocks)
     return concat(bond(1 - share), compose(block, bond(share)))
 

@@ -119,10 +119,9 @@ def _of_torch(use: Use) -> Role | None:
     """Attention, recurrent cells, tables and convolutions; and those named so."""
     name, p, module, kind = use.name, use.param, use.module, use.kind
     if isinstance(module, nn.MultiheadAttention) and name.endswith("_proj_weight"):
-        parts = 3 if name == "in_proj_weight" else 1
-        role, why = (
-            ("qkv", f"{kind}, q, k, v fused") if parts == 3 else ("linear", kind)
-        )
+        role, why, parts = "linear", kind, 1
+        if name == "in_proj_weight":
+            role, why, parts = "qkv", f"{kind}, q, k, v fused", 3
         if use.split:
             parts *= module.num_heads
             why += f", {parts} heads"
