@@ -107,10 +107,10 @@ def polar_express_coefficients(
         rounding pushed above the interval stay in reach: 1.01 for bfloat16, 1 is off.
     cushion : float
         Keep the lower end of each interval above ``cushion`` times its upper end:
-        gentler polynomials, less optimal, less shaken by rounding. 0 is off.
+        gentler polynomials, less shaken by rounding. 0 is off.
     safety_inside : bool
-        Let the recursion see the shrunk polynomials (as the published five of the dion
-        package), not only the finished list (as the published eight of the paper).
+        Let the recursion see the shrunk polynomials (the five of the dion package), not
+        only the finished list (the eight of the paper).
 
     Source: Amsel et al., The Polar Express, arXiv 2505.16932, Thm 4.1, section 4.4.
     """
@@ -143,9 +143,13 @@ def polar_express_coefficients(
 _LOWER = {1: 0.1, 2: 0.05, 3: 0.02, 4: 0.01, 5: 3e-3}
 
 
-def _endless(p: Coefficients, steps: int, credit: str) -> CoefficientSet:
-    """The same polynomial as often as one likes."""
-    return CoefficientSet(lambda count: (p,) * count, steps, None, credit)
+def _endless(
+    p: Coefficients, steps: int, credit: str, *end: Coefficients
+) -> CoefficientSet:
+    """The same polynomial as often as one likes, and what it ends with."""
+    return CoefficientSet(
+        lambda count: ((p,) * (count - len(end)) + end)[-count:], steps, None, credit
+    )
 
 
 def _listed(
@@ -156,11 +160,6 @@ def _listed(
     found = (*(shrink(p, safety) for p in wide), last)
     most = len(found)
     return CoefficientSet(lambda count: found[:count], most, most, credit)
-
-
-def _deepseek(steps: int) -> tuple[Coefficients, ...]:
-    fast = max(steps - 2, 0)
-    return (published.MUON,) * fast + (published.SETTLING,) * (steps - fast)
 
 
 COEFFICIENT_SETS: dict[str, CoefficientSet] = {
@@ -202,12 +201,12 @@ COEFFICIENT_SETS: dict[str, CoefficientSet] = {
         published.AOL,
         "Turbo-Muon, 2025, made for normalize='aol'; [0.001, 1] to [0.146, 1.051]",
     ),
-    "deepseek": CoefficientSet(
-        _deepseek,
+    "deepseek": _endless(
+        published.MUON,
         10,
-        None,
         "DeepSeek-V4, 2026: those of 'muon', and at last two p(x) = 2x − 1.5x³ + 0.5x⁵; "
         "[0.001, 1] to [1, 1.001]",
+        *(published.SETTLING, published.SETTLING),
     ),
     "polar-express": CoefficientSet(
         lambda steps: polar_express_coefficients(steps, _LOWER.get(steps, 1e-3)),

@@ -42,18 +42,11 @@ def robust_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
     Members of a batch that fails are tried one by one: as they are, in double precision,
     with jitter of 1e-15 to 1e-6 of the largest entry on the diagonal, and on the CPU.
 
-    Parameters
-    ----------
-    A : Tensor
-        Shape (..., n, n), Hermitian and finite, of entries about 1.
-
-    Returns
-    -------
-    tuple of Tensor
-        λ, ascending, shape (..., n), and V, shape (..., n, n), in the precision of
-        ``A``; NaN for a matrix of which the library says until the end that it cannot
-        be decomposed (``LinAlgError``, or NaN). RuntimeError where the last try ends in
-        any other error, and at once where memory, the device or the operation lacks.
+    ``A`` is (..., n, n), Hermitian and finite, of entries about 1. Gives λ, ascending,
+    (..., n), and V, (..., n, n), in its precision; NaN for a matrix of which the library
+    says until the end that it cannot be decomposed (``LinAlgError``, or NaN).
+    RuntimeError where the last try ends in any other error, and at once where memory,
+    the device or the operation lacks.
     """
     values, vectors = _persistent("eigh", A, JITTER)
     return values, vectors

@@ -250,9 +250,8 @@ def square_root(
     Notes
     -----
     With N = 2m+1, b an eigenvalue of B and ρ = (1−√b)/(1+√b), the Padé approximant
-    is :math:`\sum_k \binom{N}{2k} b^k / \sum_k \binom{N}{2k+1} b^k`, which is
-    :math:`\sqrt b\,(1+\rho^N)/(1-\rho^N)`: no term cancels, and its relative error
-    is 2ρᴺ/(1−ρᴺ), small where b is not. At condition number 1e3 the defaults err by
+    is :math:`\sum_k \binom{N}{2k} b^k / \sum_k \binom{N}{2k+1} b^k`: no term cancels,
+    and its relative error is 2ρᴺ/(1−ρᴺ). At condition number 1e3 the defaults err by
     several per cent: regularise A first.
 
     The gradient X = ∂ℓ/∂A is that of the exact root at the S that was computed: it
@@ -306,18 +305,12 @@ def lyapunov(
     """X with SX + XS = C, by the iteration of the matrix sign of S/size.
 
     c ← ½(c(3I−b²) − b²c + bcb), b ← ½b(3I−b²) from b = S/size, c = C/size. The worst
-    direction improves by 1.5 a step until it converges quadratically.
+    direction improves by 1.5 a step until it converges quadratically: with condition
+    number κ of S it takes about log κ/log 1.5 ``steps``, and five more (default 16).
 
-    Parameters
-    ----------
-    S, C : Tensor
-        Shape (..., n, n), S Hermitian positive definite; X is zero where S is.
-    steps : int
-        Number of steps; with condition number κ of S about log κ/log 1.5, and five
-        more. Default 16.
-    size : Tensor, optional
-        What each matrix is divided by, shape (..., 1, 1): above a 1.7th of its
-        largest eigenvalue. Default None: `eigenvalue_bound`.
+    S and C are (..., n, n), S Hermitian positive definite; X is zero where S is.
+    ``size``, (..., 1, 1), is above a 1.7th of the largest eigenvalue of each S; None
+    (default) is `eigenvalue_bound`.
 
     Source: Roberts 1980; as a backward pass, Song, Sebe & Wang 2022, where the size
     is the Frobenius norm.

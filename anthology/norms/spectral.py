@@ -66,13 +66,9 @@ class Spectral(Norm):
     Dual norm: Σσ_i. Steepest step: the polar factor UVᵀ; for rank r < min(m, n)
     the partial isometry U_r V_rᵀ (``anthology.linalg.polar`` says why).
 
-    Parameters
-    ----------
-    method : str
-        How ``dualize`` finds the polar factor: "svd" (exact, default) or one of the
-        iterations of ``anthology.linalg.polar``; ``norm`` and ``dual`` are exact.
-    steps : int, optional
-        Length of the iteration; None is the default of the method.
+    ``dualize`` finds it by ``method``: "svd" (exact, default) or an iteration of
+    ``anthology.linalg.polar``, of so many ``steps`` (None: the default of the method);
+    ``norm`` and ``dual`` are exact.
     """
 
     _ndim: ClassVar[int] = 2
@@ -123,12 +119,7 @@ class Conv(Norm):
     the sum over positions of √(d_out/d_in)·Σσ_i, over K. Steepest step:
     √(d_out/d_in)·UVᵀ/K at each position. Source: arXiv 2410.21265, Conv2D.
 
-    Parameters
-    ----------
-    kernel_ndim : int
-        Number of spatial axes, at least 1.
-    method, steps
-        As for ``Spectral``.
+    ``kernel_ndim`` ≥ 1 is the number of spatial axes; the rest as for `Spectral`.
     """
 
     kernel_ndim: int

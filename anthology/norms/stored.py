@@ -44,6 +44,9 @@ class Transpose(_Around):
 class Split(_Around):
     """max over the blocks that one tensor stacks along its first axis.
 
+    ``base`` is the norm of a block, ``parts`` how many there are, all equal, which must
+    divide the first axis of a point; or a tuple of their sizes, which must sum to it.
+
     Fused weights are several weights in one tensor: query, key and value of
     attention, the gates of a recurrent cell, the groups of a convolution. Dual norm:
     the sum of the blocks' dual norms. Steepest step: each block dualized on its own.
@@ -51,14 +54,6 @@ class Split(_Around):
     Other axes are reached by `Transpose`: ``Transpose(Split(RMSToRMS(), 3))`` is three
     weights side by side, each stored in × out; ``Transpose(Split(Transpose(RMSToRMS()),
     8))`` is one, stored out × in, whose input comes in eight pieces, such as heads.
-
-    Parameters
-    ----------
-    base : Norm
-        The norm of one block.
-    parts : int or tuple of int
-        How many equal blocks, which must divide the size of the first axis of a
-        point; or the size of each, which must sum to it.
     """
 
     parts: Parts
