@@ -224,7 +224,8 @@ def _on_frames(g: Tensor, frame: Tensor) -> Tensor:
 def _clipped(x: Tensor) -> Tensor:
     """The nearest matrix of spectral norm at most one; ``x`` tall."""
     squares, v = torch.linalg.eigh(x.mT @ x)
-    return x @ (v * squares.clamp_min(1).rsqrt()[..., None, :]) @ v.mT
+    inside: Tensor = x @ (v * squares.clamp_min(1).rsqrt()[..., None, :]) @ v.mT
+    return inside
 
 
 def _along(x: Tensor, frame: Tensor) -> Tensor:
