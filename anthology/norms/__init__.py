@@ -18,6 +18,13 @@ True
 
 from anthology.norms.base import Norm, Scaled, from_spec
 from anthology.norms.by_hand import forget_role_rule, role_rule
+from anthology.norms.constraints import (
+    CONSTRAINTS,
+    Constraint,
+    SpectralSphere,
+    Sphere,
+    Stiefel,
+)
 from anthology.norms.lp import (
     L1,
     L2,
@@ -60,10 +67,12 @@ from anthology.norms.spectral import (
 from anthology.norms.stored import Split, Transpose
 
 __all__ = [
+    "CONSTRAINTS",
     "L1",
     "L2",
     "RMS",
     "ColumnL1",
+    "Constraint",
     "Conv",
     "FlatConv",
     "FlatSpectral",
@@ -87,7 +96,10 @@ __all__ = [
     "Scaled",
     "Schatten",
     "Spectral",
+    "SpectralSphere",
+    "Sphere",
     "Split",
+    "Stiefel",
     "ToInf",
     "Transpose",
     "atom",
