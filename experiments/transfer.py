@@ -26,6 +26,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -187,7 +188,7 @@ def train(where: str, size: int, rule: str, power: int, seed: int) -> float | No
         schedule="linear",
         evaluate=lambda: lab.mean_loss(model, *test),
     )
-    found = float(run.metric)
+    found = math.nan if run.metric is None else run.metric
     return float(f"{found:.4g}") if math.isfinite(found) else None
 
 
@@ -269,7 +270,8 @@ def holds(runs: Runs, prediction: Prediction) -> bool:
 
 def stored() -> Runs:
     """What has been run."""
-    return Store(PATH, provenance("transfer.py")).runs
+    runs: Runs = Store(PATH, provenance("transfer.py")).runs
+    return runs
 
 
 def main(act: Callable[..., Any] = train) -> None:
@@ -282,7 +284,7 @@ def main(act: Callable[..., Any] = train) -> None:
                 for power in powers:
                     for seed in SEEDS:
                         run = (where, size, rule, power, seed)
-                        store.once(key(*run), lambda run=run: act(*run))
+                        store.once(key(*run), partial(act, *run))
         for rule in POWERS:
             print(where, rule, transfer(store.runs, where, rule), flush=True)
     for p in PREDICTIONS:
