@@ -10,14 +10,13 @@ from anthology.lab.data import Images, Text, cifar10, digits, images, mnist, tex
 from anthology.lab.explore import Explorer, explore
 from anthology.lab.labels import label_line, label_lines
 from anthology.lab.marks import Arrow, Axis, Line, Mark, Note, Panel, Points, Region
-from anthology.lab.measured import Measured, limit_shares, measured
 from anthology.lab.models import Transformer, conv_net, mlp, transformer
 from anthology.lab.native import use_style
 from anthology.lab.palette import STYLES, Style, style
 from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
 from anthology.lab.runtime import budget, pick_device
 from anthology.lab.slider import Frame, SliderFigure, slider_figure
-from anthology.lab.tables import Table, least_costs
+from anthology.lab.tables import Measured, Table, least_costs, limit_shares, measured
 from anthology.lab.training import Run, accuracy, cross_entropy, fit, mean_loss, sweep
 
 __all__ = [
