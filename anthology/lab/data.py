@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from anthology.lab.runtime import budget, optional
+from .runtime import budget, optional
 
 Device = torch.device | str | None
 Batches = Iterator[tuple[Tensor, Tensor]]

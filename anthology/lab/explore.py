@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from anthology.lab.runtime import kernel, optional
+from .runtime import kernel, optional
 
 _RIGHT = "give (low, high) or (low, high, step), a list of choices, "
 _RIGHT += "True or False, a number or a text"

@@ -8,8 +8,8 @@ from itertools import accumulate, pairwise
 from statistics import fmean
 from typing import Any
 
-from anthology.lab.palette import INK, RULERS, STYLES
-from anthology.lab.runtime import optional
+from .palette import INK, RULERS, STYLES
+from .runtime import optional
 
 Point = tuple[float, float]
 

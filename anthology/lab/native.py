@@ -14,8 +14,8 @@ from importlib.resources import files
 from typing import Any
 from xml.etree import ElementTree
 
-from anthology.lab.palette import INK, PAPER, STYLES, style
-from anthology.lab.runtime import kernel, optional
+from .palette import INK, PAPER, STYLES, style
+from .runtime import kernel, optional
 
 Element = ElementTree.Element
 

@@ -13,9 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anthology.lab.labels import label_lines
-from anthology.lab.palette import style
-from anthology.lab.runtime import optional
+from .labels import label_lines
+from .palette import style
+from .runtime import optional
 
 Records = Sequence[Mapping[str, Any]]
 

@@ -24,8 +24,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from anthology.lab.marks import Mark, Note, Panel
-from anthology.lab.svg import draw, draw_panel, swatch
+from .marks import Mark, Note, Panel
+from .svg import draw, draw_panel, swatch
 
 _CSS, _SCRIPT = (
     files("anthology.lab").joinpath(name).read_text("utf-8").replace("\n", "")

@@ -8,18 +8,8 @@ from html import escape
 from itertools import groupby, pairwise
 from typing import Any
 
-from anthology.lab.marks import (
-    LEFT,
-    WIDTH,
-    Arrow,
-    Line,
-    Mark,
-    Note,
-    Panel,
-    Points,
-    Region,
-)
-from anthology.lab.palette import STYLES, Style
+from .marks import LEFT, WIDTH, Arrow, Line, Mark, Note, Panel, Points, Region
+from .palette import STYLES, Style
 
 _BOTTOM = 40.0
 _FAR = 1e5  # pixels: beyond this a coordinate is far outside, however far

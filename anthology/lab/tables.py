@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from anthology.cost import Rates, limit
-from anthology.lab.palette import INK, style
-from anthology.lab.runtime import optional
+
+from .palette import INK, style
+from .runtime import optional
 
 Plain = Mapping[str, Any]
 Pair = tuple[Plain | None, Plain | None]  # of ours and of the peers

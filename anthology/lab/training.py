@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anthology.lab.runtime import optional
+from .runtime import optional
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
