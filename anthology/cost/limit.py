@@ -22,12 +22,11 @@ class Limit:
     """What one step costs at least.
 
     `seconds` is the larger of bytes over bandwidth and `matrix_seconds`, as both can
-    overlap. `bytes` move between memory and processor: each gradient is read, each
-    parameter read and written, and what the rule needs of the state. `flops` are the
-    operations of matrix products and decompositions, `matrix_seconds` the sum of
-    operations over rate, by dtype. `state_bytes` is what the rule must keep between two
-    steps, `parameters` how many numbers move, and `bandwidth`, in bytes a second, the
-    one measured for a working set of this size.
+    overlap. `bytes` move between memory and processor, `flops` are the operations of
+    matrix products and decompositions, `matrix_seconds` their sum over the rates by
+    dtype. `state_bytes` is what the rule must keep between two steps, `parameters` how
+    many numbers move, and `bandwidth`, in bytes a second, that of a working set of
+    this size.
     """
 
     seconds: float
@@ -72,16 +71,11 @@ def limit(
     device : torch.device or str, optional
         Whose rates count. Default None: that of the parameters.
     rates : Rates, optional
-        Rates to count with. Default None: those that `device_rates` measures, once a
-        process, in a few seconds.
+        Default None: those that `device_rates` measures, once a process, in a few
+        seconds.
     symmetric : bool
         Whether a product with a symmetric result counts half, as it does for a
         kernel that computes one triangle. Default True.
-
-    Returns
-    -------
-    Limit
-        Zeros without parameters.
 
     Raises
     ------
@@ -149,24 +143,21 @@ def _counted(
     if isinstance(model_or_params, torch.nn.Module):
         model_or_params = model_or_params.parameters()
     chosen = [p for p in model_or_params or () if p.requires_grad]
-    made = not isinstance(optimizer, torch.optim.Optimizer)
+    counted = None if model_or_params is None else chosen
     if not isinstance(optimizer, torch.optim.Optimizer):
         if model_or_params is None:
             raise TypeError("a class has no parameters: limit(AdamW, model)")
         meta = [torch.empty_like(p, device="meta").requires_grad_() for p in chosen]
-        optimizer = optimizer(meta or [torch.empty(0, device="meta")])
+        optimizer, counted = optimizer(meta or [torch.empty(0, device="meta")]), None
     own = [p for group in optimizer.param_groups for p in group["params"]]
-    if made or model_or_params is None:
-        counted = {id(p) for p in own}
-    else:
-        counted = {id(p) for p in chosen}
-        if missing := counted - {id(p) for p in own}:
-            raise ValueError(
-                f"{len(missing)} of the parameters are not the optimizer's; leave "
-                "them out, or give the optimizer's class to count them with it"
-            )
+    counts = {id(p) for p in (own if counted is None else counted)}
+    if missing := counts - {id(p) for p in own}:
+        raise ValueError(
+            f"{len(missing)} of the parameters are not the optimizer's; leave "
+            "them out, or give the optimizer's class to count them with it"
+        )
     first = [p.device for p in (*chosen, *own)]
-    return optimizer, counted, first[0] if first else torch.device("cpu")
+    return optimizer, counts, first[0] if first else torch.device("cpu")
 
 
 def _subject(

@@ -27,6 +27,8 @@ DTYPES = ("float32", "bfloat16", "float64")
 # and samples in each; bytes that a sample moves at least.
 PASSES, SAMPLES, LEAST = 5, 2, 2**24
 
+Way = tuple[int, Callable[[], object]]  # bytes moved, and how
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -63,23 +65,14 @@ class Rates:
 def device_rates(
     device: torch.device | str = "cpu", threads: int | None = None
 ) -> Rates:
-    """Measure a device; a second measurement in a process is the first one's result.
+    """Measure a device, "cpu" or a CUDA device, once a process.
 
-    Parameters
-    ----------
-    device : torch.device or str
-        "cpu" or a CUDA device. Default "cpu".
-    threads : int, optional
-        Threads of the CPU. Default None: as many as PyTorch uses now.
-
-    Returns
-    -------
-    Rates
-        Of the best sample, since what others do to a machine can only slow it down:
-        by time of the processor for one thread of a CPU, else on the wall. Bandwidth
-        is that of the fastest of five ways to change arrays in place, from one array
-        scaled to the four of PyTorch's fused AdamW; the rate of products that of the
-        fastest of several shapes. What a set reaches every smaller one reaches too.
+    A CPU with so many ``threads``, by default as many as PyTorch uses now. The best
+    sample counts, since what others do to a machine can only slow it down: by time of
+    the processor for one thread of a CPU, else on the wall. Bandwidth is that of the
+    fastest of five ways to change arrays in place, from one array scaled to the four of
+    PyTorch's fused AdamW; the rate of products that of the fastest of several shapes.
+    What a set reaches every smaller one reaches too.
     """
     found = torch.device(device)
     count = (threads or torch.get_num_threads()) if found.type == "cpu" else 1
@@ -106,15 +99,15 @@ def _measured(device: str, threads: int) -> Rates:
     return Rates(tuple(zip(sizes, rising, strict=True)), matmul)
 
 
-def _ways(pool: Tensor) -> list[tuple[int, Callable[[], object]]]:
-    """Ways to change arrays that fill a pool of ones: bytes moved, and how."""
+def _ways(pool: Tensor) -> list[Way]:
+    """Ways to change arrays that fill a pool of ones."""
 
     def arrays(count: int) -> list[Tensor]:
         n = pool.numel() // count
         return [pool[i * n : (i + 1) * n] for i in range(count)]
 
     (a,), (b, c), (d, e, f) = arrays(1), arrays(2), arrays(3)
-    ways: list[tuple[int, Callable[[], object]]] = [
+    ways: list[Way] = [
         (8 * a.numel(), lambda: a.mul_(1.0)),
         (12 * b.numel(), lambda: b.lerp_(c, 0.5)),
         (16 * d.numel(), lambda: d.addcmul_(e, f, value=0.0)),
@@ -133,16 +126,15 @@ def _ways(pool: Tensor) -> list[tuple[int, Callable[[], object]]]:
 
 def _products(name: str, device: str) -> float:
     """Operations a second of the fastest product of several shapes."""
-    best = 0.0
+    found = []
     sides = CPU_SIDES if torch.device(device).type == "cpu" else DEVICE_SIDES
     for batch, rows, inner, columns in sides:
         x = torch.randn(batch, rows, inner, device=device).to(getattr(torch, name))
         y = torch.randn(batch, inner, columns, device=device).to(x)
         run = partial(torch.bmm, x, y, out=x.new_empty(batch, rows, columns))
         flops = 2.0 * batch * rows * inner * columns
-        for _ in range(PASSES):
-            best = max(best, flops / _fastest(run, LEAST, device))
-    return best
+        found += [flops / _fastest(run, LEAST, device) for _ in range(PASSES)]
+    return max(found)
 
 
 def _fastest(run: Callable[[], object], moved: int, device: str) -> float:

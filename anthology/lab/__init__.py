@@ -4,21 +4,20 @@ Checks that print one line, the model problems, real data, small networks, a
 training loop, the style of the figures, and the figure with a slider.
 """
 
-from anthology.lab import problems
-from anthology.lab.check import check, check_close, gap
-from anthology.lab.data import Images, Text, cifar10, digits, images, mnist, text
-from anthology.lab.explore import Explorer, explore
-from anthology.lab.labels import label_line, label_lines
-from anthology.lab.marks import Arrow, Axis, Line, Mark, Note, Panel, Points, Region
-from anthology.lab.measured import Measured, limit_shares, measured
-from anthology.lab.models import Transformer, conv_net, mlp, transformer
-from anthology.lab.native import use_style
-from anthology.lab.palette import STYLES, Style, style
-from anthology.lab.probe_plots import probe_curves, probe_layers, probe_symmetries
-from anthology.lab.runtime import budget, pick_device
-from anthology.lab.slider import Frame, SliderFigure, slider_figure
-from anthology.lab.tables import Table, least_costs
-from anthology.lab.training import Run, accuracy, cross_entropy, fit, mean_loss, sweep
+from . import problems
+from .check import check, check_close, gap
+from .data import Images, Text, cifar10, digits, images, mnist, text
+from .explore import Explorer, explore
+from .labels import label_line, label_lines
+from .marks import Arrow, Axis, Line, Mark, Note, Panel, Points, Region
+from .models import Transformer, conv_net, mlp, transformer
+from .native import use_style
+from .palette import STYLES, Style, style
+from .probe_plots import probe_curves, probe_layers, probe_symmetries
+from .runtime import budget, pick_device
+from .slider import Frame, SliderFigure, slider_figure
+from .tables import Measured, Table, least_costs, limit_shares, measured
+from .training import Run, accuracy, cross_entropy, fit, mean_loss, sweep
 
 __all__ = [
     "STYLES",

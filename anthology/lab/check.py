@@ -1,16 +1,15 @@
 """The checker of the book: one printed line per statement that holds.
 
-What is printed must be the same on every machine, so it names tolerances and
-orders of magnitude, never the digits that were measured; those appear only in
-the message of a failed check.
+What is printed is the same on every machine: it names tolerances, never the digits
+that were measured; those appear only in the message of a failed check.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-
-__all__ = ["check", "check_close", "gap"]
 
 
 def check(statement: str, passed: bool | Tensor, detail: str = "") -> None:
@@ -35,11 +34,8 @@ def check_close(
     not below ``tol``; NaN never is.
     """
     error = gap(actual, expected)
-    if not error < tol:
-        raise AssertionError(
-            f"FAILED  {statement} (error {error:.3g}, allowed {tol:g})"
-        )
-    print(f"ok  {statement} (error < {tol:g})")
+    fine, allowed = error < tol, f"error {error:.3g}, allowed {tol:g}"
+    check(statement, fine, f"error < {tol:g}" if fine else allowed)
 
 
 def gap(actual: Tensor | float, expected: Tensor | float) -> float:
@@ -50,15 +46,11 @@ def gap(actual: Tensor | float, expected: Tensor | float) -> float:
     different shapes, which would broadcast, raise a ValueError.
     """
     # a Python float keeps its digits only if float64 is asked for at once
-    a, b = (
-        torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
-        for value in (actual, expected)
-    )
+    exact = partial(torch.as_tensor, dtype=torch.float64, device="cpu")
+    a, b = exact(actual).detach(), exact(expected).detach()
     if a.ndim and b.ndim and a.shape != b.shape:
-        raise ValueError(
-            f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}; "
-            "compare tensors of the same shape"
-        )
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"shapes differ: {shapes}; compare tensors of the same shape")
     difference = (a - b).abs()
     if difference.numel() == 0:
         return 0.0
@@ -68,14 +60,12 @@ def gap(actual: Tensor | float, expected: Tensor | float) -> float:
 def _truth(passed: object) -> bool:
     if isinstance(passed, Tensor):
         if passed.dtype != torch.bool:
-            raise TypeError(
-                f"passed must hold truth values, got {passed.dtype}; compare first"
-            )
+            found = f"hold truth values, got {passed.dtype}"
+            raise TypeError(f"passed must {found}; compare first")
         return passed.numel() > 0 and bool(passed.all())
     # numpy's own bool has the method `item`, python's has not
     value = passed.item() if hasattr(passed, "item") else passed
     if not isinstance(value, bool):
-        raise TypeError(
-            f"passed must be True or False, got {type(passed).__name__}; compare first"
-        )
+        found = f"be True or False, got {type(passed).__name__}"
+        raise TypeError(f"passed must {found}; compare first")
     return value

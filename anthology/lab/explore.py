@@ -15,14 +15,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from anthology.lab.runtime import kernel, optional
+from .runtime import kernel, optional
 
-__all__ = ["Explorer", "explore"]
-
-_RIGHT = (
-    "give (low, high) or (low, high, step), a list of choices, "
-    "True or False, a number or a text"
-)
+_RIGHT = "give (low, high) or (low, high, step), a list of choices, "
+_RIGHT += "True or False, a number or a text"
 _NONE = inspect.Parameter.empty  # no default
 _LATE: Mapping[str, Any] = {"continuous_update": False}  # redraw on release
 _TYPED = {bool: "Checkbox", str: "Text", int: "IntText", float: "FloatText"}
@@ -53,14 +49,12 @@ class Explorer:
     ) -> None:
         self._function, self._ranges = function, ranges
         self.output = widgets.Output()
+        look = {"style": {"description_width": "initial"}}
         self.controls = {
-            name: getattr(widgets, control.kind)(
-                description=name.replace("_", " "),
-                value=control.first,
-                style={"description_width": "initial"},
-                **control.settings,
+            name: getattr(widgets, c.kind)(
+                description=name.replace("_", " "), value=c.first, **look, **c.settings
             )
-            for name, control in ranges.items()
+            for name, c in ranges.items()
         }
         self._box = widgets.VBox([*self.controls.values(), self.output])
         self._draw(first=True)
@@ -70,10 +64,7 @@ class Explorer:
     @property
     def values(self) -> dict[str, Any]:
         """The arguments at which the controls stand."""
-        return {
-            name: self._ranges[name].read(control.value)
-            for name, control in self.controls.items()
-        }
+        return {n: self._ranges[n].read(c.value) for n, c in self.controls.items()}
 
     def _draw(self, first: bool = False) -> None:
         """Call the function and show what came; an error too, unless it is the first."""
@@ -100,13 +91,14 @@ def explore(function: Callable[..., Any], **ranges: Any) -> Explorer | None:
     """Play with a function: a control for each argument, redrawn at each change.
 
     In a notebook with ipywidgets (7.7 or newer) it shows the controls and, below
-    them, what the function prints, draws with matplotlib or returns. Without
-    either it calls the function once.
+    them, what the function prints, draws with matplotlib or returns; as the last line
+    of a cell it shows itself. Without either it calls the function once, for None.
 
     Parameters
     ----------
     function : callable
-        Called with keyword arguments.
+        Called with keyword arguments. What the first call raises is raised; later ones
+        show it in place of the figure.
     **ranges
         For each argument ``(low, high)`` or ``(low, high, step)``, of integers or
         real numbers (without a step: 1, or a hundredth of the range); a list of
@@ -114,18 +106,11 @@ def explore(function: Callable[..., Any], **ranges: Any) -> Explorer | None:
         The first value is what is given; of a range or a list it is the
         function's default where it has one, else the low end or first choice.
 
-    Returns
-    -------
-    Explorer or None
-        As the last line of a cell it shows itself; None after a plain call.
-
     Raises
     ------
-    TypeError
-        For a range of another kind, or arguments the function does not take.
-    ValueError
-        For an empty or unbounded range, no choice, or a default outside. What else
-        the first call raises; later ones show it in place of the figure.
+    TypeError, ValueError
+        For a range of another kind, or arguments the function does not take; for an
+        empty or unbounded range, no choice, or a default outside.
     """
     controls = controls_of(function, ranges)
     try:
@@ -175,15 +160,12 @@ def _slider(name: str, given: tuple[Any, ...], default: Any) -> Control:
     if not all(map(math.isfinite, given)) or not low < high:
         raise ValueError(f"{name}={given!r}: give finite numbers, low before high")
     if not 0 < step <= high - low:
-        raise ValueError(
-            f"{name}={given!r}: the step must be above 0 and at most high - low"
-        )
+        right = "the step must be above 0 and at most high - low"
+        raise ValueError(f"{name}={given!r}: {right}")
     first = low if default is _NONE else default
     if not _is_real(first) or not low <= first <= high:
-        raise ValueError(
-            f"{name}={given!r} does not hold the function's default {first!r}; "
-            "widen the range or change the default"
-        )
+        what = f"{name}={given!r} does not hold the function's default {first!r}"
+        raise ValueError(f"{what}; widen the range or change the default")
     settings = {"min": low, "max": high, "step": step, **_LATE}
     if whole and isinstance(first, int):
         return Control("IntSlider", first, settings)
@@ -198,14 +180,11 @@ def _dropdown(name: str, given: list[Any], default: Any) -> Control:
     # by identity first: tensors and arrays have no single truth of equality
     same = [i for i, x in enumerate(given) if x is default]
     if isinstance(default, (int, float, str)):
-        same += [
-            i for i, x in enumerate(given) if type(x) is type(default) and x == default
-        ]
+        alike = [type(x) is type(default) and x == default for x in given]
+        same += [i for i, is_it in enumerate(alike) if is_it]
     if default is not _NONE and not same:
-        raise ValueError(
-            f"{name}: the choices do not hold the function's default {default!r}; "
-            "add it or change the default"
-        )
+        what = f"{name}: the choices do not hold the function's default {default!r}"
+        raise ValueError(f"{what}; add it or change the default")
     # a function or class by its name
     options = [(str(getattr(x, "__name__", x)), i) for i, x in enumerate(given)]
     return Control("Dropdown", (same or [0])[0], {"options": options}, list(given))
@@ -219,9 +198,7 @@ def _shown_call(function: Callable[..., Any], values: Mapping[str, Any]) -> None
     """Call, then show new figures, and what was returned if it is no figure shown."""
     before = _open_figures()
     result = function(**values)
-    drawn = [
-        figure for number, figure in _open_figures().items() if number not in before
-    ]
+    drawn = [f for n, f in _open_figures().items() if n not in before]
     if kernel() is None:
         return
     for figure in drawn:

@@ -8,10 +8,8 @@ from itertools import accumulate, pairwise
 from statistics import fmean
 from typing import Any
 
-from anthology.lab.palette import INK, RULERS, STYLES
-from anthology.lab.runtime import optional
-
-__all__ = ["label_line", "label_lines"]
+from .palette import INK, RULERS, STYLES
+from .runtime import optional
 
 Point = tuple[float, float]
 
@@ -42,9 +40,9 @@ def label_line(
 def label_lines(*axes: Any) -> list[Any]:
     """Write the name of every labelled line at its end, none on another.
 
-    Call it last: labels that would touch are moved parted for the axes as they
-    are then. Lines of the same label are named once on each axes. A ValueError if
-    there are no axes, or none of their lines has a label. Returns the annotations.
+    Call it last: labels that would touch are parted for the axes as they are then.
+    Lines of the same label are named once on each axes. A ValueError if there are no
+    axes, or none of their lines has a label. Returns the annotations.
     """
     if not axes:
         raise ValueError("name the axes whose lines are to be labelled")
@@ -75,9 +73,8 @@ def parted(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Middles of boxes of these heights, in order, near where they are wanted."""
     # Least squares: where the boxes would stand in one pile, and how far each wants
     # to be from there; those that want to pass one another go the mean way together.
-    pile = [
-        top - high / 2 for top, high in zip(accumulate(heights), heights, strict=True)
-    ]
+    tops = accumulate(heights)
+    pile = [top - high / 2 for top, high in zip(tops, heights, strict=True)]
     blocks: list[list[float]] = []
     for want, stands in zip(wanted, pile, strict=True):
         block = [want - stands]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Arrow", "Axis", "Line", "Mark", "Note", "Panel", "Points", "Region"]
-
 WIDTH, LEFT, RIGHT = 340.0, 46.0, 14.0  # of a panel and its margins, in pixels
 
 
@@ -18,7 +16,7 @@ class Line:
 
     ``x`` and ``y`` are lists, tensors or arrays of one length, ``name`` the entry in
     the legend, which marks of the same name share, ``style`` a ruler's name or a
-    number of ``lab.STYLES``, and ``width`` is in pixels.
+    number of ``lab.STYLES``, and ``width`` in pixels.
     """
 
     x: Any
@@ -62,10 +60,9 @@ class Region:
 
 @dataclass(frozen=True)
 class Note:
-    """A short text at a point, in the colour of the page's text.
+    """A short text at a point, whose ``anchor`` is its "start", "middle" or "end".
 
-    A ``style`` puts a sign of it before the text, to name a line where it runs;
-    ``anchor`` is the part that stands there: "start", "middle" or "end".
+    A ``style`` puts a sign of it before the text, to name a line where it runs.
     """
 
     x: float
@@ -83,8 +80,8 @@ class Axis:
     """One axis of a panel.
 
     The ``label`` says what is measured, with its unit. The ends are finite, ``low``
-    below ``high``, and positive if the axis is logarithmic, else a ValueError; ``ticks``
-    are where to write numbers, chosen well if not given.
+    below ``high``, and positive on a logarithmic axis, else a ValueError; ``ticks`` are
+    where to write numbers, chosen well if not given.
     """
 
     label: str
@@ -112,7 +109,7 @@ class Axis:
     def chosen_ticks(self) -> list[float]:
         """The ticks: given, powers of ten, or three to seven round numbers."""
         if self.ticks is not None:
-            return [float(t) for t in self.ticks]
+            return [*map(float, self.ticks)]
         if self.log:
             first = math.ceil(math.log10(self.low) - 1e-9)
             last = math.floor(math.log10(self.high) + 1e-9)
@@ -128,11 +125,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture beside others, with its axes and the marks that never move.
+    """One picture beside others, with its axes, a title, and marks that never move.
 
-    The ``title`` is printed above, and the ``background`` drawn once, under the frames.
-    The plotting area is 280 pixels wide and ``height`` high, or as high as the axes say
-    if ``equal``: one unit is equally long on both (linear ones).
+    The ``background`` is drawn once, under the frames. The plotting area is 280 pixels
+    wide and ``height`` high; if ``equal``, so that one unit is equally long on both
+    (linear) axes.
     """
 
     x: Axis

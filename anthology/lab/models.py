@@ -1,9 +1,8 @@
 """Three small networks: a perceptron, a convolutional net, a transformer.
 
-Each is built on the CPU from its own seed (by torch's default initialisation),
-without touching the global random state, so a model is the same on every device; move
-it with ``.to(device)``. What is out of bounds raises a ValueError.
-None has dropout or batch statistics: each is a plain function of its input.
+Each is built on the CPU from its own seed (by torch's default initialisation), the
+same on every device, and leaves the global random state alone. None has dropout or
+batch statistics. What is out of bounds raises a ValueError.
 
 >>> from anthology import lab
 >>> net = lab.mlp([64, 32, 10])                      # (..., 1, 8, 8) → (..., 10)
@@ -20,8 +19,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-__all__ = ["Transformer", "conv_net", "mlp", "transformer"]
 
 
 @contextmanager
@@ -42,8 +39,7 @@ def mlp(
     """A multi-layer perceptron that flattens its input.
 
     ``widths`` are the sizes from input to output, two at least: ``[64, 32, 10]`` has
-    one hidden layer. ``activation`` is the module between the layers; ``nn.Tanh``
-    where smoothness matters.
+    one hidden layer. ``activation`` stands between the layers; ``nn.Tanh`` is smooth.
     """
     if len(widths) < 2:
         raise ValueError(f"widths is {list(widths)}; give input and output at least")
@@ -63,11 +59,9 @@ def conv_net(
 ) -> nn.Sequential:
     """A plain convolutional network: conv 3 × 3, group norm, ReLU, in stages.
 
-    The first stage keeps the resolution, each later one halves it; a global
-    mean and a linear head follow. Images of any size from 8 × 8 on will do.
-
-    ``channels`` are the widths of the stages, multiples of 8 (the group size);
-    ``inputs`` are the channels of the images: 1 for digits, 3 for CIFAR-10.
+    The first stage keeps the resolution, each later one halves it; a global mean and
+    a linear head follow. ``channels`` are the widths of the stages, multiples of 8 (the
+    group size), ``inputs`` those of the images, which have 8 × 8 pixels at least.
     """
     if not channels or any(c < 8 or c % 8 for c in channels):
         raise ValueError(f"channels is {list(channels)}; give multiples of 8")
@@ -147,11 +141,10 @@ def transformer(
     tied: bool = False,
     seed: int = 0,
 ) -> Transformer:
-    """A small causal transformer for bytes.
+    """A small causal transformer for bytes, and sequences of up to ``context``.
 
-    With ``vocabulary`` tokens, ``width`` channels, ``depth`` blocks of ``heads`` heads
-    (a divisor of the width) and sequences of up to ``context``; ``tied`` if the head
-    shares the weight of the token embedding.
+    With ``depth`` blocks of ``heads`` heads (a divisor of the width); ``tied`` if the
+    head shares the weight of the token embedding.
     """
     if heads < 1 or width % heads:
         raise ValueError(f"width is {width}; it must be a multiple of heads={heads}")

@@ -1,10 +1,7 @@
 """One style for every figure, and a figure as SVG that belongs to its page.
 
-The ink becomes the page's own colour of text, each ruler the page's colour of
-that ruler, so a figure follows the reader from day to night. Where there is no
-page of ours (JupyterLab, Colab, an image viewer) it keeps the colours of the
-day on a light ground. The bytes depend on the figure alone: no date, no name
-of a program, no random id.
+Ink and rulers become the page's own colours, which follow the reader from day to
+night; elsewhere they are those of the day. The bytes depend on the figure alone.
 """
 
 from __future__ import annotations
@@ -17,10 +14,8 @@ from importlib.resources import files
 from typing import Any
 from xml.etree import ElementTree
 
-from anthology.lab.palette import INK, PAPER, STYLES, style
-from anthology.lab.runtime import kernel, optional
-
-__all__ = ["svg", "use_style"]
+from .palette import INK, PAPER, STYLES, style
+from .runtime import kernel, optional
 
 Element = ElementTree.Element
 
@@ -29,13 +24,14 @@ HREF = "{http://www.w3.org/1999/xlink}href"
 FONTS = "var(--fig-font,'Source Sans 3',system-ui,sans-serif)"
 WIDEST = 370.0  # points: the widest picture whose words a phone shows at 11 px
 NUMBER = re.compile(r"-?\d+\.\d{2,}(?![\d%])")
+DECLARED = re.compile(r"([\w-]+): *([^;]*[^; ])")
 NAMED = re.compile(r"#([\w-]+)")
 FONT = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d{3}) )?([\d.]+)px .*")
 SAVED = {"Creator": None, "Date": None, "Format": None, "Type": None}
 PAGE = PAPER["page"]["light"]
-SURFACES = ("axes.facecolor", "figure.facecolor", "savefig.facecolor")
-INKED: tuple[str, ...] = ("axes.edgecolor", "axes.labelcolor", "grid.color")
-INKED += ("text.color", "xtick.color", "ytick.color")
+SURFACES = [f"{part}.facecolor" for part in ("axes", "figure", "savefig")]
+INKED = [f"{part}.color" for part in ("grid", "text", "xtick", "ytick")]
+INKED += ["axes.edgecolor", "axes.labelcolor"]
 
 
 def use_style() -> None:
@@ -46,14 +42,13 @@ def use_style() -> None:
     its columns, at most 5.1 inches wide: so its labels can be read on a phone.
     """
     mpl = optional("matplotlib", "matplotlib")
-    cycler = optional("cycler", "matplotlib").cycler
-    shades = range(5)  # of ink, through which lines without a style of their own go
-    colors = cycler(color=[STYLES[i].color for i in shades])
-    lines = cycler(linestyle=[style(i)["linestyle"] for i in shades])
+    # of ink, through which lines without a style of their own go
+    shades = [style(i) for i in range(5)]
+    cycle = {key: [shade[key] for shade in shades] for key in ("color", "linestyle")}
     look = files("anthology.lab").joinpath("book.mplstyle")
     mpl.rcParams.update(mpl.rc_params_from_file(look, use_default_template=False))
     mpl.rcParams.update(dict.fromkeys(SURFACES, PAGE) | dict.fromkeys(INKED, INK))
-    mpl.rcParams["axes.prop_cycle"] = colors + lines
+    mpl.rcParams["axes.prop_cycle"] = mpl.cycler(**cycle)
     if (shell := kernel()) is not None:
         _show_as_svg(shell)
 
@@ -88,21 +83,17 @@ def _native(element: Element) -> None:
     element.tag = element.tag.removeprefix(SVG)
     if HREF in element.attrib:
         element.set("href", element.attrib.pop(HREF))
-    declared = (part.split(":", 1) for part in element.get("style", "").split(";"))
-    styles = {p[0].strip(): p[1].strip() for p in declared if len(p) == 2}
-    element.attrib.pop("style", None)
+    styles = dict(DECLARED.findall(element.attrib.pop("style", "")))
     for name, value in styles.items():
         if name == "font":
             _set_font(element, value)
-        elif name == "font-family":
-            continue  # of the page
         elif name in ("fill", "stroke", "stop-color") and value.startswith("#"):
             color, strength = _color(value)
             element.set(name, color)
             if strength < 1:
                 given = float(styles.get(f"{name}-opacity", 1))
                 element.set(f"{name}-opacity", f"{given * strength:.3g}")
-        else:
+        elif name != "font-family":  # which is of the page
             element.attrib.setdefault(name, value)
     for name, value in element.attrib.items():
         if not name.startswith("href"):
@@ -117,11 +108,12 @@ def _native(element: Element) -> None:
 
 def _color(value: str) -> tuple[str, float]:
     """A colour of the page and its opacity: greys are thinned ink."""
-    entry = STYLES.by_color.get(value)
     if value in ("#ffffff", PAGE):
         return f"var(--fig-page,{PAGE})", 1.0
-    if entry is not None:
-        return ("currentColor" if entry.name == "ink" else entry.css), 1.0
+    if value == INK:
+        return "currentColor", 1.0
+    if value in STYLES.by_color:
+        return STYLES.by_color[value].css, 1.0
     red, green, blue = (int(value[i : i + 2], 16) for i in (1, 3, 5))
     if red == green == blue:
         return "currentColor", 1 - red / 255
@@ -146,8 +138,7 @@ def _number_ids(root: Element) -> None:
     used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
     new: dict[str, str] = {}
     for element in root.iter():
-        name = element.attrib.pop("id", "")
-        if name in used:
+        if (name := element.attrib.pop("id", "")) in used:
             element.set("id", new.setdefault(name, str(len(new))))
     for element in root.iter():
         for key, value in element.attrib.items():
@@ -160,13 +151,12 @@ def _drawing(element: Element) -> Iterator[Element]:
     for child in element:
         child[:] = list(_drawing(child))
         hollow = child.tag in ("g", "defs") and not len(child)
-        unseen = child.get("fill") == "none" and "stroke" not in child.attrib
-        silent = child.tag in ("metadata", "style")
-        if silent or hollow or (child.tag == "path" and unseen):
-            continue
+        unseen = child.tag in ("metadata", "style")
+        if child.tag == "path" and child.get("fill") == "none":
+            unseen = "stroke" not in child.attrib
         if child.tag == "g" and not child.attrib:
             yield from child
-        else:
+        elif not (hollow or unseen):
             yield child
 
 

@@ -1,21 +1,22 @@
 """The colours of the book, read from the one file that holds them.
 
-``palette.json`` says for each ruler its colour by day and by night, its dashes
-and its marker; matplotlib, the sliders and the style sheet read it. A colour
-means a ruler. What is no ruler (two runs, three rates) is drawn in shades of
-ink, told apart by dashes, markers and the label at its end.
+A colour means a ruler. What is no ruler (two runs, three rates) is drawn in shades
+of ink, told apart by dashes, markers and the label at its end.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["INK", "PAPER", "RULERS", "STYLES", "Style", "Styles", "css", "style"]
+_READ = json.loads((files("anthology.lab") / "palette.json").read_text("utf-8"))
+_ENTRIES = {**_READ["rulers"], **_READ["inks"]}
+RULERS, INKS = tuple(_READ["rulers"]), tuple(_READ["inks"])
+PAPER: Mapping[str, Mapping[str, str]] = _READ["paper"]
 
 
 @dataclass(frozen=True)
@@ -40,29 +41,25 @@ class Style:
         return f"var(--fig-{self.name},{self.color})"
 
 
-class Styles(Mapping[str, Style]):
-    """The palette by the name of a ruler or a shade, or by number."""
+class Styles(dict[Any, Style]):
+    """The palette by the name of a ruler or a shade; a number counts the shades."""
 
-    def __init__(self, entries: Iterable[Style], inks: tuple[str, ...]) -> None:
-        self._entries = {entry.name: entry for entry in entries}
-        self._inks = inks
-
-    def __getitem__(self, key: str | int) -> Style:
-        name = self._inks[key % len(self._inks)] if isinstance(key, int) else key
-        if name not in self._entries:
-            raise KeyError(f"no style {name!r}; there are {', '.join(self._entries)}")
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __missing__(self, key: str | int) -> Style:
+        if isinstance(key, int):
+            return self[INKS[key % len(INKS)]]
+        raise KeyError(f"no style {key!r}; there are {', '.join(self)}")
 
     @cached_property
     def by_color(self) -> dict[str, Style]:
         """The first entry of each colour by day."""
-        return {entry.color: entry for entry in reversed(self._entries.values())}
+        return {entry.color: entry for entry in reversed(self.values())}
+
+
+STYLES = Styles(
+    (n, Style(n, e["light"], e["dark"], tuple(map(float, e["dashes"])), e["marker"]))
+    for n, e in _ENTRIES.items()
+)
+INK = STYLES["ink"].color
 
 
 def style(which: str | int, **changes: Any) -> dict[str, Any]:
@@ -82,22 +79,4 @@ def css(scheme: str) -> str:
     """The palette as declarations of a style sheet, ``--fig-l1:#0a559a;…``."""
     if scheme not in ("light", "dark"):
         raise ValueError(f"the schemes are 'light' and 'dark', not {scheme!r}")
-    return "".join(
-        f"--fig-{e.name}:{e.color if scheme == 'light' else e.dark};"
-        for e in STYLES.values()
-    )
-
-
-_READ = json.loads(
-    files("anthology.lab").joinpath("palette.json").read_text(encoding="utf-8")
-)
-RULERS: tuple[str, ...] = tuple(_READ["rulers"])
-PAPER: Mapping[str, Mapping[str, str]] = _READ["paper"]
-STYLES = Styles(
-    [
-        Style(n, e["light"], e["dark"], tuple(map(float, e["dashes"])), e["marker"])
-        for n, e in {**_READ["rulers"], **_READ["inks"]}.items()
-    ],
-    tuple(_READ["inks"]),
-)
-INK = STYLES["ink"].color
+    return "".join(f"--fig-{name}:{e[scheme]};" for name, e in _ENTRIES.items())

@@ -13,11 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anthology.lab.labels import label_lines
-from anthology.lab.palette import style
-from anthology.lab.runtime import optional
-
-__all__ = ["probe_curves", "probe_layers", "probe_symmetries"]
+from .labels import label_lines
+from .palette import style
+from .runtime import optional
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -34,7 +32,7 @@ _LABELS = {
     "dual": "‖∇f‖_*",
 }
 # where the motion along the step ends, and where the step leads nowhere
-_MARKS = {"overshoot": (1.0, 2.0), "error": (0.5, 1.0), "turn": (0.5, 1.0)}
+_ENDS = {"overshoot": (1.0, 2.0), "error": (0.5, 1.0), "turn": (0.5, 1.0)}
 
 
 def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
@@ -42,13 +40,13 @@ def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
 
     One panel for each of the names, such as ``"loss"``, ``"overshoot"`` (a ValueError
     for one that is not there); by default all there are of loss, overshoot, error,
-    product and penalty. The limits of ``"product"`` are drawn with it, and 1 and 2
-    with ``"overshoot"``.
+    product and penalty. With ``"product"`` and ``"overshoot"`` their limits are drawn.
     """
     wanted = ("loss", "overshoot", "error", "product", "penalty")
     there = {key for row in records for key in row}
     figures = [f for f in wanted if f in there] if figures is None else figures
-    figure, panels = _panels(len(_must_be(figures, there)))
+    _must_be(figures, there)
+    figure, panels = _panels(len(figures))
     for panel, name in zip(panels, figures, strict=True):
         rows = [row for row in records if name in row]
         steps = [row["step"] for row in rows]
@@ -59,7 +57,7 @@ def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
                 panel.plot(steps, values, **style(index, linewidth=1.2), label=limit)
             panel.set_yscale("log")
             label_lines(panel)
-        for mark in _MARKS.get(name, ()):
+        for mark in _ENDS.get(name, ()):
             panel.axhline(mark, **style(5, linewidth=1.0))
         panel.set_ylabel(_LABELS.get(name, name))
     panels[-1].set_xlabel("step")
@@ -76,9 +74,9 @@ def probe_layers(
     by default 2 for an overshoot, else the largest value.
     """
     plt = optional("matplotlib.pyplot", "matplotlib")
+    _must_be([figure], {k for r in records for x in r["layers"].values() for k in x})
     rows = [row for row in records if any(figure in x for x in row["layers"].values())]
     layers = list(dict.fromkeys(name for row in rows for name in row["layers"]))
-    _must_be([figure], {k for r in records for x in r["layers"].values() for k in x})
     values = [
         [row["layers"].get(name, {}).get(figure, math.nan) for row in rows]
         for name in layers
@@ -87,9 +85,8 @@ def probe_layers(
     least = min([0.0, *(x for row in values for x in row if math.isfinite(x))])
     if figure == "overshoot":
         least, most = 0.0, 2.0 if most is None else most
-    image = panel.imshow(
-        values, aspect="auto", vmin=least, vmax=most, interpolation="nearest"
-    )
+    ends = {"vmin": least, "vmax": most}
+    image = panel.imshow(values, aspect="auto", interpolation="nearest", **ends)
     panel.set_yticks(range(len(layers)), layers)
     shown = range(0, len(rows), max(1, len(rows) // 6))
     panel.set_xticks(list(shown), [rows[i]["step"] for i in shown])
@@ -128,11 +125,8 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
     return figure, list(panels[:, 0])
 
 
-def _must_be(figures: Sequence[str], there: set[str]) -> Sequence[str]:
-    unknown = [name for name in figures if name not in there]
-    if unknown or not figures:
-        raise ValueError(
-            f"the records have no {unknown[0] if unknown else 'figures'!r}; there are "
-            f"{', '.join(sorted(there)) or 'none'}"
-        )
-    return figures
+def _must_be(figures: Sequence[str], there: set[str]) -> None:
+    for name in figures or ["figures"]:
+        if name not in there:
+            known = ", ".join(sorted(there)) or "none"
+            raise ValueError(f"the records have no {name!r}; there are {known}")

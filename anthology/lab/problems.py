@@ -1,9 +1,5 @@
 """The model problems of the book, small enough to see and to solve by hand.
 
-* :data:`two_weights`: the smallest deep network, two numbers a and b.
-* :func:`two_matrices`: the same network with matrices.
-* :func:`linear_regression`: one layer alone, whose sharpness is known.
-
 >>> from anthology.lab.problems import two_weights
 >>> w = two_weights.start()
 >>> two_weights(w)                # the loss, shape of w without its last axis
@@ -18,16 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-__all__ = [
-    "LinearRegression",
-    "TwoMatrices",
-    "TwoWeights",
-    "linear_regression",
-    "two_matrices",
-    "two_weights",
-]
-
 
 Device = torch.device | str | None
 
@@ -113,9 +99,9 @@ def two_matrices(
 ) -> TwoMatrices:
     """A seeded two-matrix network in float64."""
     g = torch.Generator().manual_seed(seed)
-    M = _gaussian(g, d_out, d_in).to(device)
-    A = 0.5 * _gaussian(g, hidden, d_in).to(device)
-    return TwoMatrices(M, (A, 0.5 * _gaussian(g, d_out, hidden).to(device)))
+    sizes = ((d_out, d_in), (hidden, d_in), (d_out, hidden))
+    M, A, B = (_gaussian(g, *size).to(device) for size in sizes)
+    return TwoMatrices(M, (0.5 * A, 0.5 * B))
 
 
 @dataclass(frozen=True)
@@ -134,13 +120,14 @@ class LinearRegression:
 
     def __call__(self, W: Tensor) -> Tensor:
         """The loss of W of shape (..., d_out, d_in); shape (...)."""
-        residual = self.inputs @ W.mT - self.outputs
-        return 0.5 * residual.square().mean((-2, -1))
+        return 0.5 * self._residual(W).square().mean((-2, -1))
 
     def gradient(self, W: Tensor) -> Tensor:
         """The gradient, in the shape of W."""
-        residual = self.inputs @ W.mT - self.outputs
-        return residual.mT @ self.inputs / self.outputs.numel()
+        return self._residual(W).mT @ self.inputs / self.outputs.numel()
+
+    def _residual(self, W: Tensor) -> Tensor:
+        return self.inputs @ W.mT - self.outputs
 
 
 def linear_regression(
@@ -164,8 +151,6 @@ def _gaussian(g: torch.Generator, rows: int, columns: int) -> Tensor:
 
 def _two(w: Tensor) -> tuple[Tensor, Tensor]:
     if w.ndim == 0 or w.shape[-1] != 2:
-        raise ValueError(
-            f"a point of the two-weight network has shape (..., 2), "
-            f"got {tuple(w.shape)}"
-        )
+        right = "a point of the two-weight network has shape (..., 2)"
+        raise ValueError(f"{right}, got {tuple(w.shape)}")
     return w[..., 0], w[..., 1]

@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["budget", "pick_device"]
-
 
 def pick_device() -> torch.device:
-    """The device of a chapter: CUDA if there is one, otherwise the CPU.
+    """The device of a chapter: CUDA if there is one, else the CPU, which has float64.
 
-    The book checks its identities in float64, so a device without it (Apple's
-    ``mps``) is passed over. The environment variable ``ANTHOLOGY_DEVICE``
-    overrides the choice; torch raises a RuntimeError for a name it does not know.
+    The environment variable ``ANTHOLOGY_DEVICE`` overrides the choice; torch raises a
+    RuntimeError for a name it does not know.
     """
     wanted = os.environ.get("ANTHOLOGY_DEVICE")
     return torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -26,15 +23,13 @@ def pick_device() -> torch.device:
 def budget() -> str:
     """How much a chapter may compute: ``"small"`` or ``"large"``.
 
-    Small is a minute on two CPU cores, large is for a CUDA device. The
-    environment variable ``ANTHOLOGY_BUDGET`` overrides the choice; a ValueError
-    if it is neither.
+    Small is a minute on two CPU cores, large is for a CUDA device. The environment
+    variable ``ANTHOLOGY_BUDGET`` overrides the choice; a ValueError if it is neither.
     """
     wanted = os.environ.get("ANTHOLOGY_BUDGET")
-    if wanted and wanted not in ("small", "large"):
-        raise ValueError(
-            f"ANTHOLOGY_BUDGET is {wanted!r}; it must be 'small' or 'large'"
-        )
+    if wanted not in (None, "", "small", "large"):
+        given = f"ANTHOLOGY_BUDGET is {wanted!r}"
+        raise ValueError(f"{given}; it must be 'small' or 'large'")
     return wanted or ("large" if pick_device().type == "cuda" else "small")
 
 
@@ -43,9 +38,8 @@ def optional(module: str, package: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"{module} cannot be imported ({error}): pip install {package}"
-        ) from error
+        what = f"{module} cannot be imported ({error})"
+        raise ImportError(f"{what}: pip install {package}") from error
 
 
 def kernel() -> Any:

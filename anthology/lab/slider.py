@@ -1,8 +1,4 @@
-"""The figure of the book that moves without a kernel.
-
-A slider over frames drawn beforehand: works on the site, from a file, in
-JupyterLab and Colab, by mouse, finger and keyboard, and asks no other host
-for anything. Describe panels and frames, and the last line of a cell shows it:
+"""The figure of the book that moves without a kernel: a slider over drawn frames.
 
 >>> from anthology import lab
 >>> panel = lab.Panel(lab.Axis("a", -3, 3), lab.Axis("b", -3, 3), equal=True)
@@ -17,9 +13,6 @@ for anything. Describe panels and frames, and the last line of a cell shows it:
 ... ]
 >>> lab.slider_figure("One step", [panel], frames, label="step size η")
 <slider figure>
-
-A frame holds one list of marks for each panel. Marks: ``Line``, ``Points``,
-``Arrow``, ``Region``, ``Note``; coordinates may be lists, tensors or arrays.
 """
 
 from __future__ import annotations
@@ -31,10 +24,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from anthology.lab.marks import Mark, Note, Panel
-from anthology.lab.svg import draw, draw_panel, swatch
-
-__all__ = ["Frame", "SliderFigure", "slider_figure"]
+from .marks import Mark, Note, Panel
+from .svg import draw, draw_panel, swatch
 
 _CSS, _SCRIPT = (
     files("anthology.lab").joinpath(name).read_text("utf-8").replace("\n", "")
@@ -47,8 +38,8 @@ class Frame:
     """One position of the slider.
 
     ``value`` is where it stands: "p = 2". ``text`` says in one sentence what is to be
-    seen there; it stands under the slider and is read aloud, so it must be enough
-    without the picture. ``marks`` has for each panel a list of what is drawn on it.
+    seen there, enough without the picture, for it is read aloud. ``marks`` has for each
+    panel a list of what is drawn on it.
     """
 
     value: str
@@ -57,7 +48,7 @@ class Frame:
 
 
 class SliderFigure:
-    """What :func:`slider_figure` returns; a notebook shows it by its HTML."""
+    """What :func:`slider_figure` returns; a notebook shows its HTML."""
 
     def __init__(self, html: str) -> None:
         self._html = html
@@ -77,23 +68,14 @@ def slider_figure(
     label: str,
     start: int = 0,
 ) -> SliderFigure:
-    """A figure with a slider that needs no kernel.
+    """A figure with a slider that needs no kernel, shown as the last line of a cell.
 
-    A ValueError if there is no panel or frame, a frame has not one list of marks for
-    each panel, or x and y of a mark differ in length.
-
-    Parameters
-    ----------
-    title : str
-        What the figure shows, in a few words, for those who cannot see it.
-    panels : sequence of Panel
-        Pictures side by side; on a narrow screen one under the other.
-    frames : sequence of Frame
-        The positions of the slider, from left to right.
-    label : str
-        What the slider changes: "exponent p".
-    start : int
-        The frame shown first, which is also the picture without scripts.
+    The ``title`` says in a few words what it shows, for those who cannot see it, the
+    ``label`` what the slider changes: "exponent p". The ``panels`` are side by side, on
+    a narrow screen one under the other, the ``frames`` the positions of the slider, of
+    which ``start`` is shown first, and where there are no scripts. A ValueError if
+    there is no panel or frame, a frame has not one list of marks for each panel, or x
+    and y of a mark differ in length.
     """
     if not panels or not frames:
         raise ValueError("a slider figure needs at least one panel and one frame")
@@ -101,21 +83,13 @@ def slider_figure(
         raise ValueError(f"start is {start}; there are frames 0 … {len(frames) - 1}")
     for i, frame in enumerate(frames):
         if len(frame.marks) != len(panels):
-            raise ValueError(
-                f"frame {i} has {len(frame.marks)} lists of marks for "
-                f"{len(panels)} panels; give one list for each panel"
-            )
-    drawn = [
-        [draw(*pair) for pair in zip(panels, f.marks, strict=True)] for f in frames
-    ]
-    first = frames[start]
-    pictures = "".join(
-        draw_panel(
-            panel, marks, ": ".join(filter(None, (title, panel.title))), first.text
-        )
-        for panel, marks in zip(panels, drawn[start], strict=True)
-    )
-    data = [[f.value, f.text, m] for f, m in zip(frames, drawn, strict=True)]
+            what = f"{len(frame.marks)} lists of marks for {len(panels)} panels"
+            raise ValueError(f"frame {i} has {what}; give one list for each panel")
+    data = [[f.value, f.text, [*map(draw, panels, f.marks)]] for f in frames]
+    pictures = ""
+    for panel, marks in zip(panels, data[start][2], strict=True):
+        name = ": ".join(filter(None, (title, panel.title)))
+        pictures += draw_panel(panel, marks, name, frames[start].text)
     # the slider is as wide as the figure gets
     return SliderFigure(
         f'<figure class="an-slider" style="max-width:{456 * len(panels) - 16}px">'

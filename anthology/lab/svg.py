@@ -1,31 +1,15 @@
-"""Drawing for the slider figure: marks and axes as SVG text.
-
-Everything here turns numbers into text. Coordinates are rounded to a tenth of
-a pixel, so the same marks give the same bytes on every machine.
-"""
+"""Marks and axes of the slider figure as SVG text, the same on every machine."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
-from anthology.lab.marks import (
-    LEFT,
-    WIDTH,
-    Arrow,
-    Line,
-    Mark,
-    Note,
-    Panel,
-    Points,
-    Region,
-)
-from anthology.lab.palette import STYLES, Style
-
-__all__ = ["draw", "draw_panel", "swatch", "tick_text"]
+from .marks import LEFT, WIDTH, Arrow, Line, Mark, Note, Panel, Points, Region
+from .palette import STYLES, Style
 
 _BOTTOM = 40.0
 _FAR = 1e5  # pixels: beyond this a coordinate is far outside, however far
@@ -76,10 +60,8 @@ def _frame(panel: Panel) -> str:
 
 
 def _word(x: str, y: float, text: str, anchor: str, kind: str = "") -> str:
-    kind = f' class="{kind}"' if kind else ""
-    return (
-        f'<text{kind} x="{x}" y="{_n(y)}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
+    head = f'<text class="{kind}"' if kind else "<text"
+    return f'{head} x="{x}" y="{_n(y)}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def draw(panel: Panel, marks: Iterable[Mark]) -> str:
@@ -205,13 +187,12 @@ def _places(panel: Panel, x: Any, y: Any) -> list[Place | None]:
     xs, ys = _floats(x), _floats(y)
     if len(xs) != len(ys):
         raise ValueError(f"a mark has {len(xs)} values of x and {len(ys)} of y")
-    places: list[Place | None] = []
-    for across, up in zip(map(panel.x.share, xs), map(panel.y.share, ys), strict=True):
-        shown = not (math.isnan(across) or math.isnan(up))
-        at = (across * width, (1 - up) * height)
-        near = [max(-_FAR, min(_FAR, pixels)) for pixels in at]
-        places.append((_tenths(near[0]), _tenths(near[1])) if shown else None)
-    return places
+    right = [panel.x.share(value) * width for value in xs]
+    down = [(1 - panel.y.share(value)) * height for value in ys]
+    return [
+        None if math.isnan(x) or math.isnan(y) else (_tenths(x), _tenths(y))
+        for x, y in zip(right, down, strict=True)
+    ]
 
 
 def _floats(values: Any) -> list[float]:
@@ -225,8 +206,8 @@ def _round(value: float) -> int:
 
 
 def _tenths(pixels: float) -> int:
-    """Pixels in the unit of the plotting area."""
-    return _round(10 * pixels)
+    """Pixels in the unit of the plotting area; what is far outside stays short."""
+    return _round(10 * max(-_FAR, min(_FAR, pixels)))
 
 
 def _n(pixels: float) -> str:
@@ -237,13 +218,7 @@ def _polyline(points: Sequence[Place]) -> str:
     """A path in relative moves, which are short to write."""
     if not points:
         return ""
-    x, y = points[0]
-    path = f"M{x} {y}" + ("h0" if len(points) == 1 else "l")
-    moves = []
-    for to_x, to_y in points[1:]:
-        if (to_x, to_y) != (x, y):
-            moves.append(f"{to_x - x} {to_y - y}")
-            x, y = to_x, to_y
-    if len(points) > 1 and not moves:
-        moves.append("0 0")
-    return path + " ".join(moves)
+    steps = [(to[0] - x, to[1] - y) for (x, y), to in pairwise(points)]
+    moves = " ".join(f"{dx} {dy}" for dx, dy in steps if dx or dy)
+    start = "M{} {}".format(*points[0])
+    return f"{start}l{moves or '0 0'}" if steps else f"{start}h0"

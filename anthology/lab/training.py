@@ -1,4 +1,4 @@
-"""A training loop short enough to read, for any torch optimizer.
+"""A training loop short enough to read, for any optimizer.
 
 >>> from anthology import lab
 >>> data, net = lab.digits(), lab.mlp([64, 32, 10])
@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anthology.lab.runtime import optional
+from .runtime import optional
 
-__all__ = ["Run", "accuracy", "cross_entropy", "fit", "mean_loss", "sweep"]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 _CHECK_EVERY = 50
-_SCHEDULES = ("constant", "linear")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -40,10 +39,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 @torch.no_grad()
 def mean_loss(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss = cross_entropy
 ) -> float:
     """The loss of a model on a batch, in evaluation mode."""
     was_training = model.training
@@ -56,11 +52,11 @@ def mean_loss(
 
 @dataclass
 class Run:
-    """What a training run leaves behind, in plain numbers.
+    """What a training run leaves behind.
 
-    The loss at each step, before that step; the ``metric`` after the last, NaN after a
-    divergence; ``evaluations`` as (steps taken, value); and whether it ``diverged``:
-    a loss was not finite, and the run was ended there.
+    The loss before each step; the ``metric`` after the last, NaN after a divergence;
+    ``evaluations`` as (steps taken, value); and whether it ``diverged``: a loss was not
+    finite, and the run was ended there.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -75,7 +71,7 @@ def fit(
     batches: Iterable[tuple[Tensor, Tensor]],
     steps: int,
     *,
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    loss: Loss = cross_entropy,
     evaluate: Callable[[], float] | None = None,
     every: int | None = None,
     schedule: str = "constant",
@@ -84,25 +80,19 @@ def fit(
 ) -> Run:
     """Train a model, and return what happened.
 
-    A run whose loss is not finite is ended (looked at every 50 steps, so that the
-    device is not waited for).
+    A run whose loss is not finite is ended; that is looked at every 50 steps.
 
     Parameters
     ----------
-    model : nn.Module
-        Called on the first tensor of a batch.
-    optimizer : torch.optim.Optimizer
-        Any; its learning rates are those of the schedule's peak, and are put
-        back at the end.
+    model, optimizer
+        Any; the learning rates are the schedule's peaks, and put back at the end.
     batches : iterable of (Tensor, Tensor)
-        At least ``steps`` of them, else a ValueError; ``data.batches(...)`` never ends.
-    steps : int
-        Optimizer steps to take.
+        What the model is called on and the targets; ``steps`` at least, else a
+        ValueError.
     loss : callable
         (outputs, targets) → scalar; cross-entropy by default.
     evaluate : callable, optional
-        Called without arguments at the end and, if ``every`` is given, each
-        ``every`` steps.
+        Called at the end and, if ``every`` is given, each ``every`` steps.
     schedule : str
         ``"constant"``, or ``"linear"``: down to zero after the last step.
     warmup : int
@@ -110,10 +100,9 @@ def fit(
     name : str
         What the progress bar is called; it is shown only on a terminal.
     """
-    tqdm = optional("tqdm", "tqdm").tqdm
-
-    if schedule not in _SCHEDULES:
-        raise ValueError(f"schedule is {schedule!r}; it must be one of {_SCHEDULES}")
+    tqdm, schedules = optional("tqdm", "tqdm").tqdm, ("constant", "linear")
+    if schedule not in schedules:
+        raise ValueError(f"schedule is {schedule!r}; it must be one of {schedules}")
     run, recent, source = Run(), [], iter(batches)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     model.train()
@@ -131,9 +120,10 @@ def fit(
             optimizer.step()
             recent.append(value.detach())
             done = step + 1
-            look = done % _CHECK_EVERY == 0 or done == steps
-            if look and not _noted(run, recent):
-                break
+            if done % _CHECK_EVERY == 0 or done == steps:
+                _note(run, recent)
+                if run.diverged:
+                    break
             if evaluate and every and done % every == 0 and done < steps:
                 run.evaluations.append((done, float(evaluate())))
     finally:
@@ -144,15 +134,13 @@ def fit(
     return run
 
 
-def _noted(run: Run, recent: list[Tensor]) -> bool:
-    """Move the latest losses to the record; False at the first that is not finite."""
+def _note(run: Run, recent: list[Tensor]) -> None:
+    """Move the latest losses to the record, up to the first that is not finite."""
     for value in torch.stack(recent).tolist():
-        run.losses.append(value)
-        if not math.isfinite(value):
-            run.diverged = True
-            return False
+        if not run.diverged:
+            run.losses.append(value)
+            run.diverged = not math.isfinite(value)
     recent.clear()
-    return True
 
 
 def _set_rates(
@@ -175,9 +163,8 @@ def sweep(
     """Try every learning rate with every seed: the same budget for everyone.
 
     ``train(lr, seed)`` gives the final metric of one run, of which ``"lower"`` or
-    ``"higher"`` is ``better``. Returns the rate with the best median over the seeds
-    (NaN counts as the worst value there is, and the smaller rate wins a tie), and for
-    each rate the metrics, in the order of the seeds.
+    ``"higher"`` is ``better``. Returns the rate with the best median (NaN is the worst,
+    the smaller rate wins a tie), and for each rate the metrics of the seeds.
     """
     if better not in ("lower", "higher"):
         raise ValueError(f"better is {better!r}; it must be 'lower' or 'higher'")

@@ -11,17 +11,11 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
-import importlib
 import sys
+from pkgutil import resolve_name
 from typing import Any
 
 from .contract import contract
-
-
-def find(path: str) -> Any:
-    """The object at a dotted path."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def option(text: str) -> tuple[str, Any]:
@@ -42,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("options", nargs="*", type=option, help="name=value")
     given = parser.parse_args(arguments)
     try:
-        kind = find(given.optimizer)
+        kind = resolve_name(given.optimizer)
     except (ImportError, AttributeError, ValueError) as error:
         parser.error(f"no class at {given.optimizer!r}: {error}")
     factory = functools.partial(kind, **dict(given.options))

@@ -12,7 +12,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from .subject import Subject, Trial, equal_bits, parting, require, weight
+from .subject import Subject, Trial, equal_bits, parting, refusal, require, weight
 
 
 class State(Subject):
@@ -27,31 +27,29 @@ class State(Subject):
     def _copy(self, trial: Trial) -> Trial:
         return self.fresh(*(p.requires_grad_() for p in trial.now()))
 
+    def _resumed(self, trial: Trial) -> Trial:
+        """Another, from its checkpoint."""
+        resumed = self._copy(trial)
+        _resume(resumed, _file(trial))
+        return resumed
+
     def checkpoint(self) -> None:
         """A resumed run is another run, or the safe loader refuses the file."""
         trial = self._trained()
-        resumed = self._copy(trial)
-        _resume(resumed, _file(trial))
-        require(
-            parting(trial, resumed) == 0,
-            "after a resume the steps differ from those without",
-        )
+        apart = parting(trial, self._resumed(trial))
+        require(apart == 0, "after a resume the steps differ from those without")
 
     def checkpoint_of_bfloat16(self) -> None:
         """Averages of bfloat16 models are rounded away at every resume."""
         half = torch.bfloat16
         trial = self._trained(weight(dtype=half), weight(3, 5, dtype=half))
-        resumed = self._copy(trial)
-        _resume(resumed, _file(trial))
+        resumed = self._resumed(trial)
         for p, q in zip(trial.params, resumed.params, strict=True):
-            for name, value in trial.optimizer.state[p].items():
-                other = resumed.optimizer.state[q].get(name)
-                if isinstance(value, Tensor):
-                    require(isinstance(other, Tensor), f"state {name} is gone")
-                    require(
-                        other.dtype == value.dtype,
-                        f"state {name} came back as {other.dtype}, not {value.dtype}",
-                    )
+            found = resumed.kept(q)
+            for name, value in trial.kept(p).items():
+                require(name in found, f"state {name} is gone")
+                old, new = value.dtype, found[name].dtype
+                require(new == old, f"state {name} came back as {new}, not {old}")
         apart = parting(trial, resumed)
         require(apart == 0, "after a resume the steps differ from those without")
 
@@ -60,15 +58,11 @@ class State(Subject):
         trial = self._trained(weight())
         second = self._copy(trial)
         second.optimizer.load_state_dict(trial.optimizer.state_dict())
-        state = trial.optimizer.state[trial.params[0]]
-        kept = copy.deepcopy(dict(state))
+        before = copy.deepcopy(trial.kept(trial.params[0]))
         second.train()
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                require(
-                    equal_bits(value, kept[name]),
-                    f"state {name} is shared after loading",
-                )
+        for name, value in trial.kept(trial.params[0]).items():
+            alone = equal_bits(value, before[name])
+            require(alone, f"state {name} is shared after loading")
 
     def deep_copy(self) -> None:
         """A copied trainer moves the original, or continues differently."""
@@ -80,8 +74,7 @@ class State(Subject):
         before = trial.now()
         torch.manual_seed(2)
         twin.train()
-        still = trial.stands_at(before)
-        require(still, "a step of the copy moved the original")
+        require(trial.stands_at(before), "a step of the copy moved the original")
         torch.manual_seed(2)
         trial.train()
         equal = trial.stands_at(twin.params)
@@ -128,13 +121,11 @@ class State(Subject):
             state["run"] = "mine"
             state[trial.params[1]]["seen"] = torch.ones(2)
         require(apart == 0, "entries of the user change the steps")
-        state = dict(trial.optimizer.state[trial.params[0]])
-        require(state.get("note") == note, "an entry of the user is gone after a step")
+        found: Any = trial.optimizer.state[trial.params[0]]
+        require(found.get("note") == note, "an entry of the user is gone after a step")
         _resume(trial, _file(trial))
-        state = dict(trial.optimizer.state[trial.params[0]])
-        require(
-            state.get("note") == note, "an entry of the user is gone after a resume"
-        )
+        found = trial.optimizer.state[trial.params[0]].get("note")
+        require(found == note, "an entry of the user is gone after a resume")
 
     def separate_memory(self) -> None:
         """Files that store every tensor apart, as safetensors does, refuse the state."""
@@ -156,11 +147,9 @@ class State(Subject):
         watch = ref(gone[0])
         for group in trial.optimizer.param_groups:
             group["params"] = [p for p in group["params"] if p is kept]
-        for p in gone:
-            trial.optimizer.state.pop(p, None)
         trial.params = [kept]
-        gone.clear()
-        del p
+        while gone:
+            trial.optimizer.state.pop(gone.pop(), None)
         trial.step()
         gc.collect()
         require(watch() is None, "something still holds the parameter")
@@ -181,11 +170,9 @@ def _must_refuse(
     trial: Trial, saved: dict[str, Any], what: str, name: str = ""
 ) -> None:
     """Loading must raise, name what is wrong, and change nothing."""
-    before = _file(trial)
-    try:
-        trial.optimizer.load_state_dict(saved)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        require(name in str(error), f"{what}: the error does not name {name}")
-        require(_file(trial) == before, f"{what}: refused, and yet it changed")
-        return
-    raise AssertionError(f"{what} was loaded")
+    before, kinds = _file(trial), (ValueError, KeyError, TypeError, RuntimeError)
+    error = refusal(lambda: trial.optimizer.load_state_dict(saved), *kinds)
+    if error is None:
+        raise AssertionError(f"{what} was loaded")
+    require(name in error, f"{what}: the error does not name {name}")
+    require(_file(trial) == before, f"{what}: refused, and yet it changed")

@@ -1,7 +1,6 @@
 """The optimizer under test, and small problems to try it on.
 
-Only `torch` and the public surface of an optimizer are used: its constructor,
-`param_groups`, `defaults`, `state_dict`, `step`. Unless a check is about shapes, the
+Only the public surface of an optimizer is used. Unless a check is about shapes, the
 parameters are float32 matrices, so that optimizers for matrices can take part.
 """
 
@@ -25,6 +24,15 @@ def require(condition: bool | Tensor, why: str) -> None:
         raise AssertionError(why)
 
 
+def refusal(act: Callable[[], object], *kinds: type[Exception]) -> str | None:
+    """The text of the error that an act is refused with; None if it is not."""
+    try:
+        act()
+    except kinds as error:
+        return str(error)
+    return None
+
+
 class Trial:
     """Some parameters and an optimizer of the kind under test that moves them."""
 
@@ -37,11 +45,9 @@ class Trial:
         """How many gradients a tensor is only watched for, by its own word."""
         steps = getattr(self.optimizer, "warmup_steps", 0)
         whole = isinstance(steps, int) and not isinstance(steps, bool)
-        require(
-            whole and 0 <= steps <= LONGEST_WARM_UP,
-            f"warmup_steps is {steps!r}; it must be a whole number from 0 to "
-            f"{LONGEST_WARM_UP}",
-        )
+        right = f"it must be a whole number from 0 to {LONGEST_WARM_UP}"
+        fits = whole and 0 <= steps <= LONGEST_WARM_UP
+        require(fits, f"warmup_steps is {steps!r}; {right}")
         return int(steps)
 
     def warm(self, *params: Tensor) -> None:
@@ -59,8 +65,7 @@ class Trial:
 
     def step(self, *gradients: Tensor | None) -> None:
         """Take a step: with these gradients, or a random one for each parameter."""
-        given = gradients or self.draw()
-        for p, g in zip(self.params, given, strict=True):
+        for p, g in zip(self.params, gradients or self.draw(), strict=True):
             p.grad = None if g is None else g.clone()
         self.optimizer.step()
 
@@ -82,6 +87,11 @@ class Trial:
     def stands_at(self, values: list[Tensor]) -> bool:
         """Whether the parameters have these values, bit by bit."""
         return all(map(equal_bits, self.params, values))
+
+    def kept(self, p: Tensor) -> dict[str, Tensor]:
+        """The tensors of a parameter's state, by name."""
+        state = self.optimizer.state[p].items()
+        return {name: x for name, x in state if isinstance(x, Tensor)}
 
     def moved(self, index: int = 0) -> bool:
         """Whether a parameter is no longer where it was at the start."""
