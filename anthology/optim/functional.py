@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from .core.base import BaseOptimizer
+from .core.limits import renamed
 from .core.vmap import member_by_member
-from .parts.renamed import renamed
 from .parts.trees import Gradients, Tree, gradients, listed, rebuilt
 
 PureState = dict[str, list[dict[str, Any]]]

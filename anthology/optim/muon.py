@@ -14,10 +14,9 @@ from .adam import AdamW
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, one_of
+from .core.limits import at_least_zero, below_one, check_betas, one_of, renamed
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
-from .parts.matrix.checkpoint import adopt, for_torch, rejoined
 from .parts.matrix.orthogonal import (
     ENTRY,
     KERNELS,
@@ -34,8 +33,10 @@ from .parts.matrix.routing import (
     ADAMW,
     MUON,
     RATE,
+    adopt,
     check_routes,
     divided,
+    for_torch,
     in_words,
     rates_settled,
     reference,
@@ -43,7 +44,6 @@ from .parts.matrix.routing import (
     seen_by,
 )
 from .parts.param_norm import spec
-from .parts.renamed import renamed
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
@@ -345,14 +345,10 @@ class Muon(BaseOptimizer):
             group.update(for_torch(group))
         return saved
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in the base; of ``torch.optim.Muon`` and of older versions too."""
-        super().load_state_dict(rejoined(state_dict, self.param_groups))
-
     def adopted(
         self, group: dict[str, Any], own: Group, states: list[Group]
     ) -> dict[str, Any]:
-        """A group of a checkpoint, which may be an older one or PyTorch's."""
+        """A group of a checkpoint, which may be PyTorch's."""
         return adopt(group, own, states)
 
     @property

@@ -19,6 +19,14 @@ FLAGS: dict[str, Any] = {
 }
 
 
+def renamed(group: dict[str, Any]) -> dict[str, Any]:
+    """A group whose ``step`` is ``step_rule``: others count steps under that name."""
+    if not isinstance(group.get("step"), str):
+        return group
+    others = {name: value for name, value in group.items() if name != "step"}
+    return {**others, "step_rule": group["step"]}
+
+
 def number(what: str, value: Any) -> Any:
     """Refuse what is not a number, such as the text that YAML makes of 1e-3."""
     if not isinstance(value, Real | Tensor):
