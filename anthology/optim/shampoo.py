@@ -16,7 +16,7 @@ from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
 from .parts.kronecker import grafting, roots
-from .parts.kronecker.stacks import counted, in_stacks, rule_of_lists
+from .parts.kronecker.stacks import as_numbers, in_stacks, rule_of_lists
 
 
 def _shampoo_state(param: Tensor, group: Group) -> State:
@@ -46,7 +46,7 @@ def _shampoo(
     averages = grafting.first_moments(grads, states, steps, group)
     seen = [[x.reshape(x.shape or (1,)) for x in xs] for xs in (grads, averages)]
     waits = group["refresh"] > 1 and not group["capturable"]
-    ages = counted(steps) if waits else steps
+    ages = as_numbers(steps) if waits else steps
     moves = in_stacks(roots.preconditioned, seen, states, ages, group, roots.numbered)
     moves = [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
     if group["grafting"] != "none":
@@ -219,7 +219,7 @@ class Shampoo(BaseOptimizer):
     def check(self, group: Group) -> None:
         """Refuse what Shampoo cannot use; see the class for the limits."""
         super().check(group)
-        grafting.check_sum_betas(group["betas"])
+        limits.check_betas(group["betas"], sums=True)
         limits.at_least_zero("epsilon value", group["eps"])
         limits.at_least_zero("grafting epsilon", group["grafting_eps"])
         limits.below_one("momentum value", group["momentum"])

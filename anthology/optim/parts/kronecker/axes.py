@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
 
 from anthology.linalg.products import peak
+from anthology.optim.core.rule import Group
 
 Block = tuple[slice, ...]
 
@@ -21,6 +22,13 @@ def cut(shape: tuple[int, ...], size: int) -> list[Block]:
         for length in shape or (1,)
     ]
     return list(product(*axes))
+
+
+def axes_of(shape: Sequence[int], group: Group) -> list[int]:
+    """The axes of a block that have a factor, or a basis."""
+    if len(shape) == 1 and group["vectors"] != "full":
+        return []
+    return [axis for axis, d in enumerate(shape) if d <= group["max_dim"]]
 
 
 def unfold(x: Tensor, axis: int) -> Tensor:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from anthology.optim.core.limits import check_betas
 from anthology.optim.core.rule import Group
 from anthology.optim.core.state import States, Tensors
 
 from ..arithmetic import bias_correction, each
 from .axes import length, nonzero
 
-GRAFTING = ("none", "sgd", "rms")
-"""Whose length a step can have."""
-
-
-def check_sum_betas(betas: Any) -> None:
-    """Refuse what is not two betas, of which the second may be one: a sum."""
-    if not isinstance(betas, Sequence) or len(betas) != 2:
-        raise ValueError(f"Invalid betas: {betas}; there must be two")
-    check_betas((betas[0], 0.0))
-    if isinstance(betas[1], Tensor) or betas[1] != 1:
-        check_betas(betas)
+GRAFTING = ("none", "sgd", "rms")  # whose length a step can have
 
 
 def averages_of(group: Group) -> list[str]:
@@ -57,7 +44,7 @@ def adam_steps(
     torch._foreach_mul_(v, beta)
     torch._foreach_addcmul_(v, grads, grads, 1 - beta)
     roots = each(steps, lambda t: bias_correction(beta, t, dtype) ** 0.5)
-    below = list(torch._foreach_div(torch._foreach_sqrt(v), roots))
+    below = torch._foreach_div(torch._foreach_sqrt(v), roots)
     torch._foreach_add_(below, group["grafting_eps"])
     # 0/0 where ε is 0 and an entry has never had a gradient
     return [m / nonzero(d) for m, d in zip(averages, below, strict=True)]

@@ -17,10 +17,10 @@ from ..arithmetic import bias_correction
 from .axes import Block, cut, multiply, nonzero, unfold, whitened
 from .stacks import Kept
 
+# What a factor gathers, GGᵀ or GS⁻¹Gᵀ/d with S the factor of the other side; and which
+# axes have one.
 FACTORS = ("sum", "kl")
-"""What a factor gathers: GGᵀ, or GS⁻¹Gᵀ/d with S the factor of the other side."""
 SIDES = ("all", "one")
-"""Which axes have a factor."""
 
 
 def numbered(x: Tensor, group: Group) -> list[tuple[str, Block]]:
@@ -40,8 +40,8 @@ def sides(shape: Sequence[int], group: Group) -> list[int]:
 
 def keeps_roots(group: Group) -> bool:
     """Whether the roots are state: a later step, or another factor, needs them."""
-    kinds = group.get("factors"), group.get("variant")
-    return bool(group["refresh"] > 1 or kinds[0] == "kl" or kinds[1] == "mm")
+    needed = group.get("factors") == "kl" or group.get("variant") == "mm"
+    return bool(needed or group["refresh"] > 1)
 
 
 def follow_roots(

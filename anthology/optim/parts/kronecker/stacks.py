@@ -24,12 +24,10 @@ def stacked(tensors: Tensors, copy: bool = False) -> Tensor:
 
 
 class Kept:
-    """Entries of the states of some blocks: stacked when asked for, stored when set.
+    """Entries of the states of some blocks: stacked when asked for, stored when set."""
 
-    What the states do not have can be set too, and is forgotten. A stack may be changed
-    in place before it is set; autograd sees copies.
-    """
-
+    # What the states do not have can be set too, and is forgotten. A stack may be
+    # changed in place before it is set; autograd sees copies.
     def __init__(self, states: list[tuple[State, str]], follow: bool) -> None:
         self.states, self.follow = states, follow
         self.copy = follow or len(states) > 1
@@ -60,38 +58,28 @@ class Kept:
             torch._foreach_copy_(own, list(stack.unbind()))
 
 
-def one_block(x: Tensor, group: Group) -> list[tuple[str, Block]]:
-    """A tensor as its only block."""
-    return [("", ())]
-
-
 def in_stacks(
     rule: Callable[..., Tensor | None],
     tensors: Sequence[Tensors],
     states: States,
     steps: list[Any],
     group: Group,
-    blocks: Callable[..., list[tuple[str, Block]]] = one_block,
+    blocks: Callable[..., list[tuple[str, Block]]] | None = None,
 ) -> list[Any]:
-    """What a rule makes of lists of tensors, block by block; None where it says so.
-
-    It is called with a stack from each list, what is `Kept` of it, and the count of
-    steps: a number if that is known, so that only blocks of equal age go together.
-    """
+    """What a rule makes of lists of tensors, block by block; None where it says so."""
     found: list[Any] = [None for _ in states]
     alike: dict[Any, list[tuple[int, str, Block]]] = {}
     for i, (x, state, step) in enumerate(zip(tensors[0], states, steps, strict=True)):
-        age = None if isinstance(step, Tensor) else step
-        for tag, block in blocks(x, group):
+        age = None if isinstance(step, Tensor) else step  # of equal age, if it is known
+        for tag, block in blocks(x, group) if blocks else [("", ())]:
             key = x[block].shape, len(state), age
             alike.setdefault(key, []).append((i, tag, block))
     for (shape, _, age), members in alike.items():
         alone = tensors[0][0].is_cpu and max(shape, default=0) >= ALONE
         for some in [[one] for one in members] if alone else [members]:
             stacks = [stacked([xs[i][block] for i, _, block in some]) for xs in tensors]
-            kept = Kept(
-                [(states[i], tag) for i, tag, _ in some], group["differentiable"]
-            )
+            own = [(states[i], tag) for i, tag, _ in some]
+            kept = Kept(own, group["differentiable"])
             step = torch.stack([steps[i] for i, _, _ in some]) if age is None else age
             moves = rule(*stacks, kept, step, group)
             for (i, _, block), move in zip(some, () if moves is None else moves):
@@ -104,7 +92,7 @@ def in_stacks(
     return found
 
 
-def counted(steps: list[Any]) -> list[float]:
+def as_numbers(steps: list[Any]) -> list[float]:
     """Counts of steps as numbers; where they are on a device the host waits."""
     tensors = isinstance(steps[0], Tensor)
     found: list[float] = torch.stack(steps).tolist() if tensors else steps
