@@ -15,6 +15,7 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
 from .core.limits import at_least_zero, below_one, check_betas, one_of, renamed
+from .core.names import without_names
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
 from .parts.matrix.orthogonal import (
@@ -327,8 +328,7 @@ class Muon(BaseOptimizer):
             param_group = rates_settled(param_group)
             if "norm" in param_group:
                 param_group["norm"] = spec(param_group["norm"])
-                items = param_group["params"]
-                tensors = [x[-1] if isinstance(x, tuple) else x for x in items]
+                tensors = without_names(param_group["params"])
                 matrices = [p for p in tensors if rule_for(p, param_group) == MUON]
                 must_view({**param_group, "params": matrices})
         super().add_param_group(param_group)

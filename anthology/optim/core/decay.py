@@ -1,13 +1,8 @@
-"""Weight decay that looks at the step or at the schedule, for every rule alike.
-
-Plain decay is a matter of each rule, in the order in which its authors wrote it. The
-other kinds are decoupled from all of them: the rule runs without decay, and then κ
-acts on the weights from before the step,
+"""Weight decay that looks at the step or at the schedule: the rule runs without, then
 
     w ← w_new − η κ s w_old · 1[(w_old − w_new) ⊙ w_old ≥ 0],
 
-where cautious decay has the indicator, so that it never works against a step, and
-corrected decay has s = η/η_max, so that it falls with the square of the rate.
+where only cautious decay has the indicator, and only corrected decay has s = η/η_max.
 
 Source: Chen et al. 2025 (arXiv 2510.12402), Algorithm 1 (cautious); Defazio 2025
 (arXiv 2506.02285), AdamC (corrected).
@@ -46,7 +41,7 @@ def note_peaks(groups: Iterable[dict[str, Any]]) -> None:
             names = ("lr", "initial_lr", PEAK)
             given = [group["max_lr"]] * (group["max_lr"] is not None)
             rates = given or [group[name] for name in names if name in group]
-            peak, kept = _largest([_plain(rate) for rate in rates]), group.get(PEAK)
+            peak, kept = _largest([_read_free(rate) for rate in rates]), group.get(PEAK)
             if isinstance(peak, Tensor) and isinstance(kept, Tensor):
                 peak = kept.copy_(peak)  # a graph knows its place
             group[PEAK] = peak
@@ -96,7 +91,7 @@ class Decay:
         return [torch.where(sign >= 0, w, 0.0) for sign, w in pairs]
 
 
-def _plain(rate: Any) -> Any:
+def _read_free(rate: Any) -> Any:
     """A rate as a float where reading it is free, and without its history."""
     if not isinstance(rate, Tensor):
         return rate

@@ -1,8 +1,6 @@
 """Functions of nested tensors under ``torch.func.vmap``: one member after another.
 
-What a step does depends on its numbers: which tensors it skips, when it refreshes a
-root. A transformed tensor has none to read, so each member of the ensemble takes its
-step alone, exactly as it would without the others.
+A step reads numbers: what it skips, when it refreshes. A transformed tensor has none.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from anthology.optim.core.decay import PEAK
 from anthology.optim.core.limits import at_least_zero, number, one_of
+from anthology.optim.core.names import without_names
 from anthology.optim.core.state import Group
 
 from ..param_norm import spec
@@ -67,7 +68,7 @@ def rates_settled(group: Group) -> dict[str, Any]:
     if isinstance(given, set):
         return dict(group)  # torch refuses it
     group = {**group, "params": [given] if isinstance(given, Tensor) else list(given)}
-    tensors = [x[-1] if isinstance(x, tuple) else x for x in group["params"]]
+    tensors = without_names(group["params"])
     # what is no tensor is for torch to refuse
     rules = {rule_for(p, group) for p in tensors if isinstance(p, Tensor)}
     if len(rules) == 1:
