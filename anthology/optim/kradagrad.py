@@ -16,10 +16,15 @@ from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.arithmetic import multiplied
 from .parts.kronecker import bounds
-from .parts.kronecker.axes import axes_of
-from .parts.kronecker.grafting import grafted, heavy_ball
 from .parts.kronecker.roots import follow_roots, keeps_roots
-from .parts.kronecker.stacks import as_numbers, in_stacks, rule_of_lists
+from .parts.kronecker.stacks import (
+    as_numbers,
+    axes_of,
+    grafted,
+    heavy_ball,
+    in_stacks,
+    rule_of_lists,
+)
 
 BOUNDS = ("frobenius", "trace")
 VARIANTS = ("star", "mm")

@@ -15,9 +15,8 @@ from .core.card import Card
 from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.kronecker import basis
-from .parts.kronecker.axes import axes_of
 from .parts.kronecker.roots import FACTORS
-from .parts.kronecker.stacks import as_numbers, in_stacks, rule_of_lists
+from .parts.kronecker.stacks import as_numbers, axes_of, in_stacks, rule_of_lists
 
 
 def _soap_state(param: Tensor, group: Group) -> State:

@@ -1,7 +1,11 @@
 """The arithmetic of rules: averages, factors, and passes over lists of tensors.
 
-A hyper-parameter is a float, or in compiled code a `Coefficient`, so that a schedule
-compiles nothing.
+In eager PyTorch a hyper-parameter is a float, and an operation takes it as it is. In
+compiled code it is a `Coefficient`, so that a schedule compiles nothing.
+
+Memory that is taken and given back at every operation is cleared by the system each
+time it is used, which costs more than the operation. So a pass over a list takes one
+piece, as large as the largest member.
 """
 
 from __future__ import annotations
@@ -79,8 +83,10 @@ def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
 def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
     """x/√(1 − βᵗ)."""
     if isinstance(beta, Coefficient):
-        return x.mul(beta.unroot)
-    return x.div(bias_correction(beta, step, x.dtype) ** 0.5)
+        found: Tensor = x * beta.unroot
+        return found
+    found = x / bias_correction(beta, step, x.dtype) ** 0.5
+    return found
 
 
 def corrected_rate(lr: Any, beta: Any, step: Any, dtype: torch.dtype) -> Any:
@@ -130,14 +136,18 @@ def on_cpu(batch: Batch) -> bool:
     return here and not batch.group["differentiable"]
 
 
-def rooms(xs: Tensors) -> Tensors:
-    """One piece of memory in the shape of each member, for one temporary at a time.
+class Room:
+    """Memory for one temporary at a time."""
 
-    What is taken and given back at every operation is cleared by the system each time,
-    which costs more than the operation.
-    """
-    flat = xs[0].new_empty(max(x.numel() for x in xs))
-    return [flat[: x.numel()].view(x.shape) for x in xs]
+    def __init__(self, tensors: Tensors) -> None:
+        self._flat = tensors[0].new_empty(max(x.numel() for x in tensors))
+        self._views: dict[torch.Size, Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        """The memory in the shape of a member; what it held is lost."""
+        if x.shape not in self._views:
+            self._views[x.shape] = self._flat[: x.numel()].view(x.shape)
+        return self._views[x.shape]
 
 
 def scale(xs: Tensors, factor: Rate) -> None:
@@ -161,14 +171,14 @@ def shift(xs: Tensors, number: float) -> None:
 
 def _with_one(by_rates: Any, by_tensor: Any, xs: Tensors, rate: Rate) -> None:
     """A list operation, by one tensor for all where there is one."""
-    one = _one_tensor(xs, rate)
+    one = _joint(xs, rate)
     if one is None:
         by_rates(xs, rate)
     else:
         by_tensor(xs, one)
 
 
-def _one_tensor(xs: Tensors, rate: Rate) -> Tensor | None:
+def _joint(xs: Tensors, rate: Rate) -> Tensor | None:
     """On a CPU a plain number, or a list of equal ones."""
     if isinstance(rate, list) and isinstance(rate[0], float) and len(set(rate)) == 1:
         rate = rate[0]
@@ -192,23 +202,25 @@ def mapped(rate: Rate, compute: Callable[[Any], Any]) -> Rate:
 
 def inner_of_differences(xs: Tensors, ys: Tensors, zs: Tensors) -> Tensors:
     """⟨x − y, z⟩ of each triple."""
-    found = []
-    for x, y, z, room in zip(xs, ys, zs, rooms(xs), strict=True):
-        gone = torch.sub(x, y, out=room)
+    room, found = Room(xs), []
+    for x, y, z in zip(xs, ys, zs, strict=True):
+        gone = torch.sub(x, y, out=room.like(x))
         found.append(torch.dot(gone.view(-1), z.reshape(-1)))
     return found
 
 
 def one_norms(xs: Tensors) -> Tensors:
     """‖x‖₁ of each; the sum of |x| is three times as fast as the norm."""
-    pairs = zip(xs, rooms(xs), strict=True)
-    return [torch.abs(x, out=room).sum() for x, room in pairs]
+    room = Room(xs)
+    return [torch.abs(x, out=room.like(x)).sum() for x in xs]
 
 
 def divided_by_root(
     ws: Tensors, ms: Tensors, vs: Tensors, rate: Rate, eps: Any
 ) -> None:
     """w ← w − rate·m/(√v + ε) for lists."""
+    room = Room(vs)
     rates = rate if isinstance(rate, list) else [rate] * len(ws)
-    for w, m, v, size, room in zip(ws, ms, vs, rates, rooms(vs), strict=True):
-        w.addcdiv_(m, torch.sqrt(v, out=room).add_(eps), value=-size)
+    for w, m, v, size in zip(ws, ms, vs, rates, strict=True):
+        below = torch.sqrt(v, out=room.like(v)).add_(eps)
+        w.addcdiv_(m, below, value=-size)

@@ -13,8 +13,7 @@ from anthology.linalg.products import add_gram_, peak
 from anthology.optim.core.rule import Group
 from anthology.optim.core.state import State, real
 
-from .axes import axes_of, multiply, nonzero, unfold, whitened
-from .stacks import Kept
+from .stacks import Kept, axes_of, multiply, nonzero, unfold, whitened
 
 # The average of the gradient in the basis. To turn it there and back when that changes
 # costs less than to turn it at every step, if it changes rarely.

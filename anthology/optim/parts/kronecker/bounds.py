@@ -12,8 +12,7 @@ from anthology.linalg import robust_eigh
 from anthology.linalg.products import peak, symmetric
 from anthology.optim.core.rule import Group
 
-from .axes import Block, axes_of, cut, multiply, unfold
-from .stacks import Kept
+from .stacks import Block, Kept, axes_of, cut, multiply, unfold
 
 
 def blocks_of(x: Tensor, group: Group) -> list[tuple[str, Block]]:
