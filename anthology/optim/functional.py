@@ -32,8 +32,14 @@ from torch import Tensor
 
 from .core.base import BaseOptimizer
 from .core.limits import renamed
-from .core.vmap import member_by_member
-from .parts.trees import Gradients, Tree, gradients, listed, rebuilt
+from .parts.trees import (
+    Gradients,
+    Tree,
+    gradients,
+    listed,
+    member_by_member,
+    rebuilt,
+)
 
 PureState = dict[str, list[dict[str, Any]]]
 
