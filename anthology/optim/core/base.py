@@ -96,10 +96,9 @@ class BaseOptimizer(torch.optim.Optimizer):
                     f"write rule = Rule({name}=...), with a function without self"
                 )
 
-    # Of the state: entries that are sums over a tensor, and so over its shards; those
-    # that are one number for all tensors, and known to every process; how names begin
-    # of what a step computes where there is none. And what a group of a checkpoint had
-    # before its class knew such a setting.
+    # Entries of the state that are sums over a tensor, and so over its shards; that are
+    # one number for all tensors; how names begin of what a step computes anew; and what
+    # a group of a checkpoint had before its class knew such a setting.
     partial: ClassVar[tuple[str, ...]] = ()
     shared: ClassVar[tuple[str, ...]] = ()
     derived: ClassVar[str | None] = None
@@ -118,12 +117,12 @@ class BaseOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Refuse impossible hyper-parameters; subclasses extend this.
+        """Refuse impossible hyper-parameters, NaN among them; subclasses extend this.
 
         Parameters
         ----------
         group : mapping
-            The defaults, or a group completed by the defaults. NaN is out of range.
+            The defaults, or a group completed by the defaults.
         """
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.numel() != 1:
@@ -145,8 +144,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         As many as stay in the cache between one pass and the next; all of them where
         compiled code goes through each only once.
         """
-        fused = group.get("fused")
-        if not fused:
+        if not (fused := group.get("fused")):
             return CPU_BATCH
         kernel = self.rule_of(group).torch_kernel
         return FUSED_BATCH if fused is True and kernel else DEVICE_BATCH
@@ -221,8 +219,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If a hyper-parameter is out of range, or some parameters of the optimizer
-            have names and others not.
+            If a hyper-parameter is out of range, or only some parameters have names.
         RuntimeError
             If ``fused=True`` is asked for on the meta device.
         """

@@ -41,9 +41,9 @@ def load(optimizer: Any, state_dict: Any, plainly: Callable[[Any], None]) -> Non
         fit.refuse(_anywhere(optimizer, fit.faults))
         found.append(fit)
         keys = [group["params"] for group in loaded["param_groups"]]
-        known = {key for some in keys for key in some}
         pairs = zip(fit.groups, keys, strict=True)
         groups = [{**group, "params": some} for group, some in pairs]
+        known = {key for some in keys for key in some}
         others = {k: x for k, x in loaded["state"].items() if k not in known}
         return {**loaded, "param_groups": groups, "state": others}
 

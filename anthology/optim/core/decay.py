@@ -38,10 +38,10 @@ def note_peaks(groups: Iterable[dict[str, Any]]) -> None:
     """Keep the largest rate of a schedule, under `PEAK`, where decay asks for it."""
     for group in groups:
         if "corrected" in group.get("decay", "plain"):
-            names = ("lr", "initial_lr", PEAK)
-            given = [group["max_lr"]] * (group["max_lr"] is not None)
-            rates = given or [group[name] for name in names if name in group]
-            peak, kept = _largest([_read_free(rate) for rate in rates]), group.get(PEAK)
+            given = group["max_lr"] is not None
+            names = ("max_lr",) if given else ("lr", "initial_lr", PEAK)
+            rates = [_read_free(group[name]) for name in names if name in group]
+            peak, kept = _largest(rates), group.get(PEAK)
             if isinstance(peak, Tensor) and isinstance(kept, Tensor):
                 peak = kept.copy_(peak)  # a graph knows its place
             group[PEAK] = peak
@@ -84,7 +84,7 @@ class Decay:
     @torch.no_grad()
     def _agreeing(self, params: list[Tensor]) -> list[Tensor]:
         """The weights that the step has not made larger, zero for the others."""
-        signs = list(torch._foreach_sub(self.old, params))
+        signs = torch._foreach_sub(self.old, params)
         torch._foreach_sign_(signs)  # a product of small numbers might be zero
         torch._foreach_mul_(signs, self.old)
         pairs = zip(signs, self.old, strict=True)
@@ -101,10 +101,7 @@ def _read_free(rate: Any) -> Any:
 
 def _largest(rates: list[Any]) -> Any:
     """Their maximum, a new tensor if one of them is a tensor."""
-    tensors = [rate for rate in rates if isinstance(rate, Tensor)]
-    if not tensors:
+    like = next((rate for rate in rates if isinstance(rate, Tensor)), None)
+    if like is None:
         return max(rates)
-    like = tensors[0]
-    return torch.stack(
-        [x.to(like) if isinstance(x, Tensor) else like.new_full((), x) for x in rates]
-    ).max()
+    return torch.stack([torch.as_tensor(rate, dtype=like.dtype).to(like) for rate in rates]).max()

@@ -29,8 +29,7 @@ def without_names(params: Any) -> list[Any]:
 
 def has_names(group: Mapping[str, Any]) -> bool:
     """Whether the parameters of a group have names."""
-    pairs = any(isinstance(item, tuple) for item in group["params"])
-    return pairs or "param_names" in group
+    return "param_names" in group or any(isinstance(x, tuple) for x in group["params"])
 
 
 def with_names(

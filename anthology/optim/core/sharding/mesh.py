@@ -1,4 +1,4 @@
-"""A device mesh: who holds which piece of a tensor, who computes which, and messages."""
+"""A device mesh: who holds which piece, who computes which tensor, and messages."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from ..dispatch import gather, resolve_lr
 from ..state import State
 from .checkpoint import quiet_state
 from .mesh import Place, assign, everyone, matrix_cost
-from .transfer import Round, Seen, agree, rounds_of
+from .transfer import Round, Seen, rounds_of, vote
 
 
 class Shards:
@@ -175,7 +175,7 @@ class Shards:
             item.take_gradient()
         there: set[Seen] = set()
         for some in by_place.values():
-            there |= agree(some, self.optimizer)
+            there |= vote(some, self.optimizer)
         absent = {item.p for item in items if item not in there}
         for group in self.optimizer.param_groups if absent else ():
             for unit in _units(group):

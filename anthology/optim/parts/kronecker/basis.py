@@ -1,4 +1,4 @@
-"""Orthogonal bases near the eigenvectors of averaged Gram matrices, and Adam in them."""
+"""Orthogonal bases near the eigenvectors of averaged Gram matrices; Adam in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacks of tensors, (n, d₁, …, d_N), with one factor an axis, and what is alike in one."""
+"""Stacks of tensors, (n, d₁, …, d_N), with a factor an axis; what is alike is one."""
 
 from __future__ import annotations
 
