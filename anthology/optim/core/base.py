@@ -155,7 +155,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     @property
     def warmup_steps(self) -> int:
-        """How many gradients of a tensor are only watched before its first move: 0."""
+        """How many gradients are only watched before a first move; 0 by default."""
         return 0
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
