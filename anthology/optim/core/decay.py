@@ -104,4 +104,6 @@ def _largest(rates: list[Any]) -> Any:
     like = next((rate for rate in rates if isinstance(rate, Tensor)), None)
     if like is None:
         return max(rates)
-    return torch.stack([torch.as_tensor(rate, dtype=like.dtype).to(like) for rate in rates]).max()
+    return torch.stack(
+        [torch.as_tensor(rate, dtype=like.dtype).to(like) for rate in rates]
+    ).max()
