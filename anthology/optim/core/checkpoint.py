@@ -106,15 +106,10 @@ def _anywhere(optimizer: Any, found: list[str]) -> list[str]:
 
 def lineage(kind: type) -> list[str]:
     """The name of a class, and of the public optimizers it derives from."""
-    others = [
-        base.__name__
-        for base in kind.__mro__[1:]
-        if issubclass(base, torch.optim.Optimizer)
-        and base is not torch.optim.Optimizer
-        and not base.__name__.startswith("_")
-        and not base.__module__.startswith(f"{__package__}.")
-    ]
-    return [kind.__name__, *others]
+    root, here = torch.optim.Optimizer, f"{__package__}."
+    bases = [x for x in kind.__mro__[1:] if issubclass(x, root) and x is not root]
+    others = [x.__name__ for x in bases if not x.__module__.startswith(here)]
+    return [kind.__name__, *(name for name in others if not name.startswith("_"))]
 
 
 class Fit:

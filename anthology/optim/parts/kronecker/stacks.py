@@ -114,11 +114,8 @@ class Kept:
 
     def _entries(self, name: str) -> Tensors:
         kind, _, rest = name.partition("_")
-        return [
-            state[own]
-            for state, tag in self.states
-            if (own := f"{kind}_{tag}{rest}") in state
-        ]
+        own = [(state, f"{kind}_{tag}{rest}") for state, tag in self.states]
+        return [state[entry] for state, entry in own if entry in state]
 
     def __contains__(self, name: str) -> bool:
         return bool(self._entries(name))
