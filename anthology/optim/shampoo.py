@@ -15,7 +15,14 @@ from .core.card import Card
 from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
-from .parts.kronecker import roots, stacks
+from .parts.kronecker import roots
+from .parts.kronecker.stacks import (
+    as_numbers,
+    grafted,
+    heavy_ball,
+    in_stacks,
+    rule_of_lists,
+)
 
 
 def _shampoo_state(param: Tensor, group: Group) -> State:
@@ -45,17 +52,15 @@ def _shampoo(
     averages = roots.first_moments(grads, states, steps, group)
     seen = [[x.reshape(x.shape or (1,)) for x in xs] for xs in (grads, averages)]
     waits = group["refresh"] > 1 and not group["capturable"]
-    ages = stacks.as_numbers(steps) if waits else steps
-    moves = stacks.in_stacks(
-        roots.preconditioned, seen, states, ages, group, roots.numbered
-    )
+    ages = as_numbers(steps) if waits else steps
+    moves = in_stacks(roots.preconditioned, seen, states, ages, group, roots.numbered)
     moves = [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
     if group["grafting"] != "none":
         others = averages
         if group["grafting"] == "rms":
             others = roots.adam_steps(averages, grads, states, steps, group)
-        moves = stacks.grafted(moves, others)
-    moves = stacks.heavy_ball(moves, states, group) if group["momentum"] else moves
+        moves = grafted(moves, others)
+    moves = heavy_ball(moves, states, group) if group["momentum"] else moves
     if group["weight_decay"]:
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
     descend(params, moves, group["lr"])
@@ -165,7 +170,7 @@ class Shampoo(BaseOptimizer):
 
     derived = "root_"
 
-    rule = stacks.rule_of_lists(
+    rule = rule_of_lists(
         _shampoo,
         _shampoo_state,
         _shampoo_limit,
