@@ -1,7 +1,7 @@
 """Whole matrices on 8 to 1024 processes, on paper: balance, bytes and time of a step.
 
 Muon's matrices in three published transformers are given to processes with the same
-function that the optimizers use (``anthology.optim.core.sharding.assign``), and the numbers
+function that the optimizers use (``anthology.optim.core.sharding.mesh``), and the numbers
 that travel are counted as the optimizers send them. Embeddings, heads and gains are
 left out: AdamW moves them, shard by shard, in either case.
 
@@ -32,7 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from anthology.lab.tables import Table
-from anthology.optim.core.sharding.assign import assign, matrix_cost
+from anthology.optim.core.sharding.mesh import assign, matrix_cost
 
 RESULTS = Path(__file__).parent / "results" / "ranks.json"
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)

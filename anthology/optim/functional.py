@@ -31,9 +31,15 @@ import torch
 from torch import Tensor
 
 from .core.base import BaseOptimizer
-from .core.vmap import member_by_member
-from .parts.renamed import renamed
-from .parts.trees import Gradients, Tree, gradients, listed, rebuilt
+from .core.limits import renamed
+from .parts.trees import (
+    Gradients,
+    Tree,
+    gradients,
+    listed,
+    member_by_member,
+    rebuilt,
+)
 
 PureState = dict[str, list[dict[str, Any]]]
 

@@ -16,9 +16,15 @@ from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.arithmetic import multiplied
 from .parts.kronecker import bounds
-from .parts.kronecker.grafting import grafted, heavy_ball
 from .parts.kronecker.roots import follow_roots, keeps_roots
-from .parts.kronecker.stacks import counted, in_stacks, rule_of_lists
+from .parts.kronecker.stacks import (
+    as_numbers,
+    axes_of,
+    grafted,
+    heavy_ball,
+    in_stacks,
+    rule_of_lists,
+)
 
 BOUNDS = ("frobenius", "trace")
 VARIANTS = ("star", "mm")
@@ -29,7 +35,7 @@ def _kradagrad_state(param: Tensor, group: Group) -> State:
     state = {"momentum_buffer": torch.zeros_like(param)}
     for tag, block in bounds.blocks_of(param, group):
         x = param[block]
-        for axis in bounds.axes_of(x.shape, group):
+        for axis in axes_of(x.shape, group):
             eye = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
             state[f"factor_{tag}{axis}"] = eye * group["initial"]
             if keeps_roots(group):
@@ -54,7 +60,7 @@ def _kradagrad(
 ) -> None:
     """Lists of tensors: blocks of equal shape and age go through as one stack."""
     moves = in_stacks(
-        bounds.bounded, [grads], states, counted(steps), group, bounds.blocks_of
+        bounds.bounded, [grads], states, as_numbers(steps), group, bounds.blocks_of
     )
     if group["grafting"] == "sgd":
         moves = grafted(moves, grads)

@@ -14,10 +14,10 @@ from .adam import AdamW
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import at_least_zero, below_one, check_betas, one_of
+from .core.limits import at_least_zero, below_one, check_betas, one_of, renamed
+from .core.names import without_names
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
-from .parts.matrix.checkpoint import adopt, for_torch, rejoined
 from .parts.matrix.orthogonal import (
     ENTRY,
     KERNELS,
@@ -34,8 +34,10 @@ from .parts.matrix.routing import (
     ADAMW,
     MUON,
     RATE,
+    adopt,
     check_routes,
     divided,
+    for_torch,
     in_words,
     rates_settled,
     reference,
@@ -43,7 +45,6 @@ from .parts.matrix.routing import (
     seen_by,
 )
 from .parts.param_norm import spec
-from .parts.renamed import renamed
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
@@ -327,8 +328,7 @@ class Muon(BaseOptimizer):
             param_group = rates_settled(param_group)
             if "norm" in param_group:
                 param_group["norm"] = spec(param_group["norm"])
-                items = param_group["params"]
-                tensors = [x[-1] if isinstance(x, tuple) else x for x in items]
+                tensors = without_names(param_group["params"])
                 matrices = [p for p in tensors if rule_for(p, param_group) == MUON]
                 must_view({**param_group, "params": matrices})
         super().add_param_group(param_group)
@@ -345,14 +345,10 @@ class Muon(BaseOptimizer):
             group.update(for_torch(group))
         return saved
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in the base; of ``torch.optim.Muon`` and of older versions too."""
-        super().load_state_dict(rejoined(state_dict, self.param_groups))
-
     def adopted(
         self, group: dict[str, Any], own: Group, states: list[Group]
     ) -> dict[str, Any]:
-        """A group of a checkpoint, which may be an older one or PyTorch's."""
+        """A group of a checkpoint, which may be PyTorch's."""
         return adopt(group, own, states)
 
     @property

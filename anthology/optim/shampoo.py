@@ -15,13 +15,19 @@ from .core.card import Card
 from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
-from .parts.kronecker import grafting, roots
-from .parts.kronecker.stacks import counted, in_stacks, rule_of_lists
+from .parts.kronecker import roots
+from .parts.kronecker.stacks import (
+    as_numbers,
+    grafted,
+    heavy_ball,
+    in_stacks,
+    rule_of_lists,
+)
 
 
 def _shampoo_state(param: Tensor, group: Group) -> State:
     """Zeros: averages, and factors and roots by number of block and axis."""
-    state = {name: torch.zeros_like(param) for name in grafting.averages_of(group)}
+    state = {name: torch.zeros_like(param) for name in roots.averages_of(group)}
     kinds = ("factor", "root") if roots.keeps_roots(group) else ("factor",)
     many = 1 if group["vectors"] == "diagonal" and param.ndim < 2 else 2
     whole = param.reshape(param.shape or (1,))
@@ -43,18 +49,18 @@ def _shampoo(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors: blocks of equal shape and age go through as one stack."""
-    averages = grafting.first_moments(grads, states, steps, group)
+    averages = roots.first_moments(grads, states, steps, group)
     seen = [[x.reshape(x.shape or (1,)) for x in xs] for xs in (grads, averages)]
     waits = group["refresh"] > 1 and not group["capturable"]
-    ages = counted(steps) if waits else steps
+    ages = as_numbers(steps) if waits else steps
     moves = in_stacks(roots.preconditioned, seen, states, ages, group, roots.numbered)
     moves = [u.reshape(g.shape) for u, g in zip(moves, grads, strict=True)]
     if group["grafting"] != "none":
         others = averages
         if group["grafting"] == "rms":
-            others = grafting.adam_steps(averages, grads, states, steps, group)
-        moves = grafting.grafted(moves, others)
-    moves = grafting.heavy_ball(moves, states, group) if group["momentum"] else moves
+            others = roots.adam_steps(averages, grads, states, steps, group)
+        moves = grafted(moves, others)
+    moves = heavy_ball(moves, states, group) if group["momentum"] else moves
     if group["weight_decay"]:
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
     descend(params, moves, group["lr"])
@@ -168,7 +174,7 @@ class Shampoo(BaseOptimizer):
         _shampoo,
         _shampoo_state,
         _shampoo_limit,
-        entries=grafting.averages_of,
+        entries=roots.averages_of,
         late=("exp_avg", "exp_avg_sq", "momentum_buffer"),
     )
 
@@ -219,7 +225,7 @@ class Shampoo(BaseOptimizer):
     def check(self, group: Group) -> None:
         """Refuse what Shampoo cannot use; see the class for the limits."""
         super().check(group)
-        grafting.check_sum_betas(group["betas"])
+        limits.check_betas(group["betas"], sums=True)
         limits.at_least_zero("epsilon value", group["eps"])
         limits.at_least_zero("grafting epsilon", group["grafting_eps"])
         limits.below_one("momentum value", group["momentum"])
@@ -231,7 +237,7 @@ class Shampoo(BaseOptimizer):
             limits.positive_integer("power", group["power"])
         limits.one_of("root", group["root"], ROOT_METHODS)
         limits.one_of("vectors", group["vectors"], ("full", "diagonal"))
-        limits.one_of("grafting", group["grafting"], grafting.GRAFTING)
+        limits.one_of("grafting", group["grafting"], roots.GRAFTING)
         limits.one_of("factors", group["factors"], roots.FACTORS)
         limits.one_of("sides", group["sides"], roots.SIDES)
         if group["factors"] == "kl" and group["power"] not in (None, 2):

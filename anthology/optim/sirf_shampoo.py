@@ -16,10 +16,9 @@ from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
 from .parts.kronecker import inverse_free as factors
-from .parts.kronecker.grafting import heavy_ball
 from .parts.kronecker.inverse_free import Structures
 from .parts.kronecker.joined import matrix_like, must_pair, pair_batches
-from .parts.kronecker.stacks import in_stacks, rule_of_lists
+from .parts.kronecker.stacks import heavy_ball, in_stacks, rule_of_lists
 
 FACTOR_DTYPES = ("bfloat16", "float32", "float64")
 # what a group has beside the hyper-parameters

@@ -16,12 +16,12 @@ from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.kronecker import basis
 from .parts.kronecker.roots import FACTORS
-from .parts.kronecker.stacks import counted, in_stacks, rule_of_lists
+from .parts.kronecker.stacks import as_numbers, axes_of, in_stacks, rule_of_lists
 
 
 def _soap_state(param: Tensor, group: Group) -> State:
     """Zeros: both averages, and a Gram matrix and a basis for each rotated axis."""
-    axes = basis.rotated(param.shape, group)
+    axes = axes_of(param.shape, group)
     state = {
         n: torch.zeros_like(param)
         for n in (basis.average_of(axes, group), "exp_avg_sq")
@@ -41,7 +41,7 @@ def _soap(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors; those of equal shape and age go through as one stack."""
-    moves = in_stacks(basis.adam_in_basis, [grads], states, counted(steps), group)
+    moves = in_stacks(basis.adam_in_basis, [grads], states, as_numbers(steps), group)
     moved = [i for i, move in enumerate(moves) if move is not None]
     if moved:
         params = [params[i] for i in moved]
@@ -207,7 +207,7 @@ class SOAP(BaseOptimizer):
     def state_of(self, p: Tensor, group: Group) -> State:
         """As in the base; turns an average that was not kept as it is now."""
         state = super().state_of(p, group)
-        name = basis.average_of(basis.rotated(real(p).shape, group), group)
+        name = basis.average_of(axes_of(real(p).shape, group), group)
         kept = "exp_avg" if "exp_avg" in state else basis.ROTATED
         if kept == name:
             state.pop(basis.ROTATED if name == "exp_avg" else "exp_avg", None)

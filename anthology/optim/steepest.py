@@ -13,13 +13,12 @@ from anthology.norms import Norm
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card
-from .core.limits import below_one, check_nesterov, number, one_of
+from .core.limits import below_one, check_nesterov, number, one_of, renamed
 from .core.rule import Group, Rule, coupled
 from .core.state import State
 from .parts.arithmetic import averaged, descend, scale
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
 from .parts.polyak import check_polyak, excess, shorten
-from .parts.renamed import renamed, with_names_of_today
 
 Plan = tuple[list[Tensor], list[Tensor]]
 
@@ -223,9 +222,6 @@ class SteepestDescent(BaseOptimizer):
     def arguments(self) -> dict[str, Any]:
         """The defaults under the names that the constructor has for them."""
         return {**self.defaults, "step": self.defaults["step_rule"]}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(with_names_of_today(state))
 
     def state_dict(self) -> dict[str, Any]:
         """As in `torch.optim`, with norms as plain text."""

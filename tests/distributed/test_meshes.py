@@ -23,9 +23,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 from anthology import optim
-from anthology.optim.core.sharding.assign import assign, matrix_cost
 from anthology.optim.core.sharding.layer import shards_of
-from anthology.optim.core.sharding.mesh import Place
+from anthology.optim.core.sharding.mesh import Place, assign, matrix_cost
 from experiments.ranks import traffic
 from tests.distributed.processes import Processes
 from tests.distributed.test_training import MAKERS, model, same, train

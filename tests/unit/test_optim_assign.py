@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anthology.optim.core.sharding.assign import assign, matrix_cost
+from anthology.optim.core.sharding.mesh import assign, matrix_cost
 from experiments.ranks import MODELS, RESULTS, matrices, table, traffic
 
 

@@ -1,7 +1,6 @@
 """The option `step` of SteepestDescent, and the key `step` that others count in."""
 
 import copy
-import pickle
 from typing import Any
 
 import pytest
@@ -73,14 +72,3 @@ def test_an_older_checkpoint_loads(rule: str) -> None:
     assert "step" not in target.param_groups[0]
     assert group["step"] == rule  # what was loaded is not written
     assert torch.equal(moved(source), moved(target))
-
-
-def test_an_older_copy_comes_back() -> None:
-    optimizer = made(step="steepest")
-    for names in (*optimizer.param_groups, optimizer.defaults):
-        names["step"] = names.pop("step_rule")  # as it was pickled then
-    back = pickle.loads(pickle.dumps(optimizer))
-    (p,) = back.param_groups[0]["params"]
-    p.grad = torch.tensor([3.0, -1.0, 2.0])
-    assert torch.equal(moved(back), moved(made(step="steepest")))
-    back.add_param_group({"params": [torch.ones(2, requires_grad=True)]})

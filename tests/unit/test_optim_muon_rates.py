@@ -10,7 +10,6 @@ from torch.optim import lr_scheduler, swa_utils
 from anthology.norms import metrize
 from anthology.optim import AdamW, functional
 from anthology.optim import Muon as Measured
-from anthology.optim.parts.matrix.routing import divided
 from tests.random_steps import train
 
 
@@ -197,70 +196,6 @@ def test_functional_takes_both_rates_of_a_schedule():
     assert bias() == pytest.approx(0.25)
     assert bias(lr=0.25) == pytest.approx(0.125)
     assert bias(lr=0.25, adamw_lr=0.5) == pytest.approx(0.25)
-
-
-def halves(optimizer):
-    """The state dict of an older version, which split mixed groups by rule."""
-    now = optimizer.state_dict()
-    groups, state, number = [], {}, 0
-    for group, kept in zip(optimizer.param_groups, now["param_groups"], strict=True):
-        index = dict(zip(map(id, group["params"]), kept["params"], strict=True))
-        for part in divided(group):
-            old = {k: v for k, v in kept.items() if not k.startswith("adamw_")}
-            old |= {"adamw_betas": kept["adamw_betas"], "adamw_eps": 1e-10}
-            old |= {"rule": part["rule"], "lr": part["lr"], "params": []}
-            if "initial_lr" in kept:
-                share = part["lr"] / group["lr"] if group["lr"] else 3e-4 / 0.02
-                old["initial_lr"] = kept["initial_lr"] * share
-            if "initial_lr" in kept and part["rule"] == "muon":
-                old["initial_lr"] = kept["initial_lr"]
-            for p in part["params"]:
-                old["params"].append(number)
-                state[number] = now["state"][index[id(p)]]
-                number += 1
-            if "param_names" in kept:
-                names = dict(zip(index, kept["param_names"], strict=True))
-                old["param_names"] = [names[id(p)] for p in part["params"]]
-            groups.append(old)
-    return {"state": state, "param_groups": groups}
-
-
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize("ended", [True, False])
-def test_checkpoints_of_older_versions_load(named, grouped, ended):
-    model = network()
-    twin = copy.deepcopy(model)
-
-    def of(net):
-        if grouped:
-            return metrize(net)
-        return net.named_parameters() if named else net.parameters()
-
-    optimizer = Muon(of(model), 0.02)
-    schedule = lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / 4)
-    params = list(model.parameters())
-    for _ in range(4 if ended else 2):
-        train(optimizer, params, 1)
-        schedule.step()
-    old = halves(optimizer)
-    assert all("adamw_lr" not in group for group in old["param_groups"])
-    with torch.no_grad():
-        for p, q in zip(twin.parameters(), params, strict=True):
-            p.copy_(q)
-    resumed = Muon(of(twin), 0.5, adamw_lr=0.5)
-    resumed.load_state_dict(old)
-    for each in (optimizer, resumed):
-        for group, rates in zip(each.param_groups, optimizer.rates, strict=True):
-            grows = 0.01 if "muon" in rates or each is optimizer else 0.01 * 3e-4 / 0.02
-            group["lr"] = grows
-    train(optimizer, params, 3, seed=2)
-    train(resumed, list(twin.parameters()), 3, seed=2)
-    for p, q in zip(twin.parameters(), params, strict=True):
-        assert float((p - q).detach().abs().max()) < 1e-12
-    if named and not grouped:
-        names = [name for name, _ in model.named_parameters()]
-        assert resumed.param_groups[0]["param_names"] == names
 
 
 def test_a_checkpoint_without_rules_is_read_by_shape():

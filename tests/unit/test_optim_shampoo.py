@@ -9,7 +9,7 @@ from torch import Tensor
 from anthology.linalg import inverse_root
 from anthology.optim import Shampoo
 from anthology.optim.core import state
-from anthology.optim.parts.kronecker import axes as kronecker
+from anthology.optim.parts.kronecker import stacks as kronecker
 from tests.norm_catalogue import draw
 
 

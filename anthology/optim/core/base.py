@@ -1,9 +1,6 @@
 """The contract that every optimizer of the package keeps, written once.
 
-A new optimizer states the limits of its hyper-parameters (`check`) and holds a `Rule`:
-its state, and one update of a tensor. Everything else is here: closures, hooks, groups,
-`maximize`, Tensor learning rates, gradients that are None, sparse, complex, narrow, huge
-or NaN, and state that survives a checkpoint in its own dtype.
+A new optimizer states the limits of its hyper-parameters (`check`) and holds a `Rule`.
 """
 
 from __future__ import annotations
@@ -99,10 +96,9 @@ class BaseOptimizer(torch.optim.Optimizer):
                     f"write rule = Rule({name}=...), with a function without self"
                 )
 
-    # Of the state: entries that are sums over a tensor, and so over its shards; those
-    # that are one number for all tensors, and known to every process; how names begin
-    # of what a step computes where there is none. And what a group of a checkpoint had
-    # before its class knew such a setting.
+    # Entries of the state that are sums over a tensor, and so over its shards; that are
+    # one number for all tensors; how names begin of what a step computes anew; and what
+    # a group of a checkpoint had before its class knew such a setting.
     partial: ClassVar[tuple[str, ...]] = ()
     shared: ClassVar[tuple[str, ...]] = ()
     derived: ClassVar[str | None] = None
@@ -121,17 +117,12 @@ class BaseOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Refuse impossible hyper-parameters; subclasses extend this.
+        """Refuse impossible hyper-parameters, NaN among them; subclasses extend this.
 
         Parameters
         ----------
         group : mapping
             The defaults, or a group completed by the defaults.
-
-        Raises
-        ------
-        ValueError
-            If a value is out of range. NaN always is.
         """
         lr = group["lr"]
         if isinstance(lr, Tensor) and lr.numel() != 1:
@@ -150,47 +141,21 @@ class BaseOptimizer(torch.optim.Optimizer):
     def together(self, group: Mapping[str, Any]) -> int:
         """How many numbers of a group should go through `multi` together on a CPU.
 
-        Parameters
-        ----------
-        group : mapping
-            One of the groups.
-
-        Returns
-        -------
-        int
-            As many as stay in the cache between one pass and the next; all of them
-            where compiled code goes through each only once.
+        As many as stay in the cache between one pass and the next; all of them where
+        compiled code goes through each only once.
         """
-        fused = group.get("fused")
-        if not fused:
+        if not (fused := group.get("fused")):
             return CPU_BATCH
         kernel = self.rule_of(group).torch_kernel
         return FUSED_BATCH if fused is True and kernel else DEVICE_BATCH
 
     def rule_of(self, group: Mapping[str, Any]) -> Rule:
-        """The rule of the tensors of a group.
-
-        Parameters
-        ----------
-        group : mapping
-            One of `rule_groups`.
-
-        Returns
-        -------
-        Rule
-            The one that the class holds, but where an optimizer has several.
-        """
+        """The rule of one of `rule_groups`: of the class, where it has only one."""
         return self.rule
 
     @property
     def warmup_steps(self) -> int:
-        """How many gradients of a tensor are only watched before its first move.
-
-        Returns
-        -------
-        int
-            0, but for methods that say otherwise.
-        """
+        """How many gradients are only watched before a first move; 0 by default."""
         return 0
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -234,21 +199,12 @@ class BaseOptimizer(torch.optim.Optimizer):
         return loss
 
     def heard(self, loss: Any) -> None:
-        """Take note of the loss before a step, or refuse it; the base has no use for it.
-
-        Parameters
-        ----------
-        loss : object
-            What the closure has returned; None without one.
-        """
+        """Take note of what the closure returned, or refuse it; None without one."""
 
     def apply(self, batches: list[Batch]) -> None:
         """Run the rule over all batches; override it to couple tensors.
 
-        Parameters
-        ----------
-        batches : list of Batch
-            Every tensor with a gradient, each in one batch, not yet opened.
+        Every tensor with a gradient is in one batch, and none is opened yet.
         """
         dispatch.apply(self, batches)
 
@@ -263,8 +219,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            If a hyper-parameter is out of range, or some parameters of the optimizer
-            have names and others not.
+            If a hyper-parameter is out of range, or only some parameters have names.
         RuntimeError
             If ``fused=True`` is asked for on the meta device.
         """
@@ -303,11 +258,8 @@ class BaseOptimizer(torch.optim.Optimizer):
     def skipped(self) -> dict[str, int]:
         """How often each tensor was skipped because its gradient was not finite.
 
-        Returns
-        -------
-        dict of str to int
-            Tensors skipped at least once, by name or, without names, as
-            ``"group.index"``. Reading it waits for the device.
+        A dict of those skipped at least once, by name or, without names, as
+        ``"group.index"``. Reading it waits for the device.
         """
         kept = [(x, self.state.get(p, {})) for x, p in named(self.param_groups)]
         counts = {name: int(state.get("skipped", 0)) for name, state in kept}
@@ -331,14 +283,9 @@ class BaseOptimizer(torch.optim.Optimizer):
                 group.setdefault(name, default)
 
     def state_dict(self) -> dict[str, Any]:
-        """As in `torch.optim`, with the names of the class under ``saved_by``.
+        """As in `torch.optim`, with a list of names of the class under ``saved_by``.
 
         The state of DTensors is made of DTensors; all processes take part in that.
-
-        Returns
-        -------
-        dict
-            ``state``, ``param_groups``, and ``saved_by``: a list of str.
         """
         return checkpoint.saved(self, super().state_dict())
 

@@ -1,12 +1,4 @@
-"""Whether a checkpoint fits an optimizer, found out before anything changes.
-
-The class that saved is kept beside ``state`` and ``param_groups``, under `SAVED_BY`.
-There `torch.optim`, files and those who hold a state dict in one piece leave it alone;
-`torch.distributed.checkpoint` drops it. As a key of the groups it would travel further,
-but then older checkpoints would lack a key that strict loading asks for, and PyTorch's
-own optimizers would take it into their groups and save it as theirs. So entries decide
-as well, and alone where no class is named.
-"""
+"""Whether a checkpoint fits an optimizer, found out before anything changes."""
 
 from __future__ import annotations
 
@@ -21,8 +13,11 @@ from . import batch
 from .rounding import RESIDUAL
 from .rule import Rule
 from .sharding.layer import is_sharded, shards_of
-from .state import State, fresh_state, restored_state
+from .state import State, fresh_state, restored_state, tensors_of
 
+# Where the class that saved stands, beside ``state`` and ``param_groups``. There
+# `torch.distributed.checkpoint` drops it; in the groups PyTorch's own optimizers would
+# take it over and save it as theirs. So entries decide too, alone where no class is.
 SAVED_BY = "saved_by"
 LINES = 8  # of an error
 Group = dict[str, Any]
@@ -46,9 +41,9 @@ def load(optimizer: Any, state_dict: Any, plainly: Callable[[Any], None]) -> Non
         fit.refuse(_anywhere(optimizer, fit.faults))
         found.append(fit)
         keys = [group["params"] for group in loaded["param_groups"]]
-        known = {key for some in keys for key in some}
         pairs = zip(fit.groups, keys, strict=True)
         groups = [{**group, "params": some} for group, some in pairs]
+        known = {key for some in keys for key in some}
         others = {k: x for k, x in loaded["state"].items() if k not in known}
         return {**loaded, "param_groups": groups, "state": others}
 
@@ -111,32 +106,22 @@ def _anywhere(optimizer: Any, found: list[str]) -> list[str]:
 
 def lineage(kind: type) -> list[str]:
     """The name of a class, and of the public optimizers it derives from."""
-    others = [
-        base.__name__
-        for base in kind.__mro__[1:]
-        if issubclass(base, torch.optim.Optimizer)
-        and base is not torch.optim.Optimizer
-        and not base.__name__.startswith("_")
-        and not base.__module__.startswith(f"{__package__}.")
-    ]
-    return [kind.__name__, *others]
-
-
-def is_state_dict(saved: Any) -> bool:
-    """Whether something has the form of what ``state_dict`` returns."""
-    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
-    return (
-        isinstance(saved.get("state"), Mapping)
-        and isinstance(groups, list | tuple)
-        and all(isinstance(g, Mapping) and "params" in g for g in groups)
-    )
+    root, here = torch.optim.Optimizer, f"{__package__}."
+    bases = [x for x in kind.__mro__[1:] if issubclass(x, root) and x is not root]
+    others = [x.__name__ for x in bases if not x.__module__.startswith(here)]
+    return [kind.__name__, *(name for name in others if not name.startswith("_"))]
 
 
 class Fit:
     """A checkpoint held against an optimizer: what is wrong, and what it becomes."""
 
     def __init__(self, optimizer: Any, saved: Mapping[str, Any]) -> None:
-        if not is_state_dict(saved):
+        there = saved.get("param_groups") if isinstance(saved, Mapping) else None
+        if not (
+            isinstance(there, list | tuple)
+            and all(isinstance(g, Mapping) and "params" in g for g in there)
+            and isinstance(saved.get("state"), Mapping)
+        ):
             raise ValueError(
                 "this is no state dict of an optimizer, which has a dict `state` and a "
                 "list `param_groups` of dicts with `params`: give what "
@@ -152,8 +137,8 @@ class Fit:
         self.sharded: list[tuple[Tensor, Group, Group]] = []
         if self.by and self.by[0] not in self.own and self.own[0] not in self.by:
             self.faults.append(f"the state of {self.by[0]} means something else here")
-        here, there = optimizer.param_groups, saved["param_groups"]
-        ours, theirs = ([len(g["params"]) for g in x] for x in (here, there))
+        ours = [len(group["params"]) for group in optimizer.param_groups]
+        theirs = [len(group["params"]) for group in there]
         if ours != theirs:
             words = (
                 "loaded state dict has a different number of parameter groups"
@@ -237,7 +222,7 @@ class Fit:
                     absent.setdefault((name, rule), []).append(label)
                 else:
                     self.faults.append(f"{label}: {name} is missing")
-            faults = [*self._strange(entries, fresh, optional)]
+            faults = self._strange(entries, fresh, optional)
             self.faults += [f"{label}: {fault}" for fault in faults]
             if is_sharded(p):
                 self.sharded.append((p, group, entries))
@@ -248,15 +233,15 @@ class Fit:
 
     def _strange(
         self, entries: Mapping[str, Any], fresh: State, optional: Iterable[str]
-    ) -> Iterable[str]:
-        """What is unknown, or of another shape or kind."""
-        own = self.by[:1] == self.own[:1]  # then what we do not know is the user's
-        for name, x in entries.items():
-            if name in fresh:
-                if fault := _misfit(x, fresh[name]):
-                    yield f"{name} {fault}"
-            elif not own and isinstance(x, Tensor) and name not in optional:
-                yield f"{name} is unknown to {self.own[0]}"
+    ) -> list[str]:
+        """What is of another shape or kind, or unknown."""
+        known = [name for name in entries if name in fresh]
+        found = [(name, _misfit(entries[name], fresh[name])) for name in known]
+        faults = [f"{name} {fault}" for name, fault in found if fault]
+        if self.by[:1] == self.own[:1]:
+            return faults  # what we do not know is the user's
+        others = sorted(tensors_of(entries).keys() - fresh.keys() - set(optional))
+        return faults + [f"{name} is unknown to {self.own[0]}" for name in others]
 
 
 def _misfit(x: Any, like: Tensor) -> str:

@@ -1,13 +1,8 @@
-"""Weight decay that looks at the step or at the schedule, for every rule alike.
-
-Plain decay is a matter of each rule, in the order in which its authors wrote it. The
-other kinds are decoupled from all of them: the rule runs without decay, and then κ
-acts on the weights from before the step,
+"""Weight decay that looks at the step or at the schedule: the rule runs without, then
 
     w ← w_new − η κ s w_old · 1[(w_old − w_new) ⊙ w_old ≥ 0],
 
-where cautious decay has the indicator, so that it never works against a step, and
-corrected decay has s = η/η_max, so that it falls with the square of the rate.
+where only cautious decay has the indicator, and only corrected decay has s = η/η_max.
 
 Source: Chen et al. 2025 (arXiv 2510.12402), Algorithm 1 (cautious); Defazio 2025
 (arXiv 2506.02285), AdamC (corrected).
@@ -43,10 +38,10 @@ def note_peaks(groups: Iterable[dict[str, Any]]) -> None:
     """Keep the largest rate of a schedule, under `PEAK`, where decay asks for it."""
     for group in groups:
         if "corrected" in group.get("decay", "plain"):
-            names = ("lr", "initial_lr", PEAK)
-            given = [group["max_lr"]] * (group["max_lr"] is not None)
-            rates = given or [group[name] for name in names if name in group]
-            peak, kept = _largest([_plain(rate) for rate in rates]), group.get(PEAK)
+            given = group["max_lr"] is not None
+            names = ("max_lr",) if given else ("lr", "initial_lr", PEAK)
+            rates = [_read_free(group[name]) for name in names if name in group]
+            peak, kept = _largest(rates), group.get(PEAK)
             if isinstance(peak, Tensor) and isinstance(kept, Tensor):
                 peak = kept.copy_(peak)  # a graph knows its place
             group[PEAK] = peak
@@ -89,14 +84,14 @@ class Decay:
     @torch.no_grad()
     def _agreeing(self, params: list[Tensor]) -> list[Tensor]:
         """The weights that the step has not made larger, zero for the others."""
-        signs = list(torch._foreach_sub(self.old, params))
+        signs = torch._foreach_sub(self.old, params)
         torch._foreach_sign_(signs)  # a product of small numbers might be zero
         torch._foreach_mul_(signs, self.old)
         pairs = zip(signs, self.old, strict=True)
         return [torch.where(sign >= 0, w, 0.0) for sign, w in pairs]
 
 
-def _plain(rate: Any) -> Any:
+def _read_free(rate: Any) -> Any:
     """A rate as a float where reading it is free, and without its history."""
     if not isinstance(rate, Tensor):
         return rate
@@ -106,10 +101,9 @@ def _plain(rate: Any) -> Any:
 
 def _largest(rates: list[Any]) -> Any:
     """Their maximum, a new tensor if one of them is a tensor."""
-    tensors = [rate for rate in rates if isinstance(rate, Tensor)]
-    if not tensors:
+    like = next((rate for rate in rates if isinstance(rate, Tensor)), None)
+    if like is None:
         return max(rates)
-    like = tensors[0]
     return torch.stack(
-        [x.to(like) if isinstance(x, Tensor) else like.new_full((), x) for x in rates]
+        [torch.as_tensor(rate, dtype=like.dtype).to(like) for rate in rates]
     ).max()

@@ -19,6 +19,14 @@ FLAGS: dict[str, Any] = {
 }
 
 
+def renamed(group: dict[str, Any]) -> dict[str, Any]:
+    """A group whose ``step`` is ``step_rule``: others count steps under that name."""
+    if not isinstance(group.get("step"), str):
+        return group
+    others = {name: value for name, value in group.items() if name != "step"}
+    return {**others, "step_rule": group["step"]}
+
+
 def number(what: str, value: Any) -> Any:
     """Refuse what is not a number, such as the text that YAML makes of 1e-3."""
     if not isinstance(value, Real | Tensor):
@@ -38,15 +46,16 @@ def below_one(what: str, value: Any) -> None:
         raise ValueError(f"Invalid {what}: {value}; it must be in [0, 1)")
 
 
-def check_betas(betas: Sequence[float]) -> None:
-    """Refuse β₁, β₂ that are not two plain numbers in [0, 1)."""
+def check_betas(betas: Sequence[float], sums: bool = False) -> None:
+    """Refuse β₁, β₂ that are not two plain numbers in [0, 1); of `sums` β₂ may be 1."""
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"Invalid betas: {betas}; there must be two")
     for index, beta in enumerate(betas):
         if isinstance(beta, Tensor):
             text = f"betas[{index}] is a tensor; betas must be floats"
             raise ValueError(text)  # noqa: TRY004 - the type torch.optim raises
-        below_one(f"beta parameter at index {index}", beta)
+        if not (sums and index == 1 and beta == 1):
+            below_one(f"beta parameter at index {index}", beta)
 
 
 def one_of(what: str, value: Any, allowed: Sequence[str]) -> None:

@@ -21,10 +21,15 @@ def named(groups: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Tensor]]:
             yield names[index] if names else f"{number}.{index}", p
 
 
+def without_names(params: Any) -> list[Any]:
+    """What a group is given, without the names; a set is for torch to refuse."""
+    items = [params] if isinstance(params, Tensor) else params
+    return [item[-1] if isinstance(item, tuple) else item for item in items]
+
+
 def has_names(group: Mapping[str, Any]) -> bool:
     """Whether the parameters of a group have names."""
-    pairs = any(isinstance(item, tuple) for item in group["params"])
-    return pairs or "param_names" in group
+    return "param_names" in group or any(isinstance(x, tuple) for x in group["params"])
 
 
 def with_names(

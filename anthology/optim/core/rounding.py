@@ -1,11 +1,7 @@
-"""How the result of a step becomes a bfloat16 parameter.
+"""How the result of a step becomes a bfloat16 parameter, which has eight bits.
 
-Rules compute in float32. A bfloat16 has eight significant bits, so a step below 1/512
-of a weight is rounded away, every time. Rounding up or down at random, in proportion
-to the distances, keeps such steps on average. Or what was rounded off is kept in a
-second bfloat16, and added again before the next step: 16 bits, for 2 bytes a number.
-The Triton kernels round in the same pass; compiled ones and those of PyTorch round to
-the nearest only, so a group that asks for more is stepped by list operations instead.
+A step below 1/512 of a weight would be rounded away every time. Rounded at random it
+is kept on average; compensated, what was rounded off is kept in a second bfloat16.
 
 Source: Gupta et al. 2015 (arXiv 1502.02551), section 3 (stochastic rounding); Kahan
 1965 and Zamirai et al. 2020 (arXiv 2010.06192), Algorithm 1 (compensation).
@@ -19,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .limits import one_of
+
 ROUNDINGS = ("nearest", "stochastic", "compensated")
 RESIDUAL = "residual"
 
@@ -26,9 +24,7 @@ RESIDUAL = "residual"
 def check_rounding(group: Mapping[str, Any]) -> None:
     """Refuse a rounding that is not known, or that autograd cannot follow."""
     how = group.get("rounding", "nearest")
-    if how not in ROUNDINGS:
-        options = " or ".join(map(repr, ROUNDINGS))
-        raise ValueError(f"Invalid rounding: {how!r}; it must be {options}")
+    one_of("rounding", how, ROUNDINGS)
     if how != "nearest" and group["differentiable"]:
         raise ValueError(
             f"rounding={how!r} has no derivative; differentiable=True needs 'nearest'"
@@ -42,29 +38,7 @@ def rounding_of(p: Tensor, group: Mapping[str, Any]) -> str:
 
 
 def stochastic(x: Tensor) -> Tensor:
-    """Round to one of the two nearest bfloat16, on average to x itself.
-
-    Parameters
-    ----------
-    x : Tensor
-        float32, any shape.
-
-    Returns
-    -------
-    Tensor
-        bfloat16. What is representable, infinite or NaN stays as it is. The numbers
-        drawn come from PyTorch's generator of the device.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from anthology.optim.core.rounding import stochastic
-    >>> _ = torch.manual_seed(0)
-    >>> x = torch.full((10_000,), 1 + 2.0**-9)  # a quarter of the way to 1 + 2**-7
-    >>> ups = (stochastic(x) > 1).float().mean()
-    >>> bool(abs(ups - 0.25) < 0.02)
-    True
-    """
+    """Round float32 to one of the two nearest bfloat16, on average to x itself."""
     noise = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device)
     # a float32 cut after 16 bits is a bfloat16; what is added carries into it with
     # the probability that is to be

@@ -53,18 +53,13 @@ def fresh_state(p: Tensor, group: Mapping[str, Any], new_state: NewState) -> Sta
         model = real(torch.empty_like(p, dtype=state_dtype(p.dtype)))
         made = new_state(model, group)
         if p.is_complex():
-            made = {
-                name: torch.view_as_complex(x) if _alike(x, model) else x
-                for name, x in made.items()
-            }
+            for name, x in made.items():
+                if (x.shape, x.dtype) == (model.shape, model.dtype):
+                    made[name] = torch.view_as_complex(x)
     if rounding_of(p, group) == "compensated":
         made = {**made, RESIDUAL: torch.zeros_like(p, requires_grad=False)}
     counter = torch.zeros((), dtype=torch.float32, device=p.device)
     return {"step": counter, "skipped": counter.clone(), **made}
-
-
-def _alike(x: Tensor, model: Tensor) -> bool:
-    return x.shape == model.shape and x.dtype == model.dtype
 
 
 def tensors_of(state: Mapping[str, Any]) -> State:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anthology.norms import Norm, from_spec, norm_by_shape
+from anthology.optim.core.names import without_names
 
 
 def dualize(x: Tensor, norm: Norm) -> Tensor:
@@ -47,8 +48,7 @@ def norm_for(x: Tensor, given: Norm | str | None) -> Norm:
 
 def must_fit(params: Any, given: str | None) -> None:
     """Refuse a norm that cannot measure a parameter; the numbers are not looked at."""
-    for item in [params] if isinstance(params, Tensor) else params:
-        p = item[-1] if isinstance(item, tuple) else item
+    for p in without_names(params):
         # torch.optim takes integer parameters, which never get a gradient
         if isinstance(p, Tensor) and (p.is_floating_point() or p.is_complex()):
             norm = norm_for(p, given)

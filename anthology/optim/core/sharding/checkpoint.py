@@ -1,9 +1,7 @@
-"""Checkpoints of optimizers whose parameters are DTensors.
+"""Checkpoints of optimizers whose parameters are DTensors, by all processes together.
 
-State lives where a rule runs: as plain shards, or whole on the owner. What goes into
-a checkpoint is a DTensor for each entry, so that `torch.distributed.checkpoint` can
-save it from any number of processes and load it on any other. Saving and loading are
-therefore collective: every process must take part.
+State lives where a rule runs, as plain shards or whole on the owner. A checkpoint has a
+DTensor for each entry, to be saved and loaded by any number of processes.
 """
 
 from __future__ import annotations

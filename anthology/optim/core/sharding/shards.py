@@ -1,13 +1,8 @@
 """How DTensor parameters (FSDP2, tensor parallelism) go through a rule.
 
-A rule that works entry by entry sees the shard of this process. A rule that needs
-whole matrices sees a whole one, on one process: each is given to a process by cost,
-its shards and those of its gradient travel there once, and the new shards travel back
-once, while other matrices are being computed. State lives where the rule runs.
-
-Whether a tensor has a gradient, and whether all of it is finite, is agreed on first:
-a shard without a gradient counts as zero if another has one, and a NaN anywhere skips
-the tensor everywhere. Numbers that couple tensors are exchanged by `Shards.everyone`.
+A rule that works entry by entry sees the shard of this process. One that needs whole
+matrices sees each on one process, chosen by cost: shards and gradients travel there
+once, and new shards back, while others are computed. State lives where the rule runs.
 Tensors on different meshes are different tensors: a layer that tensor parallelism
 leaves out has copies, each of which would count where tensors are coupled.
 """
@@ -25,10 +20,9 @@ from torch.distributed.tensor import DTensor
 from ..batch import Batch
 from ..dispatch import gather, resolve_lr
 from ..state import State
-from .assign import assign, matrix_cost
 from .checkpoint import quiet_state
-from .mesh import Place, everyone
-from .transfer import Round, Seen, agree, rounds_of
+from .mesh import Place, assign, everyone, matrix_cost
+from .transfer import Round, Seen, rounds_of, vote
 
 
 class Shards:
@@ -181,7 +175,7 @@ class Shards:
             item.take_gradient()
         there: set[Seen] = set()
         for some in by_place.values():
-            there |= agree(some, self.optimizer)
+            there |= vote(some, self.optimizer)
         absent = {item.p for item in items if item not in there}
         for group in self.optimizer.param_groups if absent else ():
             for unit in _units(group):

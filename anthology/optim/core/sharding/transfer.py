@@ -88,7 +88,7 @@ class Seen:
             self.p.detach().to_local().copy_(part.to_local())
 
 
-def agree(items: list[Seen], optimizer: Any) -> set[Seen]:
+def vote(items: list[Seen], optimizer: Any) -> set[Seen]:
     """Of one mesh, by one message: those with a gradient anywhere; what all are like."""
     device = items[0].local.device
     resting = [optimizer.rule_of(item.group).zero_is_none for item in items]

@@ -1,15 +1,9 @@
-"""Orthogonal bases near the eigenvectors of averaged Gram matrices, and Adam in them.
-
-Where a Gram matrix has no direction of its own (a gradient of low rank, two equal
-eigenvalues) rounding chooses one, and Adam in that basis makes steps of it. A share
-ρ of the largest entry takes the choice from rounding: it ranks the axes of the tensor
-where the gradient does not, and holds a basis where the gradient is silent.
-"""
+"""Orthogonal bases near the eigenvectors of averaged Gram matrices; Adam in them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -19,19 +13,11 @@ from anthology.linalg.products import add_gram_, peak
 from anthology.optim.core.rule import Group
 from anthology.optim.core.state import State, real
 
-from .axes import multiply, nonzero, unfold, whitened
-from .stacks import Kept
+from .stacks import Kept, axes_of, multiply, nonzero, unfold, whitened
 
 # The average of the gradient in the basis. To turn it there and back when that changes
 # costs less than to turn it at every step, if it changes rarely.
 ROTATED = "exp_avg_rotated"
-
-
-def rotated(shape: Sequence[int], group: Group) -> list[int]:
-    """The axes of a tensor that have a basis."""
-    if len(shape) == 1 and group["vectors"] == "diagonal":
-        return []
-    return [axis for axis, d in enumerate(shape) if d <= group["max_dim"]]
 
 
 def average_of(axes: list[int], group: Group) -> str:
@@ -61,7 +47,7 @@ def adam_in_basis(g: Tensor, kept: Kept, step: float, group: Group) -> Tensor | 
     """The moves of a stack; None where a first gradient only sets the bases."""
     (beta1, beta2), rho = group["betas"], group["basis_eps"]
     beta = beta2 if group["gram_beta"] is None else group["gram_beta"]
-    order, axes = g.ndim - 1, rotated(g.shape[1:], group)
+    order, axes = g.ndim - 1, axes_of(g.shape[1:], group)
     grams = {axis: kept[f"gram_{axis}"] for axis in axes}
     bases = {axis: kept[f"basis_{axis}"] for axis in axes}
     kl, by = group["factors"] == "kl", dict[int, Tensor]()
@@ -115,6 +101,9 @@ def adam_in_basis(g: Tensor, kept: Kept, step: float, group: Group) -> Tensor | 
     return move.mul(group["lr"] * size)
 
 
+# Where a Gram matrix has no direction of its own (a gradient of low rank, two equal
+# eigenvalues) rounding would choose one: a share ρ of the largest entry ranks the axes
+# of the tensor there, and holds a basis where the gradient is silent.
 def _first_basis(gram: Tensor, rho: float) -> Tensor:
     """The eigenvectors of L/‖L‖_max + ρD, largest eigenvalue first."""
     x = gram / peak(gram, (-2, -1))

@@ -12,8 +12,7 @@ from anthology.linalg import robust_eigh
 from anthology.linalg.products import peak, symmetric
 from anthology.optim.core.rule import Group
 
-from .axes import Block, cut, multiply, unfold
-from .stacks import Kept
+from .stacks import Block, Kept, axes_of, cut, multiply, unfold
 
 
 def blocks_of(x: Tensor, group: Group) -> list[tuple[str, Block]]:
@@ -22,13 +21,6 @@ def blocks_of(x: Tensor, group: Group) -> list[tuple[str, Block]]:
         return [("", ())]
     found = cut(tuple(x.shape), group["block_size"])
     return [(f"{b}_" if len(found) > 1 else "", block) for b, block in enumerate(found)]
-
-
-def axes_of(shape: Sequence[int], group: Group) -> list[int]:
-    """The axes of a block that have a factor."""
-    if len(shape) == 1 and group["vectors"] == "none":
-        return []
-    return [axis for axis, d in enumerate(shape) if d <= group["max_dim"]]
 
 
 def turn_of(past: int, axes: list[int], shape: Sequence[int]) -> int:
@@ -56,8 +48,7 @@ def bounded(g: Tensor, kept: Kept, step: float, group: Group) -> Tensor:
     u, axes, others = g, axes_of(g.shape[1:], group), list[int]()
     if group["variant"] == "mm" and axes:
         turn = turn_of(int(step) - 1, axes, g.shape[1:])
-        others = [axis for axis in axes if axis != turn]
-        axes = [turn]
+        axes, others = [turn], [axis for axis in axes if axis != turn]
     for axis in others:
         u = multiply(u, kept[f"root_{axis}"], axis)
     for axis in axes:

@@ -13,8 +13,7 @@ from anthology.linalg import STRUCTURES, Structure, structure
 from anthology.optim.core.limits import one_of
 from anthology.optim.core.rule import Group
 
-from .axes import fold, unfold
-from .stacks import Kept
+from .stacks import Kept, fold, unfold
 
 Structures = str | Sequence[str] | Mapping[int, str | Sequence[str]]
 

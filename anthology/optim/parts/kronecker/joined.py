@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anthology.optim.core.batch import Batch
 from anthology.optim.core.dispatch import resolve_lr, shown, split
+from anthology.optim.core.names import without_names
 
 Pair = tuple[Tensor, Tensor]
 
@@ -79,7 +80,7 @@ def joined(model: nn.Module, *, kernels: bool = False) -> list[dict[str, Any]]:
 def must_pair(params: Iterable[Any]) -> list[Any]:
     """Refuse what is not weight, bias, weight, bias …"""
     items = list(params) if isinstance(params, Iterable) else [params]
-    tensors = [item[-1] if isinstance(item, tuple) else item for item in items]
+    tensors = without_names(items)
     if len(tensors) % 2:
         raise ValueError(
             "a group with joined=True holds weight, bias, weight, bias …, "

@@ -1,4 +1,4 @@
-"""Shampoo's factors on stacks of blocks: sums of Gram matrices, and their roots."""
+"""Shampoo's factors on stacks of blocks, their roots, and the averages around them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from torch import Tensor
 from anthology.linalg import inverse_root
 from anthology.linalg.products import add_gram_
 from anthology.optim.core.rule import Group
-from anthology.optim.core.state import NewState, State, fresh_state, real
+from anthology.optim.core.state import (
+    NewState,
+    State,
+    States,
+    Tensors,
+    fresh_state,
+    real,
+)
 
-from ..arithmetic import bias_correction
-from .axes import Block, cut, multiply, nonzero, unfold, whitened
-from .stacks import Kept
+from ..arithmetic import bias_correction, each
+from .stacks import Block, Kept, cut, multiply, nonzero, unfold, whitened
 
+# What a factor gathers, GGᵀ or GS⁻¹Gᵀ/d with S the factor of the other side; and which
+# axes have one.
 FACTORS = ("sum", "kl")
-"""What a factor gathers: GGᵀ, or GS⁻¹Gᵀ/d with S the factor of the other side."""
 SIDES = ("all", "one")
-"""Which axes have a factor."""
+GRAFTING = ("none", "sgd", "rms")  # whose length a step can have
 
 
 def numbered(x: Tensor, group: Group) -> list[tuple[str, Block]]:
@@ -40,8 +47,8 @@ def sides(shape: Sequence[int], group: Group) -> list[int]:
 
 def keeps_roots(group: Group) -> bool:
     """Whether the roots are state: a later step, or another factor, needs them."""
-    kinds = group.get("factors"), group.get("variant")
-    return bool(group["refresh"] > 1 or kinds[0] == "kl" or kinds[1] == "mm")
+    needed = group.get("factors") == "kl" or group.get("variant") == "mm"
+    return bool(needed or group["refresh"] > 1)
 
 
 def follow_roots(
@@ -128,3 +135,38 @@ def _known(factor: Tensor, root: Tensor) -> Tensor:
 
 def _is_zero(factor: Tensor) -> Tensor:
     return factor.detach().abs().amax((-2, -1), keepdim=True) == 0
+
+
+def averages_of(group: Group) -> list[str]:
+    """The averages of a tensor that a group of Shampoo asks for."""
+    names = ["exp_avg"] if group["betas"][0] else []
+    names += ["exp_avg_sq"] if group["grafting"] == "rms" else []
+    return names + (["momentum_buffer"] if group["momentum"] else [])
+
+
+def first_moments(
+    grads: Tensors, states: States, steps: list[Any], group: Group
+) -> Tensors:
+    """The averaged gradients, bias corrected."""
+    beta, dtype = group["betas"][0], grads[0].dtype
+    if not beta:
+        return grads
+    averages = [state["exp_avg"] for state in states]
+    torch._foreach_lerp_(averages, grads, 1 - beta)
+    weights = each(steps, lambda t: bias_correction(beta, t, dtype))
+    return list(torch._foreach_div(averages, weights))
+
+
+def adam_steps(
+    averages: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
+) -> Tensors:
+    """The steps of Adam, whose length "rms" borrows."""
+    beta, dtype = group["grafting_beta"], grads[0].dtype
+    v = [state["exp_avg_sq"] for state in states]
+    torch._foreach_mul_(v, beta)
+    torch._foreach_addcmul_(v, grads, grads, 1 - beta)
+    roots = each(steps, lambda t: bias_correction(beta, t, dtype) ** 0.5)
+    below = torch._foreach_div(torch._foreach_sqrt(v), roots)
+    torch._foreach_add_(below, group["grafting_eps"])
+    # 0/0 where ε is 0 and an entry has never had a gradient
+    return [m / nonzero(d) for m, d in zip(averages, below, strict=True)]

@@ -38,18 +38,18 @@ def view_of(group: Group) -> View:
     spec = group.get("norm")
     norm = from_spec(spec) if spec else None
     axes = norm.ndim if isinstance(norm, Split | Transpose) else None
-    return partial(_parts, norm=norm, kernel=kernel_of(group), axes=axes)
+    return partial(_matrices, norm=norm, kernel=kernel_of(group), axes=axes)
 
 
-def _parts(
+def _matrices(
     x: Tensor, norm: Norm | None, kernel: str, axes: int | None
 ) -> tuple[list[Tensor], Back]:
     """The blocks of a tensor, each (…, out, in, *space), as matrices."""
     if isinstance(norm, Transpose):
-        found, back = _parts(norm._turn(x), norm.base, kernel, axes)
+        found, back = _matrices(norm._turn(x), norm.base, kernel, axes)
         return found, lambda ys: norm._turn(back(ys))
     if isinstance(norm, Split):
-        each = [_parts(block, norm.base, kernel, axes) for block in norm._blocks(x)]
+        each = [_matrices(block, norm.base, kernel, axes) for block in norm._blocks(x)]
         at = x.ndim - norm.ndim
 
         def joined(ys: Iterable[Tensor]) -> Tensor:
@@ -73,9 +73,8 @@ def _parts(
 
 
 def must_view(group: Group) -> None:
-    """Refuse a norm that cannot say how a parameter is stored."""
-    norm = group.get("norm")
-    if norm is None:
+    """Refuse a norm that cannot say how the matrices of a group are stored."""
+    if (norm := group.get("norm")) is None:
         return
     must_fit(group["params"], norm)
     found = from_spec(norm)
@@ -83,8 +82,7 @@ def must_view(group: Group) -> None:
         return
     if group.get("role") == "stack" and found.ndim == 2:
         return
-    for item in group["params"]:
-        p = item[-1] if isinstance(item, tuple) else item
+    for p in group["params"]:
         if p.ndim != found.ndim:
             raise ValueError(
                 f"{norm} measures {found.ndim} axes, got shape {tuple(p.shape)}: a "
@@ -137,12 +135,12 @@ def convert_lr(
     Parameters
     ----------
     lr : float or Tensor
-        η under `from_`.
+        η under `from_`. A TypeError if it is no number.
     shape : sequence of int
         (d_out, d_in) of the matrix that is orthogonalised, leading axes ignored; of a
-        kernel seen "flatten" (out, in · space).
+        kernel seen "flatten" (out, in · space). A ValueError if one is not positive.
     from_, to : str or float
-        Of the table.
+        Of the table. A ValueError for what is not.
 
     Returns
     -------
@@ -150,14 +148,6 @@ def convert_lr(
         η times the ratio of the factors. It depends on the shape, so several shapes
         need a group for each. Weight decay multiplies by 1 − ηκ with the η that is not
         scaled: divide κ by the same ratio to keep it.
-
-    Raises
-    ------
-    ValueError
-        If there is no such convention, `lr` is out of range, or the shape is not that
-        of a matrix with entries.
-    TypeError
-        If `lr` is not a number.
 
     Notes
     -----
@@ -192,7 +182,7 @@ EPS = 1e-10
 
 def orthogonal(point: Tensor, group: Group, rows: Tensor | None = None) -> Tensor:
     """The step of one weight along its polar factor, for η = −1."""
-    u = _numbers(point, group)
+    u = _as_complex(point, group)
     found, back = view_of(group)(u)
     pairs = zip(_stages(found, group, rows), factors(u, group), strict=True)
     t = back([x * s for x, s in pairs])
@@ -212,13 +202,13 @@ def descend_along(
     for index, u in enumerate(points):
         alike.setdefault(u.shape, []).append(index)
     for members in alike.values():
-        seen = [view(_numbers(points[i], group)) for i in members]
+        seen = [view(_as_complex(points[i], group)) for i in members]
         stacks = [torch.stack(x) for x in zip(*(own for own, _ in seen), strict=True)]
         if others is not None:
-            ahead = [view(_numbers(others[i], group))[0] for i in members]
+            ahead = [view(_as_complex(others[i], group))[0] for i in members]
             for stack, parts in zip(stacks, zip(*ahead, strict=True), strict=True):
                 torch._foreach_lerp_(list(stack.unbind()), parts, group["momentum"])
-        first, *rest = factors(_numbers(points[members[0]], group), group)
+        first, *rest = factors(_as_complex(points[members[0]], group), group)
         kept = None if rows is None else torch.stack([rows[i] for i in members])
         found = _stages(stacks, group, kept)
         if rows is not None and kept is not None:
@@ -231,8 +221,8 @@ def descend_along(
         descend([params[i] for i in members], moves, group["lr"] * first)
 
 
-def _numbers(point: Tensor, group: Group) -> Tensor:
-    """Pairs as complex numbers."""
+def _as_complex(point: Tensor, group: Group) -> Tensor:
+    """Pairs as complex numbers, where they are."""
     return torch.view_as_complex(point.contiguous()) if group["complex"] else point
 
 

@@ -1,4 +1,4 @@
-"""Which rule a tensor follows in an optimizer that has two."""
+"""Which rule a tensor follows in an optimizer that has two, and PyTorch's Muon."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from anthology.optim.core.decay import PEAK
 from anthology.optim.core.limits import at_least_zero, number, one_of
+from anthology.optim.core.names import without_names
 from anthology.optim.core.state import Group
 
 from ..param_norm import spec
@@ -16,6 +17,18 @@ from .orthogonal import factors
 
 MUON, ADAMW = "muon", "adamw"
 RATE = 1e-3  # the default lr
+BY_ENTRY = {MUON: "momentum_buffer", ADAMW: "exp_avg_sq"}
+PUBLISHED = (3.4445, -4.7750, 2.0315)
+# How torch.optim.Muon steps, in the words of a group.
+OF_TORCH = {
+    "rule": MUON,
+    "method": "muon",
+    "kernel": "flatten",
+    "normalize": "frobenius",
+    "renormalize": None,
+    "row_beta": None,
+    "step_rule": "dualize",
+}
 ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
 
@@ -55,7 +68,7 @@ def rates_settled(group: Group) -> dict[str, Any]:
     if isinstance(given, set):
         return dict(group)  # torch refuses it
     group = {**group, "params": [given] if isinstance(given, Tensor) else list(given)}
-    tensors = [x[-1] if isinstance(x, tuple) else x for x in group["params"]]
+    tensors = without_names(group["params"])
     # what is no tensor is for torch to refuse
     rules = {rule_for(p, group) for p in tensors if isinstance(p, Tensor)}
     if len(rules) == 1:
@@ -103,6 +116,41 @@ def seen_by(rule: str, group: Group) -> dict[str, Any]:
         own = {"betas": group["adamw_betas"], "eps": group["adamw_eps"]}
         seen |= {**own, "amsgrad": False, "fused": None}
     return {**seen, "rule": rule}
+
+
+def adopt(group: Group, own: Group, states: list[Group]) -> dict[str, Any]:
+    """A group from a checkpoint, which may be one of ``torch.optim.Muon``."""
+    coefficients = group.get("ns_coefficients", PUBLISHED)
+    if tuple(coefficients) != PUBLISHED:
+        raise ValueError(
+            f"the checkpoint has ns_coefficients={coefficients}; method 'muon' has "
+            f"{PUBLISHED}, and the others have lists of their own"
+        )
+    adopted = {name: x for name, x in group.items() if name != "ns_coefficients"}
+    if not group.get("rule") and own.get("rule"):
+        kept = {name for state in states for name in state}
+        found = [rule for rule, name in BY_ENTRY.items() if name in kept]
+        adopted["rule"] = found[0] if found else own["rule"]
+    if not adopted.get("rule") and "adamw_at" not in group:
+        rates = {name: own[name] for name in ("adamw_at", "adamw_lr")}
+        adopted = {**rates, **adopted}
+    return adopted
+
+
+def for_torch(group: Group) -> dict[str, Any]:
+    """What ``torch.optim.Muon`` asks of a group where it would take the same step."""
+    norm = str(group.get("norm", ""))
+    same = (
+        {name: group.get(name) for name in OF_TORCH} == OF_TORCH
+        and group["adjust_lr_fn"] in (None, "original", "match_rms_adamw")
+        and group.get("scale", 1.0) == 1.0
+        and "Split" not in norm
+        and "Transpose" not in norm
+    )
+    if not same:
+        return {}
+    steps = 5 if group["ns_steps"] is None else group["ns_steps"]
+    return {"ns_coefficients": PUBLISHED, "eps": 1e-7, "ns_steps": steps}
 
 
 def _scalar(x: Any) -> Any:
