@@ -16,6 +16,7 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.rule import Group, Rule, coupled
 from .core.state import State
+from .parts.arithmetic import momentum_entries, momentum_of
 from .parts.param_norm import spec
 from .parts.prodigy.distance import (
     _DistanceEstimate,
@@ -24,7 +25,7 @@ from .parts.prodigy.distance import (
     memory,
 )
 from .parts.prodigy.totals import counted, factor, top_rate
-from .steepest import SteepestDescent, momentum_entries, momentum_of
+from .steepest import SteepestDescent
 
 
 def _state(param: Tensor, group: Group) -> State:

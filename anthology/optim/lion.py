@@ -14,12 +14,17 @@ from .core.card import Card
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
-from .parts.arithmetic import blend, blend_, descend, kept, scale
-
-
-def _momentum(param: Tensor, group: Group) -> State:
-    """Zeros for ``momentum_buffer`` where there is a momentum."""
-    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+from .parts.arithmetic import (
+    alone,
+    averaged,
+    blend,
+    blend_,
+    decay,
+    descend,
+    momentum_entries,
+    momentum_of,
+    over,
+)
 
 
 def _half(grad: Tensor, group: Group) -> float:
@@ -27,35 +32,13 @@ def _half(grad: Tensor, group: Group) -> float:
     return torch.finfo(grad.dtype).max / 2
 
 
-def _kept(group: Group) -> tuple[str, ...]:
-    """The momentum, where there is one."""
-    return ("momentum_buffer",) if group["momentum"] else ()
-
-
-def _signum(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
-    """One tensor; the definition."""
-    lr, beta, ahead = group["lr"], group["momentum"], grad
-    if beta:
-        m = blend_(state["momentum_buffer"], grad, beta)
-        ahead = blend(m, grad, beta) if group["nesterov"] else m
-    if group["weight_decay"]:
-        param.mul_(kept(lr, group["weight_decay"]))
-    param.sub_(ahead.sign().mul_(lr))
-
-
-def _signum_lists(
+def _signum(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors."""
-    lr, beta, ahead = group["lr"], group["momentum"], grads
-    if beta:
-        ahead = [state["momentum_buffer"] for state in states]
-        torch._foreach_lerp_(ahead, grads, 1 - beta)
-        if group["nesterov"]:
-            ahead = list(torch._foreach_lerp(grads, ahead, beta))
-    if group["weight_decay"]:
-        scale(params, 1 - lr * group["weight_decay"])
-    descend(params, list(torch._foreach_sign(ahead)), lr)
+    """Average, take signs, decay, move."""
+    signs = over("sign", averaged(grads, states, group))
+    decay(params, group["lr"], group["weight_decay"])
+    descend(params, signs, group["lr"])
 
 
 class Signum(BaseOptimizer):
@@ -123,11 +106,11 @@ class Signum(BaseOptimizer):
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
     rule = Rule(
+        alone(_signum),
         _signum,
-        _signum_lists,
-        _momentum,
+        momentum_of,
         _half,
-        _kept,
+        momentum_entries,
         late=("step", "momentum_buffer"),
         entrywise=True,
         numbers=("momentum", "weight_decay"),
@@ -163,27 +146,15 @@ def _average(param: Tensor, group: Group) -> State:
     return {"exp_avg": torch.zeros_like(param)}
 
 
-def _lion(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
-    """One tensor; the definition."""
-    (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
-    if group["weight_decay"]:
-        param.mul_(kept(lr, group["weight_decay"]))
-    param.sub_(blend(m, grad, beta1).sign_().mul_(lr))
-    blend_(m, grad, beta2)
-
-
-def _lion_lists(
+def _lion(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors."""
-    (beta1, beta2), lr = group["betas"], group["lr"]
-    m = [state["exp_avg"] for state in states]
-    if group["weight_decay"]:
-        scale(params, 1 - lr * group["weight_decay"])
-    ahead = torch._foreach_lerp(m, grads, 1 - beta1)
-    torch._foreach_sign_(ahead)
-    torch._foreach_lerp_(m, grads, 1 - beta2)
-    descend(params, list(ahead), lr)
+    """Average by β₁ for the signs and by β₂ to keep, decay, move."""
+    (beta1, beta2), m = group["betas"], [state["exp_avg"] for state in states]
+    signs = over("sign_", blend(m, grads, beta1))
+    blend_(m, grads, beta2)
+    decay(params, group["lr"], group["weight_decay"])
+    descend(params, signs, group["lr"])
 
 
 class Lion(BaseOptimizer):
@@ -251,8 +222,8 @@ class Lion(BaseOptimizer):
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
     rule = Rule(
+        alone(_lion),
         _lion,
-        _lion_lists,
         _average,
         _half,
         late=("step",),

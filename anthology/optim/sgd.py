@@ -15,50 +15,28 @@ from .core.card import Card
 from .core.limits import at_least_zero, number
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
-from .parts.arithmetic import descend, plus, scale, value
-
-
-def _direction(param: Tensor, grad: Tensor, state: State, group: Group) -> Tensor:
-    """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
-    momentum, dampening = group["momentum"], group["dampening"]
-    if group["weight_decay"]:
-        grad = plus(grad, param, group["weight_decay"])
-    if not momentum:
-        return grad
-    m = state["momentum_buffer"].mul_(value(momentum))
-    if dampening:
-        m.add_(grad * (1 - value(dampening) * state["started"].to(grad.dtype)))
-        state["started"].fill_(1.0)
-    else:
-        m.add_(grad)
-    return plus(grad, m, momentum) if group["nesterov"] else m
+from .parts.arithmetic import alone, descend, over, plus, scale, value
 
 
 def _directions(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    group: Group,
-) -> list[Tensor]:
-    """The same for lists."""
+    params: Tensors, grads: Tensors, states: States, group: Group
+) -> Tensors:
+    """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
     momentum, dampening = group["momentum"], group["dampening"]
     if group["weight_decay"]:
-        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+        grads = plus(grads, params, group["weight_decay"])
     if not momentum:
         return grads
     m = [state["momentum_buffer"] for state in states]
-    scale(m, momentum)
+    scale(m, value(momentum))
     if dampening:
-        started = torch.stack([state["started"] for state in states])
-        shares = 1 - dampening * started.to(grads[0].dtype)
-        torch._foreach_add_(m, torch._foreach_mul(grads, list(shares.unbind())))
+        shares = [1 - value(dampening) * s["started"].to(m[0].dtype) for s in states]
+        over("add_", m, over("mul", grads, shares))
         for state in states:
             state["started"].fill_(1.0)
     else:
-        torch._foreach_add_(m, grads)
-    return (
-        list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
-    )
+        over("add_", m, grads)
+    return plus(grads, m, momentum) if group["nesterov"] else m
 
 
 def _new_state(param: Tensor, group: Group) -> State:
@@ -83,29 +61,11 @@ def _kept(group: Group) -> tuple[str, ...]:
     return kept if group["momentum"] else ()
 
 
-def _sgd(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
-    """One tensor, not normalised; the definition."""
-    descend([param], [_direction(param, grad, state, group)], group["lr"])
-
-
-def _sgd_lists(
+def _sgd(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors, not normalised."""
+    """Average, decay within it, and move; not normalised."""
     descend(params, _directions(params, grads, states, group), group["lr"])
-
-
-RULE = Rule(
-    _sgd,
-    _sgd_lists,
-    _new_state,
-    _room,
-    _kept,
-    late=("step", "momentum_buffer", "started"),
-    entrywise=True,
-    numbers=("momentum", "dampening", "weight_decay"),
-    triton="sgd",
-)
 
 
 class SGD(BaseOptimizer):
@@ -187,7 +147,17 @@ class SGD(BaseOptimizer):
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
 
-    rule = RULE
+    rule = Rule(
+        alone(_sgd),
+        _sgd,
+        _new_state,
+        _room,
+        _kept,
+        late=("step", "momentum_buffer", "started"),
+        entrywise=True,
+        numbers=("momentum", "dampening", "weight_decay"),
+        triton="sgd",
+    )
 
     def __init__(
         self,
@@ -248,8 +218,9 @@ class SGD(BaseOptimizer):
             if batch.foreach and batch.params:
                 found = _directions(*lists, batch.group)
             else:
-                triples = zip(*lists, strict=True)
-                found = [_direction(*triple, batch.group) for triple in triples]
+                ones = ([[x] for x in xs] for xs in lists)
+                triples = zip(*ones, strict=True)
+                found = [_directions(*triple, batch.group)[0] for triple in triples]
             if batch.finite is not None:  # what will be undone must not count
                 flags = zip(batch.finite, found, strict=True)
                 found = [torch.where(flag, x, 0.0) for flag, x in flags]

@@ -15,23 +15,18 @@ from .core.batch import Batch
 from .core.card import Card
 from .core.limits import below_one, check_nesterov, number, one_of
 from .core.rule import Group, Rule, coupled
-from .core.state import State
-from .parts.arithmetic import averaged, descend, scale
+from .parts.arithmetic import (
+    averaged,
+    decay,
+    descend,
+    momentum_entries,
+    momentum_of,
+)
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
 from .parts.polyak import check_polyak, excess, shorten
 from .parts.renamed import renamed, with_names_of_today
 
 Plan = tuple[list[Tensor], list[Tensor]]
-
-
-def momentum_of(param: Tensor, group: Group) -> State:
-    """Zeros for ``momentum_buffer`` where there is a momentum."""
-    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
-
-
-def momentum_entries(group: Group) -> tuple[str, ...]:
-    """The momentum, where there is one."""
-    return ("momentum_buffer",) if group["momentum"] else ()
 
 
 def _room(grad: Tensor, group: Group) -> float:
@@ -272,7 +267,7 @@ class SteepestDescent(BaseOptimizer):
 
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
-        points = averaged(batch)
+        points = averaged(batch.grads, batch.states, batch.group)
         moves = self._dualize(batch, points)
         if not _needs_duals(batch.group):
             return moves, []
@@ -321,11 +316,10 @@ class SteepestDescent(BaseOptimizer):
         return [[d / top.to(d.device) / length.to(d.device) for d in r] for r in duals]
 
     def _move(self, batch: Batch, moves: list[Tensor], sizes: list[Any]) -> None:
-        lr, decay = batch.group["lr"], batch.group["weight_decay"]
+        lr = batch.group["lr"]
         if not batch.params:
             return
-        if decay:
-            scale(batch.params, 1 - lr * decay)
+        decay(batch.params, lr, batch.group["weight_decay"])
         if batch.group["step_rule"] == "steepest" or batch.group["across"] == "l2":
             moves = list(torch._foreach_mul(moves, sizes))
         descend(batch.params, moves, lr / batch.group["scale"])
