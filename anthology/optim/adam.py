@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import averages
+
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule
-from .core.state import Coefficient, State, States, Tensors
+from .core.state import State, States, Tensors
 from .parts.arithmetic import (
     add_squares,
     alone,
@@ -31,6 +33,10 @@ from .parts.arithmetic import (
     shift,
     value,
 )
+
+# What they silently penalise.
+_SOFT = r"$\lVert\nabla f\rVert_1$, rounded at ε"
+_FACTOR = r"(1+2\tau_1)$ ${}-(1+2\tau_2)\,\rho"
 
 
 def _averages(param: Tensor, group: Group) -> State:
@@ -58,12 +64,8 @@ def _adam(
     beta1, beta2 = group["betas"]
     m, v = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq"))
     top = [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else []
-    eager = not isinstance(beta1, Coefficient)
-    if (
-        group["fused"]
-        and eager
-        and all(t.is_contiguous() for t in (*params, *grads, *m))
-    ):
+    lists = (*params, *grads, *m)
+    if group.get("fused") and all(x.is_contiguous() for x in lists):
         kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
         kernel(
             params,
@@ -184,6 +186,8 @@ class Adam(BaseOptimizer):
         state="2 (3 with amsgrad)",
         source="Kingma & Ba 2015, Alg. 1; Bernstein & Newhouse 2024, eqs. 3-8",
     )
+    cost = averages("betas", 1, "amsgrad")
+    silent = (Penalty(_SOFT, _FACTOR, 19 - 1999.0, ask="charge", steps=10_000),)
     rule = _rule(decoupled=False)
 
     def __init__(
@@ -237,6 +241,7 @@ class AdamW(Adam):
         answer="is Adam with its weight decay taken out of the gradient.",
         source="Loshchilov & Hutter 2019, Alg. 2",
     )
+    silent = (Penalty(_SOFT, _FACTOR, 0.0, {"betas": (0.9, 0.9)}, "charge"),)
     rule = _rule(decoupled=True)
 
     def __init__(

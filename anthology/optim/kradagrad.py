@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import EIGH, by_axes
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.arithmetic import multiplied
@@ -64,6 +67,20 @@ def _kradagrad(
         moves = [u + w * group["weight_decay"] for u, w in pairs]
     moves = heavy_ball(moves, states, group)
     torch._foreach_sub_(params, multiplied(moves, group["lr"]))
+
+
+@Cost
+def _cost(s: Subject) -> Work:
+    axes = [shape[0] for shape in s.named("factor_")]
+    every, square = s.group["refresh"], sum(d * d for d in axes)
+    # GGᵀL and L times it; εL²; the root
+    cubic = 2 + (1 if s.symmetric else 2) * (
+        1 + bounds.damps(s.dtype, s.group) + 1 / every
+    )
+    cubic += EIGH / every
+    work = by_axes(s.numbers, axes, 1, cubic, s.symmetric)
+    roots = square * keeps_roots(s.group)
+    return keeping((s.numbers + square, 2), (roots, 1 + 1 / every), flops=work)
 
 
 class KrADagrad(BaseOptimizer):
@@ -177,6 +194,8 @@ class KrADagrad(BaseOptimizer):
         "the factors twice if their roots are kept (T > 1)",
         source="Mei, Moreno & Walters 2023 (2305.19416), published code",
     )
+    cost = _cost
+    silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
 
     def __init__(
         self,

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import averages
+
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -105,6 +107,8 @@ class Signum(BaseOptimizer):
         state="1 (0 without momentum)",
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
+    cost = averages("momentum")
+    silent = (Penalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 19.0),)
     rule = Rule(
         alone(_signum),
         _signum,
@@ -221,6 +225,8 @@ class Lion(BaseOptimizer):
         state="1",
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
+    cost = averages(1)
+    silent = (Penalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 181.0, steps=2000),)
     rule = Rule(
         alone(_lion),
         _lion,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import polar_factor
+from anthology.cost.work import Cost, Subject, Work
 from anthology.linalg.polar import check_method, check_normalizers
 
 from .adam import AdamW
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, below_one, check_betas, one_of
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -29,6 +32,7 @@ from .parts.matrix.orthogonal import (
     must_view,
     orthogonal,
     rows_of,
+    view_of,
 )
 from .parts.matrix.routing import (
     ADAMW,
@@ -90,6 +94,26 @@ def _muon_lists(
         descend_along(params, grads, m, group, rows)
     else:
         descend_along(params, m, None, group, rows)
+
+
+@Cost
+def _cost(s: Subject) -> Work:
+    group = s.group
+    if group.get("rule") == "adamw":
+        return Work(2 * s.numbers)
+    view = view_of({"kernel": "flatten", **group})
+    shape = s.shape[:-1] if group.get("complex") else s.shape
+    method, steps = group.get("method", "muon"), group["ns_steps"]
+    # torch.optim.Muon has no such key and multiplies in bfloat16
+    dtype = group.get("ns_dtype", "bfloat16")
+    low = dtype in ("bfloat16", "float16")
+    work = 0.0
+    for matrices in view(torch.empty(shape, device="meta"))[0]:
+        *many, rows, columns = matrices.shape
+        one = polar_factor(rows, columns, method, steps, low, s.symmetric)
+        work += math.prod(many) * one
+    lengths = math.prod(s.kept.get("row_avg_sq", (0,)))
+    return Work(s.numbers + lengths, flops=work, products=dtype)
 
 
 class Muon(BaseOptimizer):
@@ -242,6 +266,8 @@ class Muon(BaseOptimizer):
         state="1 (2 for what is no matrix)",
         source="Jordan et al. 2024, code; Bernstein & Newhouse 2024, Prop. 5",
     )
+    cost = _cost
+    silent = (Penalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", r"1+2\tau", 37.1),)
 
     def __init__(
         self,

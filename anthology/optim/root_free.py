@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import averages
+
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -34,6 +36,10 @@ from .parts.arithmetic import (
     scale,
     value,
 )
+
+# What they silently penalise, and ρ at a gradient of one with the ε that they have.
+_LOG = r"$\tfrac1{2B}\sum_i$ $\log(B\,\partial_if^2+\varepsilon)$"
+_RHO = 1 / 1.0001
 
 
 def _check_curvature(group: Group) -> None:
@@ -142,6 +148,17 @@ class RootFreeRMSProp(BaseOptimizer):
         average=r"$B g^2$ from 1; heavy ball on the step",
         state="2",
         source="Lin et al. 2024 (2402.03496), published code",
+    )
+    cost = averages("momentum", 1)
+    silent = (
+        Penalty(
+            _LOG,
+            r"(1+2\tau_1)$ $(1-2\rho)$ ${}-4\tau_2\rho",
+            19 - 434 * _RHO,
+            {"batch_size": 1},
+            "charge",
+            3000,
+        ),
     )
     rule = Rule(
         alone(_rmsprop),
@@ -254,6 +271,17 @@ class RootFreeAdamW(BaseOptimizer):
         answer="is AdamW without its square root.",
         update=r"$\Delta w=-\eta\,m/(S+\varepsilon)$",
         average=r"gradient; $B g^2$ from 1",
+    )
+    cost = averages("betas", 1)
+    silent = (
+        Penalty(
+            _LOG,
+            r"(1+2\tau_1)$ ${}-2(1+2\tau_2)\,\rho",
+            19 - 398 * _RHO,
+            {"batch_size": 1, "betas": (0.9, 0.99)},
+            "charge",
+            3000,
+        ),
     )
     rule = Rule(
         alone(_adamw),

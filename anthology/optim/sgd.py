@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, number
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -66,6 +68,17 @@ def _sgd(
 ) -> None:
     """Average, decay within it, and move; not normalised."""
     descend(params, _directions(params, grads, states, group), group["lr"])
+
+
+_SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
+
+
+@Cost
+def _cost(s: Subject) -> Work:
+    kept = bool(s.group["momentum"]) * s.numbers
+    # the length of all must be known before anything moves: one more read of m or g
+    again = bool(s.group.get("normalised"))
+    return keeping((kept, 2 + again), grad_reads=1 + (again and not kept))
 
 
 class SGD(BaseOptimizer):
@@ -146,6 +159,14 @@ class SGD(BaseOptimizer):
         state="0 (1 with momentum)",
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
+    cost = _cost
+    silent = (
+        Penalty(_SQUARE, "1", 1.0, ask="charge"),
+        Penalty(_SQUARE, r"1+2\tau", 19.0, {"momentum": 0.9}, "charge"),
+        Penalty(
+            _SQUARE, r"1+2\tau", 17.2, {"momentum": 0.9, "nesterov": True}, "charge"
+        ),
+    )
 
     rule = Rule(
         alone(_sgd),
@@ -218,9 +239,10 @@ class SGD(BaseOptimizer):
             if batch.foreach and batch.params:
                 found = _directions(*lists, batch.group)
             else:
-                ones = ([[x] for x in xs] for xs in lists)
-                triples = zip(*ones, strict=True)
-                found = [_directions(*triple, batch.group)[0] for triple in triples]
+                found = [
+                    _directions([p], [g], [state], batch.group)[0]
+                    for p, g, state in zip(*lists, strict=True)
+                ]
             if batch.finite is not None:  # what will be undone must not count
                 flags = zip(batch.finite, found, strict=True)
                 found = [torch.where(flag, x, 0.0) for flag, x in flags]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import EIGH, by_axes
+from anthology.cost.work import Cost, Subject, Work, keeping
 from anthology.linalg import ROOT_METHODS
 
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
@@ -58,6 +61,29 @@ def _shampoo(
     if group["weight_decay"]:
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
     descend(params, moves, group["lr"])
+
+
+@Cost
+def _cost(s: Subject) -> Work:
+    group, factors, n = s.group, s.named("factor_"), s.numbers
+    every, coupled = group["refresh"], group["factors"] == "kl"
+    blocks: dict[str, list[int]] = {}
+    for name, shape in s.kept.items():
+        if name.startswith("factor_"):
+            blocks.setdefault(name.split("_")[1], []).append(shape[0])
+    # the vectors' diagonal factors need no products
+    dense, work = all(len(f) == 2 for f in factors), 0.0
+    cubic = (EIGH + (1 if s.symmetric else 2)) / every
+    for axes in blocks.values() if dense else ():
+        size = n // len(blocks) if group["sides"] == "one" else math.prod(axes)
+        # of coupled factors one divides all others
+        products = len(axes) if coupled else 1
+        work += by_axes(size, axes, products, cubic, s.symmetric)
+    averaged = bool(group["betas"][0]) + bool(group["momentum"])
+    averaged += group["grafting"] == "rms"
+    square = sum(math.prod(f) for f in factors)
+    roots = square * (every > 1 or coupled)  # else they need not be kept
+    return keeping((averaged * n + square, 2), (roots, 1 + 1 / every), flops=work)
 
 
 class Shampoo(BaseOptimizer):
@@ -185,6 +211,8 @@ class Shampoo(BaseOptimizer):
         source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
         "eqs. 12-16",
     )
+    cost = _cost
+    silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
     before = (("relative_eps", False), ("factors", "sum"), ("sides", "all"))
 
     def __init__(

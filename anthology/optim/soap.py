@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import QR, by_axes
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.kronecker import basis
@@ -48,6 +51,18 @@ def _soap(
         torch._foreach_sub_(params, [moves[i] for i in moved])
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+
+
+@Cost
+def _cost(s: Subject) -> Work:
+    axes = [shape[0] for shape in s.named("gram_")]
+    every, square = s.group["refresh"], sum(d * d for d in axes)
+    # m is kept in the old basis and turned when that turns, or turned at every step
+    coupled = s.group["factors"] == "kl"  # L in its basis, and G by all but one
+    turns = min(3.0, 2.0 + 2.0 / every) + coupled * (len(axes) - 1)
+    cubic = (2 + QR) / every + 2 * coupled
+    work = by_axes(s.numbers, axes, turns, cubic, s.symmetric)
+    return keeping((2 * s.numbers + square, 2), (square, 1 + 1 / every), flops=work)
 
 
 class SOAP(BaseOptimizer):
@@ -160,6 +175,8 @@ class SOAP(BaseOptimizer):
         r"d_\mathrm{in}/d_\mathrm{out})$",
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
+    cost = _cost
+    silent = (Penalty("open: its averages are matrices"),)
     before = (("basis_eps", 0.0), ("factors", "sum"))
 
     def __init__(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from anthology.norms import Norm
+from anthology.cost.flops import dualized
+from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.norms import L2, LInf, Norm, RMSToRMS, Spectral
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import below_one, check_nesterov, number, one_of
 from .core.rule import Group, Rule, coupled
 from .parts.arithmetic import (
@@ -33,6 +35,22 @@ def _room(grad: Tensor, group: Group) -> float:
     """Room for the dual norm, a sum over the entries, where it is needed."""
     room = grad.numel() if _needs_duals(group) else 1
     return torch.finfo(grad.dtype).max / room
+
+
+def dualized_work(s: Subject) -> float:
+    """Operations of one duality map of the group's norm."""
+    norm = norm_for(torch.empty(s.shape, device="meta"), s.group["norm"])
+    return dualized(norm, s.shape, s.symmetric)
+
+
+@Cost
+def _cost(s: Subject) -> Work:
+    kept = bool(s.group["momentum"]) * s.numbers
+    rule, most = s.group["step_rule"], s.group["across"] == "max"
+    # where one number of all layers must be known first: one more read of m or g
+    again = rule == "polyak" or (rule == "steepest") == most
+    reads = 1 + (again and not kept)
+    return keeping((kept, 2 + again), grad_reads=reads, flops=dualized_work(s))
 
 
 class SteepestDescent(BaseOptimizer):
@@ -144,6 +162,18 @@ class SteepestDescent(BaseOptimizer):
         average="none or gradient",
         state="0 (1 with momentum)",
         source="Bernstein & Newhouse 2024, Prop. 1 and 7",
+    )
+    cost = _cost
+    silent: ClassVar[tuple[Penalty, ...]] = (
+        Penalty(r"$\lVert\nabla_lf\rVert_2$, layer by layer", "1", 1.0, {"norm": L2()}),
+        Penalty(r"$\lVert\nabla f\rVert_1$", "1", 1.0, {"norm": LInf()}),
+        Penalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", "1", 1.0, {"norm": Spectral()}),
+        Penalty(
+            r"$\sum_l\sqrt{d_{out}/d_{in}}$ $\sum_i\sigma_i(\nabla_lf)$",
+            r"1+2\tau",
+            19.0,
+            {"norm": RMSToRMS(), "momentum": 0.9},
+        ),
     )
 
     def __init__(
