@@ -131,8 +131,6 @@ class Adam(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η, in the units of the weights: about what an entry moves, and at
         most 7.3 η with the default betas. Default 1e-3.
@@ -145,16 +143,9 @@ class Adam(BaseOptimizer):
         κ; g + κw takes the place of g. Default 0.
     amsgrad : bool
         Divide by the largest v so far. Default False.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`. "triton" is for `AdamW`; a kind of decay that is not
         "plain" is decoupled.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
-    RuntimeError
-        If `fused` is combined with `foreach` or `differentiable`.
 
     Notes
     -----

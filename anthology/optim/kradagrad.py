@@ -107,8 +107,6 @@ class KrADagrad(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η: that of gradient descent until the factors have shrunk, or, with
         grafting, always. Default 0.1 (measured; published 1, grafted).
@@ -147,7 +145,7 @@ class KrADagrad(BaseOptimizer):
     block_size : int, optional
         Tensors are cut into blocks of at most so many entries along an axis, each
         with factors of its own. Default None: they are not (published: 128).
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`; a `decay` other than "plain" is decoupled. Autograd takes
         the factors for constants; on CUDA reading the counters and the roots wait.
 
@@ -179,7 +177,6 @@ class KrADagrad(BaseOptimizer):
     """
 
     derived = "root_"
-
     rule = rule_of_lists(_kradagrad, _kradagrad_state, _kradagrad_limit)
 
     card = Card(

@@ -57,8 +57,6 @@ class Signum(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η, what every entry moves, in the units of the weights. Default 1e-3 (the
         paper gives none).
@@ -69,13 +67,8 @@ class Signum(BaseOptimizer):
         Look ahead: the sign of βm + (1−β)g instead of that of m. Default False.
     weight_decay : float
         κ, decoupled. Default 0.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`. The sign has no slope: autograd sees lr and decay only.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----
@@ -177,8 +170,6 @@ class Lion(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η, what every entry moves, in the units of the weights. Default 1e-3
         (measured; published 1e-4).
@@ -188,13 +179,8 @@ class Lion(BaseOptimizer):
     weight_decay : float
         κ, decoupled. Default 0. The authors take lr 3 to 10 times smaller than for
         `AdamW`, and κ as many times larger.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         As for `Signum`.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----

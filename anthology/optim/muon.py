@@ -198,9 +198,8 @@ class Muon(BaseOptimizer):
     Raises
     ------
     ValueError
-        If a hyper-parameter is out of range, here or in a group; if a tensor with
-        less than two axes is given the rule "muon"; if a group with an ``lr`` of its
-        own holds tensors of both rules and does not say ``adamw_lr``.
+        If a tensor with less than two axes is given the rule "muon"; if a group with
+        an ``lr`` of its own holds tensors of both rules and does not say ``adamw_lr``.
 
     Notes
     -----

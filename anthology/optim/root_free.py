@@ -96,8 +96,6 @@ class RootFreeRMSProp(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 1 is large; default 1e-2 (measured).
         Rate to try first: 0.01; ``metrize`` changes nothing.
@@ -112,13 +110,8 @@ class RootFreeRMSProp(BaseOptimizer):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required: a wrong value
         would rescale S silently. `count_batch_size` keeps it right where it varies.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----
@@ -224,8 +217,6 @@ class RootFreeAdamW(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 10 is large; default 1 (measured).
         Rate to try first: 1; ``metrize`` changes nothing.
@@ -240,13 +231,8 @@ class RootFreeAdamW(BaseOptimizer):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----

@@ -73,8 +73,6 @@ class Scion(SteepestDescent):
 
     Raises
     ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
     TypeError
         If a norm is not a `Norm` (or its ``repr``) of single tensors.
 

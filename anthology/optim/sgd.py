@@ -97,8 +97,6 @@ class SGD(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η: weights per gradient, or, normalised, the Euclidean length of the whole
         step in the units of the weights. Default 1e-3.
@@ -116,14 +114,13 @@ class SGD(BaseOptimizer):
         ask for it are measured together, by one Euclidean norm, so that the
         direction in the space of all weights is kept; groups may differ in lr, and
         then each has the share of its own η. A zero m gives no step.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`; a kind of decay that is not "plain" is decoupled.
 
     Raises
     ------
     ValueError
-        If a hyper-parameter is out of range, here or in a group, or nesterov goes
-        without momentum or with dampening.
+        If nesterov goes without momentum or with dampening.
 
     Notes
     -----

@@ -106,8 +106,6 @@ class Shampoo(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η: the spectral norm of a step without averages, in the units of
         the weights. Default 0.3 (measured; published 1e-2).
@@ -151,7 +149,7 @@ class Shampoo(BaseOptimizer):
     sides : str
         "all" axes have factors (default), or "one": the shorter of a matrix, the first
         of a tensor with more, with the exponent −1/2.
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`. On CUDA ``root="eigh"`` waits for the device, and so does
         reading the counters for T > 1 unless capturable.
 
@@ -189,7 +187,6 @@ class Shampoo(BaseOptimizer):
     """
 
     derived = "root_"
-
     rule = rule_of_lists(
         _shampoo,
         _shampoo_state,

@@ -116,8 +116,6 @@ class SIRFShampoo(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 1 is large; default 3e-2 (measured; published 1e-3).
         Rate to try first: 0.03; ``metrize`` changes nothing.
@@ -151,7 +149,7 @@ class SIRFShampoo(BaseOptimizer):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`; a `decay` other than "plain" is decoupled. A captured step
         cannot choose, so it needs ``refresh=1``.
 

@@ -88,8 +88,6 @@ class SOAP(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η, in the units of the weights: about what an entry moves in the
         eigenbasis. Default 3e-3.
@@ -127,7 +125,7 @@ class SOAP(BaseOptimizer):
         :math:`G_{(i)}S^{-1}G_{(i)}^\top/d` with S the averages of all other axes that
         have one, in their bases and before the step, plus ρ times their largest
         eigenvalue, and d the lengths of the others multiplied.
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`. Autograd takes the bases for constants; on CUDA reading
         the counters and the first basis wait for the device.
 

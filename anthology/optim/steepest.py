@@ -106,8 +106,6 @@ class SteepestDescent(BaseOptimizer):
 
     Raises
     ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
     TypeError
         If a norm is not a `Norm` (or its ``repr``) of single tensors.
     RuntimeError
