@@ -67,21 +67,10 @@ def _adam(
     lists = (*params, *grads, *m)
     if group.get("fused") and all(x.is_contiguous() for x in lists):
         kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-        kernel(
-            params,
-            grads,
-            m,
-            v,
-            top,
-            [s["step"] for s in states],
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=strength,
-            eps=group["eps"],
-            amsgrad=group["amsgrad"],
-            maximize=False,
-        )
+        same = {x: group[x] for x in ("lr", "weight_decay", "eps", "amsgrad")}
+        betas = {"beta1": beta1, "beta2": beta2}
+        counters = [s["step"] for s in states]
+        kernel(params, grads, m, v, top, counters, **same, **betas, maximize=False)
         return
     if decoupled:
         decay(params, lr, strength)

@@ -151,15 +151,14 @@ class KrADagrad(BaseOptimizer):
 
     Notes
     -----
-    Exact for a gradient of rank one and "trace", where it is the formula of Sherman
-    and Morrison; otherwise :math:`L - LGG^\top L/t \succeq (L^{-1}+GG^\top)^{-1}` for
-    every t of at least one plus the largest eigenvalue of :math:`GG^\top L`, and
-    both bounds are such. So L stays positive semi-definite and above the inverse of
-    the sum, and undamped :math:`\langle G, u\rangle` is never below Shampoo's.
-    Eigenvalues that rounding makes negative count as zero. A scalar has no factor.
-    A complex tensor has its pairs (real, imaginary) as one more axis. A gradient whose
-    products with L are not finite skips its tensor. The published code decays the
-    momentum twice with Nesterov's look-ahead; not so here.
+    Exact for a gradient of rank one and "trace" (the formula of Sherman and Morrison);
+    otherwise :math:`L - LGG^\top L/t \succeq (L^{-1}+GG^\top)^{-1}` for every t of at
+    least one plus the largest eigenvalue of :math:`GG^\top L`, and both bounds are such.
+    So L stays positive semi-definite and above the inverse of the sum, and undamped
+    :math:`\langle G, u\rangle` is never below Shampoo's. Eigenvalues that rounding makes
+    negative count as zero. A scalar has no factor. A complex tensor has its pairs (real,
+    imaginary) as one more axis. A gradient whose products with L are not finite skips
+    its tensor. The published code decays the momentum twice with Nesterov's look-ahead.
 
     Source: Mei, Moreno & Walters 2023 (arXiv 2305.19416), KrADagrad* and KrADagrad,
     and published code (factors, bound, damping, turns of "mm", defaults).

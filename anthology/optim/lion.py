@@ -73,8 +73,8 @@ class Signum(BaseOptimizer):
     Notes
     -----
     sign(0) = 0: an entry without a gradient stays. Complex numbers are pairs, each
-    part with its own sign. `SteepestDescent` under ``LInf()`` with the same
-    momentum, step for step, and ``Lion(betas=(β, β))``.
+    part with its own sign. The steps are those of `SteepestDescent` under ``LInf()``
+    and of ``Lion(betas=(β, β))``.
 
     Source: Bernstein, Wang, Azizzadenesheli & Anandkumar 2018 (arXiv 1802.04434),
     Algorithm 2; as steepest descent, Bernstein & Newhouse 2024, Prop. 2.
@@ -171,8 +171,7 @@ class Lion(BaseOptimizer):
     Parameters
     ----------
     lr : float or Tensor
-        η, what every entry moves, in the units of the weights. Default 1e-3
-        (measured; published 1e-4).
+        η, as for `Signum`. Default 1e-3 (measured; published 1e-4).
         Rate to try first: 0.001; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.99).

@@ -223,14 +223,13 @@ class RootFreeAdamW(BaseOptimizer):
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     eps : float
-        ε, damping added to S, in the units of B·g². Default 1e-4.
+        ε, as for `RootFreeRMSProp`. Default 1e-4.
     weight_decay : float
         κ, decoupled. Default 0.
     bias_correction : bool
         Divide m and S by 1 − βᵗ. Default False: S starts at one, not at zero.
     batch_size : float
-        B, how many terms the loss averages; 1 if it sums. Required;
-        `count_batch_size` keeps it right where it varies.
+        B, as for `RootFreeRMSProp`. Required.
     params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`.
 

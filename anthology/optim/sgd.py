@@ -17,7 +17,16 @@ from .core.card import Card, Penalty
 from .core.limits import at_least_zero, number
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
-from .parts.arithmetic import alone, descend, over, plus, scale, value
+from .parts.arithmetic import (
+    alone,
+    descend,
+    momentum_entries,
+    momentum_of,
+    over,
+    plus,
+    scale,
+    value,
+)
 
 
 def _directions(
@@ -43,10 +52,8 @@ def _directions(
 
 def _new_state(param: Tensor, group: Group) -> State:
     """Zeros for ``momentum_buffer`` and, with dampening, ``started``."""
-    if not group["momentum"]:
-        return {}
-    state = {"momentum_buffer": torch.zeros_like(param)}
-    if group["dampening"]:
+    state = momentum_of(param, group)
+    if state and group["dampening"]:
         state["started"] = param.new_zeros(())
     return state
 
@@ -59,8 +66,8 @@ def _room(grad: Tensor, group: Group) -> float:
 
 def _kept(group: Group) -> tuple[str, ...]:
     """What momentum and dampening keep."""
-    kept = ("momentum_buffer", "started")[: 1 + bool(group["dampening"])]
-    return kept if group["momentum"] else ()
+    kept = momentum_entries(group)
+    return (*kept, "started") if kept and group["dampening"] else kept
 
 
 def _sgd(
@@ -98,8 +105,8 @@ class SGD(BaseOptimizer):
     Parameters
     ----------
     lr : float or Tensor
-        η: weights per gradient, or, normalised, the Euclidean length of the whole
-        step in the units of the weights. Default 1e-3.
+        η: weights per gradient, or, normalised, the Euclidean length of the whole step.
+        Default 1e-3.
         Rate to try first: 0.3; ``metrize`` changes nothing.
     momentum : float
         μ, at least 0; heavy ball, not damped by 1 − μ. Default 0: m = g + κw.

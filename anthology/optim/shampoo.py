@@ -116,7 +116,7 @@ class Shampoo(BaseOptimizer):
         ε ≥ 0, added to the eigenvalues of a factor inside the root, as a share of its
         largest entry; 0 takes pseudo-inverse roots. Default 1e-4.
     relative_eps : bool
-        Default True; False: in the units of the squared gradient (published, 1e-12).
+        Default True; False: ε in the units of the squared gradient (published, 1e-12).
     weight_decay : float
         κ of w ← (1−ηκ)w, before the step. Default 0.
     momentum : float
@@ -160,12 +160,11 @@ class Shampoo(BaseOptimizer):
     1/ε with ``factors="kl"``: raise it, or graft, before T.
 
     A complex tensor has its pairs (real, imaginary) as one more axis. A scalar is a
-    vector of one entry. For k > 2 the limit without averages is no polar factor, as
-    the exponents do not undo the Gram matrices one by one; nor is it that of a
-    matrix in several blocks, which is the polar factor of each block. The powers of
-    a Gram matrix cost half of the digits: in single precision singular values below
-    3e-4 of the largest are rounding, and gradients below 1e-19 count as zero. A
-    gradient whose square is not finite skips its tensor.
+    vector of one entry. Without averages a matrix in several blocks has the polar
+    factor of each, and a tensor with k > 2 none, as the exponents do not undo the Gram
+    matrices one by one. The powers of a Gram matrix cost half of the digits: in single
+    precision singular values below 3e-4 of the largest are rounding, and gradients
+    below 1e-19 count as zero. A gradient whose square is not finite skips its tensor.
 
     Source: Gupta, Koren & Singer 2018, Algorithms 1 and 2; the limit, Bernstein &
     Newhouse 2024, eqs. 12-16; averages, ε inside the root, defaults and blocks, Shi

@@ -110,16 +110,15 @@ class SOAP(BaseOptimizer):
         Basis of tensors with one axis: "diagonal" (default), their own, which is
         Adam; or "full".
     relative_eps : bool
-        Default True; False takes ε in the units of the gradient (published, 1e-8).
+        Default True; False: ε in the units of the gradient (published, 1e-8).
     basis_eps : float
         ρ ≥ 0, a share of the largest entry of :math:`L_i`: the first basis is that of
         :math:`L_i` plus a diagonal that falls from ρ to zero, and a refresh multiplies
         by :math:`L_i + ρI`, so it turns slowly where eigenvalues are below ρ. Default
         0.1; 0 is as published.
     skip_first : bool
-        The first gradient of a tensor only sets its bases, and the tensor stays.
-        Default True, as published, and told in ``warmup_steps``; False also moves,
-        and averages from there.
+        The first gradient of a tensor only sets its bases. Default True, as published,
+        and told in ``warmup_steps``; False also moves, and averages from there.
     factors : str
         What is averaged: "sum" (default): :math:`G_{(i)}G_{(i)}^\top`; "kl":
         :math:`G_{(i)}S^{-1}G_{(i)}^\top/d` with S the averages of all other axes that
@@ -132,15 +131,14 @@ class SOAP(BaseOptimizer):
     Notes
     -----
     A refresh is one power step and a QR decomposition, with the columns in falling
-    order of :math:`q^\top L q`; v follows that order but is not rotated. The basis
-    used for a step is always that of the gradients before (save for the first step
-    with ``skip_first=False``). Where gradients leave a direction out, or do not tell two
-    apart, rounding chooses, and Adam with a tiny ε makes whole steps of it: one batch,
-    and the same in two halves, lead up to 50 η apart in ten steps as published, and
-    with the defaults here 0.2 η at most, at much the same loss
-    (``experiments/rounding.py``). A scalar or a vector is treated by Adam with ε
-    outside the correction. A complex tensor has its pairs (real, imaginary) as one more
-    axis. A gradient whose Gram matrix is not finite skips its tensor.
+    order of :math:`q^\top L q`; v follows that order but is not rotated. The basis of a
+    step is that of the gradients before (save for a first step that moves). Where
+    gradients leave a direction out, or do not tell two apart, rounding chooses, and
+    Adam with a tiny ε makes whole steps of it: one batch, and the same in two halves,
+    lead up to 50 η apart in ten steps as published, and 0.2 η with the defaults here
+    (``experiments/rounding.py``). A scalar or a vector is treated by Adam with ε outside
+    the correction. A complex tensor has its pairs (real, imaginary) as one more axis. A
+    gradient whose Gram matrix is not finite skips its tensor.
 
     Source: Vyas et al. 2024 (arXiv 2409.11321), Algorithms 3 and 4, and published
     code; the limit, Bernstein & Newhouse 2024, eqs. 12-16; KL averages, Lin et al.

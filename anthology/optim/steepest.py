@@ -96,8 +96,8 @@ class SteepestDescent(BaseOptimizer):
         closure that returns the loss (or ``lambda: loss``) and whose momentum is 0.
         In ``param_groups``: ``step_rule``.
     across : str
-        How tensors are measured together: "max" (default) or "l2". One choice for
-        all groups.
+        How tensors are measured together, one choice for all groups: "max" (default)
+        or "l2".
     f_star : float
         f*, the least value of the loss (the largest with ``maximize``), or a bound of
         it. Only for ``step="polyak"``. Default 0.
@@ -220,17 +220,12 @@ class SteepestDescent(BaseOptimizer):
         spec(group["norm"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; a norm is kept as its ``repr`` so that checkpoints stay plain.
-
-        Parameters
-        ----------
-        param_group : dict
-            As for `torch.optim`, with ``norm`` and ``scale`` if they differ.
+        """As in the base, with ``norm`` (kept as its ``repr``) and ``scale``.
 
         Raises
         ------
         ValueError, TypeError
-            As the class does, or if a norm cannot measure a parameter of this shape.
+            Also if a norm is none, or cannot measure a parameter of this shape.
         """
         if isinstance(param_group, dict):
             param_group = renamed(param_group)
