@@ -49,7 +49,7 @@ def _room(grad: Tensor, group: Group) -> float:
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _free_cost(s: Subject) -> Work:
     n, momentum, memory = s.numbers, bool(s.group["momentum"]), bool(s.group["beta3"])
     work = (1 + (momentum or memory)) * dualized_work(s)
     moves = {"grad_reads": 2, "param_moves": 3}
@@ -162,7 +162,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         state="1 (2 with momentum, 1 more with beta3)",
         source="Bernstein & Newhouse 2024, eqs. 28-29; any norm: derived here",
     )
-    cost = _cost
+    cost = _free_cost
     silent = (Penalty("that of its norm, while its length stands still"),)
 
     def __init__(

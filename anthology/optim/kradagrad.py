@@ -70,7 +70,7 @@ def _kradagrad(
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _kradagrad_cost(s: Subject) -> Work:
     axes = [shape[0] for shape in s.named("factor_")]
     every, square = s.group["refresh"], sum(d * d for d in axes)
     # GGᵀL and L times it; εL²; the root
@@ -190,7 +190,7 @@ class KrADagrad(BaseOptimizer):
         "the factors twice if their roots are kept (T > 1)",
         source="Mei, Moreno & Walters 2023 (2305.19416), published code",
     )
-    cost = _cost
+    cost = _kradagrad_cost
     silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
 
     def __init__(

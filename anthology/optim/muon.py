@@ -97,7 +97,7 @@ def _muon_lists(
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _muon_cost(s: Subject) -> Work:
     group = s.group
     if group.get("rule") == "adamw":
         return Work(2 * s.numbers)
@@ -251,7 +251,7 @@ class Muon(BaseOptimizer):
         state="1 (2 for what is no matrix)",
         source="Jordan et al. 2024, code; Bernstein & Newhouse 2024, Prop. 5",
     )
-    cost = _cost
+    cost = _muon_cost
     silent = (Penalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", r"1+2\tau", 37.1),)
 
     def __init__(

@@ -37,7 +37,7 @@ def _room(grad: Tensor, group: Group) -> float:
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _prodigy_cost(s: Subject) -> Work:
     """Pass 1: g, w, w₀, s for the estimate. Pass 2: g, m, v, w for the step."""
     n, thin = s.numbers, math.ceil(s.numbers / s.group["slice_p"])
     beta2, beta3 = s.group["betas"][1], s.group["beta3"]
@@ -172,7 +172,7 @@ class Prodigy(_DistanceEstimate):
         state="4 ($2 + 2/p$ with slice_p)",
         source="Mishchenko & Defazio 2024; Bernstein & Newhouse 2024, eqs. 22-29",
     )
-    cost = _cost
+    cost = _prodigy_cost
     silent = (Penalty("that of its norm, while its length stands still"),)
 
     _shelves: dict[Any, Any] | None = None

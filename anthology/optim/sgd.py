@@ -81,7 +81,7 @@ _SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _sgd_cost(s: Subject) -> Work:
     kept = bool(s.group["momentum"]) * s.numbers
     # the length of all must be known before anything moves: one more read of m or g
     again = bool(s.group.get("normalised"))
@@ -163,7 +163,7 @@ class SGD(BaseOptimizer):
         state="0 (1 with momentum)",
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
-    cost = _cost
+    cost = _sgd_cost
     silent = (
         Penalty(_SQUARE, "1", 1.0, ask="charge"),
         Penalty(_SQUARE, r"1+2\tau", 19.0, {"momentum": 0.9}, "charge"),

@@ -64,7 +64,7 @@ def _shampoo(
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _shampoo_cost(s: Subject) -> Work:
     group, factors, n = s.group, s.named("factor_"), s.numbers
     every, coupled = group["refresh"], group["factors"] == "kl"
     blocks: dict[str, list[int]] = {}
@@ -207,7 +207,7 @@ class Shampoo(BaseOptimizer):
         source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
         "eqs. 12-16",
     )
-    cost = _cost
+    cost = _shampoo_cost
     silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
     before = (("relative_eps", False), ("factors", "sum"), ("sides", "all"))
 

@@ -69,7 +69,7 @@ def _sirf_shampoo(
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _sirf_shampoo_cost(s: Subject) -> Work:
     if not s.kept:  # a bias whose weight has the state of both
         return Work(0)
     every, shape = s.group["refresh"], s.kept["momentum_buffer"]
@@ -192,7 +192,7 @@ class SIRFShampoo(BaseOptimizer):
         state="1, and 2 to 3 for each free entry of a factor",
         source="Lin et al. 2024 (2402.03496), published code",
     )
-    cost = _cost
+    cost = _sirf_shampoo_cost
     silent = (Penalty("open: its averages are matrices"),)
 
     def __init__(

@@ -54,7 +54,7 @@ def _soap(
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _soap_cost(s: Subject) -> Work:
     axes = [shape[0] for shape in s.named("gram_")]
     every, square = s.group["refresh"], sum(d * d for d in axes)
     # m is kept in the old basis and turned when that turns, or turned at every step
@@ -171,7 +171,7 @@ class SOAP(BaseOptimizer):
         r"d_\mathrm{in}/d_\mathrm{out})$",
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
-    cost = _cost
+    cost = _soap_cost
     silent = (Penalty("open: its averages are matrices"),)
     before = (("basis_eps", 0.0), ("factors", "sum"))
 

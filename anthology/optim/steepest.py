@@ -44,7 +44,7 @@ def dualized_work(s: Subject) -> float:
 
 
 @Cost
-def _cost(s: Subject) -> Work:
+def _steepest_cost(s: Subject) -> Work:
     kept = bool(s.group["momentum"]) * s.numbers
     rule, most = s.group["step_rule"], s.group["across"] == "max"
     # where one number of all layers must be known first: one more read of m or g
@@ -161,7 +161,7 @@ class SteepestDescent(BaseOptimizer):
         state="0 (1 with momentum)",
         source="Bernstein & Newhouse 2024, Prop. 1 and 7",
     )
-    cost = _cost
+    cost = _steepest_cost
     silent: ClassVar[tuple[Penalty, ...]] = (
         Penalty(r"$\lVert\nabla_lf\rVert_2$, layer by layer", "1", 1.0, {"norm": L2()}),
         Penalty(r"$\lVert\nabla f\rVert_1$", "1", 1.0, {"norm": LInf()}),
