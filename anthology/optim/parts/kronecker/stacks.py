@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anthology.optim.core.rule import Group, Rule
 from anthology.optim.core.state import State, States, Tensors
+from anthology.optim.parts.arithmetic import alone
 
 from .axes import Block
 
@@ -113,8 +114,4 @@ def counted(steps: list[Any]) -> list[float]:
 
 def rule_of_lists(multi: Any, new_state: Any, limit: Any, **more: Any) -> Rule:
     """A rule for lists, of which the one for a tensor is that for a list of one."""
-
-    def single(param: Tensor, grad: Tensor, state: State, step: Any, g: Group) -> None:
-        multi([param], [grad], [state], [step], g)
-
-    return Rule(single, multi, new_state, limit, **more)
+    return Rule(alone(multi), multi, new_state, limit, **more)
