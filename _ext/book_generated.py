@@ -31,7 +31,7 @@ PARTS: dict[str, tuple[Callable[[], str], Callable[[], Iterable[Path]]]] = {
     "optimizers": (cards.optimizers_page, optimizers),
     "penalties": (
         generated.penalties,
-        lambda: [ROOT / "anthology" / "lab" / "silent.py"],
+        lambda: [ROOT / "anthology" / "lab" / "silent.py", *optimizers()],
     ),
     "first rates": (
         generated.first_rates_page,

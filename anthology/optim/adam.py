@@ -11,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import averages
+
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
 from .parts.arithmetic import (
-    add_square,
-    bias_correction,
+    add_squares,
+    alone,
     blend_,
-    corrected_rate,
-    divide,
-    each,
-    kept,
+    corrected_rates,
+    decay,
+    descend_over,
+    over,
     over_root,
     plus,
     rest,
@@ -31,6 +33,10 @@ from .parts.arithmetic import (
     shift,
     value,
 )
+
+# What they silently penalise.
+_SOFT = r"$\lVert\nabla f\rVert_1$, rounded at ε"
+_FACTOR = r"(1+2\tau_1)$ ${}-(1+2\tau_2)\,\rho"
 
 
 def _averages(param: Tensor, group: Group) -> State:
@@ -46,31 +52,6 @@ def _root_of_largest(grad: Tensor, group: Group) -> float:
 
 
 def _adam(
-    param: Tensor, grad: Tensor, state: State, step: Any, group: Group, decoupled: bool
-) -> None:
-    """One tensor; the definition."""
-    lr, decay = group["lr"], group["weight_decay"]
-    beta1, beta2 = group["betas"]
-    m, v = state["exp_avg"], state["exp_avg_sq"]
-    if decay and decoupled:
-        param.mul_(kept(lr, decay))
-    elif decay:
-        grad = plus(grad, param, decay)
-    blend_(m, grad, beta1)
-    add_square(v.mul_(value(beta2)), grad, rest(beta2))
-    if group["amsgrad"]:
-        top = state["max_exp_avg_sq"]
-        v = torch.maximum(top.clone() if group["differentiable"] else top, v)
-        top.copy_(v)
-    denominator = over_root(v.sqrt(), beta2, step).add_(value(group["eps"]))
-    size = corrected_rate(lr, beta1, step, param.dtype)
-    if isinstance(size, Tensor):
-        param.addcdiv_(m * -size, denominator)
-    else:
-        param.addcdiv_(m, denominator, value=-size)
-
-
-def _adam_lists(
     params: Tensors,
     grads: Tensors,
     states: States,
@@ -78,56 +59,41 @@ def _adam_lists(
     group: Group,
     decoupled: bool,
 ) -> None:
-    """Lists of tensors, with list operations or PyTorch's fused kernel."""
-    lr, decay = group["lr"], group["weight_decay"]
+    """Average g and g², correct both, decay and move; or by PyTorch's fused kernel."""
+    lr, strength, dtype = group["lr"], group["weight_decay"], params[0].dtype
     beta1, beta2 = group["betas"]
-    m = [s["exp_avg"] for s in states]
-    v = [s["exp_avg_sq"] for s in states]
+    m, v = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq"))
     top = [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else []
-    if group["fused"] and all(t.is_contiguous() for t in (*params, *grads, *m)):
+    lists = (*params, *grads, *m)
+    if group.get("fused") and all(x.is_contiguous() for x in lists):
         kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-        kernel(
-            params,
-            grads,
-            m,
-            v,
-            top,
-            [s["step"] for s in states],
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=decay,
-            eps=group["eps"],
-            amsgrad=group["amsgrad"],
-            maximize=False,
-        )
+        same = {x: group[x] for x in ("lr", "weight_decay", "eps", "amsgrad")}
+        betas = {"beta1": beta1, "beta2": beta2}
+        counters = [s["step"] for s in states]
+        kernel(params, grads, m, v, top, counters, **same, **betas, maximize=False)
         return
-    if decay and decoupled:
-        scale(params, 1 - lr * decay)
-    elif decay:
-        grads = list(torch._foreach_add(grads, params, alpha=decay))
-    torch._foreach_lerp_(m, grads, 1 - beta1)
-    scale(v, beta2)
-    torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
-    if top:
+    if decoupled:
+        decay(params, lr, strength)
+    elif strength:
+        grads = plus(grads, params, strength)
+    blend_(m, grads, beta1)
+    scale(v, value(beta2))
+    add_squares(v, grads, rest(beta2))
+    if len(top) > 1:
         torch._foreach_maximum_(top, v)
-    denominators = list(torch._foreach_sqrt(top or v))
-    dtype = params[0].dtype
-    roots = each(steps, lambda t: bias_correction(beta2, t, dtype) ** 0.5)
-    sizes = each(steps, lambda t: -lr / bias_correction(beta1, t, dtype))
-    divide(denominators, roots)
-    shift(denominators, group["eps"])
-    if isinstance(sizes[0], Tensor):
-        torch._foreach_addcdiv_(params, torch._foreach_mul(m, sizes), denominators)
-    else:
-        torch._foreach_addcdiv_(params, m, denominators, sizes)
+    elif top:  # autograd needs the maximum that was
+        top[0].copy_(torch.maximum(top[0].clone(), v[0]))
+    below = over_root(over("sqrt", top or v), beta2, steps)
+    shift(below, value(group["eps"]))
+    descend_over(params, m, below, corrected_rates(lr, beta1, steps, dtype))
 
 
 def _rule(decoupled: bool) -> Rule:
     """Adam's rule, its decay coupled to the gradient or not."""
+    multi = partial(_adam, decoupled=decoupled)
     return Rule(
-        partial(_adam, decoupled=decoupled),
-        partial(_adam_lists, decoupled=decoupled),
+        alone(multi),
+        multi,
         _averages,
         _root_of_largest,
         late=("max_exp_avg_sq",),
@@ -154,8 +120,6 @@ class Adam(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η, in the units of the weights: about what an entry moves, and at
         most 7.3 η with the default betas. Default 1e-3.
@@ -168,16 +132,9 @@ class Adam(BaseOptimizer):
         κ; g + κw takes the place of g. Default 0.
     amsgrad : bool
         Divide by the largest v so far. Default False.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`. "triton" is for `AdamW`; a kind of decay that is not
         "plain" is decoupled.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
-    RuntimeError
-        If `fused` is combined with `foreach` or `differentiable`.
 
     Notes
     -----
@@ -209,6 +166,8 @@ class Adam(BaseOptimizer):
         state="2 (3 with amsgrad)",
         source="Kingma & Ba 2015, Alg. 1; Bernstein & Newhouse 2024, eqs. 3-8",
     )
+    cost = averages("betas", 1, "amsgrad")
+    silent = (Penalty(_SOFT, _FACTOR, 19 - 1999.0, ask="charge", steps=10_000),)
     rule = _rule(decoupled=False)
 
     def __init__(
@@ -262,6 +221,7 @@ class AdamW(Adam):
         answer="is Adam with its weight decay taken out of the gradient.",
         source="Loshchilov & Hutter 2019, Alg. 2",
     )
+    silent = (Penalty(_SOFT, _FACTOR, 0.0, {"betas": (0.9, 0.9)}, "charge"),)
     rule = _rule(decoupled=True)
 
     def __init__(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -85,12 +84,7 @@ class Certificates:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     def __str__(self) -> str:
@@ -141,8 +135,9 @@ def certificates(
     A measured step keeps copies of weights and gradients while it runs, and takes one
     dual norm and two norms a tensor, for spectral norms that is three sets of singular
     values: on large models choose `every`. DTensors are measured whole, on every
-    process; each must have a gradient on all of them or on none. Weight decay is part of Δw. The gradient
-    is the one before the step, or, for a step with a closure, the last one computed.
+    process; each must have a gradient on all of them or on none. Weight decay is part
+    of Δw. The gradient is the one before the step, or, for a step with a closure, the
+    last one computed.
 
     Examples
     --------

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import Cost, Subject, Work, keeping
 from anthology.norms import Norm
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group, Rule, coupled
 from .core.state import State
+from .parts.arithmetic import momentum_entries, momentum_of
 from .parts.param_norm import spec
 from .parts.prodigy.distance import (
     _DistanceEstimate,
@@ -24,7 +26,7 @@ from .parts.prodigy.distance import (
     memory,
 )
 from .parts.prodigy.totals import counted, factor, top_rate
-from .steepest import SteepestDescent, momentum_entries, momentum_of
+from .steepest import SteepestDescent, dualized_work
 
 
 def _state(param: Tensor, group: Group) -> State:
@@ -44,6 +46,14 @@ def _room(grad: Tensor, group: Group) -> float:
     """Room for the dual norm and, with memory, for the weights of s."""
     room = 2.0**40 if memory(group) else 1.0
     return torch.finfo(grad.dtype).max / (room * grad.numel())
+
+
+@Cost
+def _free_cost(s: Subject) -> Work:
+    n, momentum, memory = s.numbers, bool(s.group["momentum"]), bool(s.group["beta3"])
+    work = (1 + (momentum or memory)) * dualized_work(s)
+    moves = {"grad_reads": 2, "param_moves": 3}
+    return keeping((n, 1), ((momentum + memory) * n, 2), flops=work, **moves)
 
 
 class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
@@ -152,6 +162,8 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         state="1 (2 with momentum, 1 more with beta3)",
         source="Bernstein & Newhouse 2024, eqs. 28-29; any norm: derived here",
     )
+    cost = _free_cost
+    silent = (Penalty("that of its norm, while its length stands still"),)
 
     def __init__(
         self,

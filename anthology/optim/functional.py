@@ -51,14 +51,14 @@ class PureOptimizer:
     Parameters
     ----------
     rule : type
-        A class of ``anthology.optim``: its `single` and `multi` are what runs.
+        A class of ``anthology.optim``; what runs is its rule.
     hyperparameters : dict
         Arguments of its constructor.
 
     Notes
     -----
-    Each call makes an optimizer and copies parameters and state, which costs a
-    pass over both: in a training loop without need for purity take the class.
+    Each call copies parameters and state, which costs a pass over both: in a training
+    loop without need for purity take the class.
 
     Both may stand under ``vmap``, also with ``grad`` of a loss inside. A derivative
     through the step itself is taken around ``vmap``.
@@ -124,24 +124,18 @@ class PureOptimizer:
             If gradients or state do not fit the parameters, or a hyper-parameter is
             out of range.
         """
+        given = (self.rule, self.hyperparameters, listed(params), listed(grads))
         new: tuple[Any, PureState] = member_by_member(
-            _updated,
-            self.rule,
-            self.hyperparameters,
-            listed(params),
-            listed(grads),
-            state,
-            loss,
-            changes,
+            _updated, *given, state, loss, changes
         )
         return new
 
 
 def _made_state(rule: Any, hyperparameters: dict[str, Any], params: Any) -> PureState:
-    optimizer, tensors = _optimizer(rule, hyperparameters, params)
-    before = _counts(optimizer)
+    optimizer, tensors = _held(rule, hyperparameters, params)
     optimizer.create_state()
-    return _state(optimizer, tensors, before)
+    groups: list[dict[str, Any]] = [{} for _ in optimizer.param_groups]
+    return {"state": [dict(optimizer.state[p]) for p in tensors], "groups": groups}
 
 
 def _updated(
@@ -154,74 +148,60 @@ def _updated(
     changes: dict[str, Any],
 ) -> tuple[Any, PureState]:
     """One step; see `PureOptimizer.update`."""
-    optimizer, tensors = _optimizer(rule, hyperparameters, params)
-    before, changes = _counts(optimizer), renamed(changes)
+    optimizer, tensors = _held(rule, hyperparameters, params)
+    changes = renamed(changes)
     if len(state["state"]) != len(tensors):
         raise ValueError(
             f"the state is one of {len(state['state'])} parameters, but there "
             f"are {len(tensors)}: make it with init(params)"
         )
-    unknown = set(changes) - set(optimizer.defaults)
-    if unknown:
+    if unknown := set(changes) - set(optimizer.defaults):
         raise ValueError(
             f"{rule.__name__} has no hyper-parameter {sorted(unknown)}; "
             f"it has {sorted(optimizer.defaults)}"
         )
-    for group, kept in zip(optimizer.param_groups, state["groups"], strict=True):
-        group.update({**_copied(kept), **changes})
+    counted = [_copied(kept) for kept in state["groups"]]
+    for group, kept in zip(optimizer.param_groups, counted, strict=True):
+        group.update({**kept, **changes})
         optimizer.check(group)
-    for p, kept, g in zip(
-        tensors, state["state"], gradients(params, grads, tensors), strict=True
-    ):
-        optimizer.state[p].update(_copied(kept))
+    before = [dict(group) for group in optimizer.param_groups]
+    found = gradients(params, grads, tensors)
+    for p, own, g in zip(tensors, state["state"], found, strict=True):
+        optimizer.state[p].update(_copied(own))
         p.grad = g
     optimizer.step(None if loss is None else lambda: loss)
     for p in tensors:
         p.grad = None
-    return rebuilt(params, tensors), _state(optimizer, tensors, before)
+    for kept, group, old in zip(counted, optimizer.param_groups, before, strict=True):
+        kept |= {k: v for k, v in group.items() if v is not old.get(k)}
+    states = [dict(optimizer.state[p]) for p in tensors]
+    return rebuilt(params, tensors), {"state": states, "groups": counted}
 
 
 def _copied(kept: dict[str, Any]) -> dict[str, Any]:
     return {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
 
 
-def _optimizer(
+def _held(
     rule: Any, hyperparameters: dict[str, Any], params: Any
 ) -> tuple[BaseOptimizer, list[Tensor]]:
-    """An optimizer of copies of the parameters, and those, in their order."""
-    through = bool(hyperparameters.get("differentiable"))
+    """Rules and groups over copies of the parameters, and those, in their order."""
+    tensors: list[Tensor] = []
 
     def copied(p: Tensor) -> Tensor:
-        return p.clone() if through else p.detach().clone()
+        through = bool(hyperparameters.get("differentiable"))
+        tensors.append((p if through else p.detach()).clone())
+        return tensors[-1]
 
+    given: list[Any]
     if isinstance(params, dict):
-        given: list[Any] = [(name, copied(p)) for name, p in params.items()]
-        tensors = [p for _, p in given]
+        given = [(name, copied(p)) for name, p in params.items()]
     elif all(isinstance(p, Tensor) for p in params):
-        given = tensors = [copied(p) for p in params]
+        given = [copied(p) for p in params]
     else:
         given = [{**g, "params": [copied(p) for p in g["params"]]} for g in params]
-        tensors = [p for g in given for p in g["params"]]
     with torch.no_grad():
         return rule(given, **hyperparameters), tensors
-
-
-def _counts(optimizer: BaseOptimizer) -> list[dict[str, Any]]:
-    """What stands in the groups beside parameters and hyper-parameters."""
-    given = {"params", "param_names", *optimizer.defaults}
-    groups = optimizer.param_groups
-    return [{k: v for k, v in group.items() if k not in given} for group in groups]
-
-
-def _state(
-    optimizer: BaseOptimizer, tensors: list[Tensor], before: list[dict[str, Any]]
-) -> PureState:
-    """The state of all tensors, and what groups have counted since they were made."""
-    groups = [
-        {k: v for k, v in now.items() if k not in old or v is not old[k]}
-        for now, old in zip(_counts(optimizer), before, strict=True)
-    ]
-    return {"state": [dict(optimizer.state[p]) for p in tensors], "groups": groups}
 
 
 def _pure(name: str, rule: type[BaseOptimizer]) -> Callable[..., PureOptimizer]:
@@ -233,9 +213,9 @@ def _pure(name: str, rule: type[BaseOptimizer]) -> Callable[..., PureOptimizer]:
         unknown = [key for key in hyperparameters if key not in known]
         missing = [key for key in needed if key not in hyperparameters]
         if values:
-            text = f"takes hyper-parameters only, by name, but got {len(values)} value"
-            text += (
-                "s" * (len(values) > 1) + " without; parameters are for init(params)"
+            text = (
+                f"takes hyper-parameters only, by name, but got {len(values)} "
+                f"value{'s' * (len(values) > 1)} without; parameters are for init(params)"
             )
         elif unknown:
             text = f"has no argument {', '.join(map(repr, unknown))}"

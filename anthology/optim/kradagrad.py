@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import EIGH, by_axes
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.arithmetic import multiplied
@@ -72,6 +75,20 @@ def _kradagrad(
     torch._foreach_sub_(params, multiplied(moves, group["lr"]))
 
 
+@Cost
+def _kradagrad_cost(s: Subject) -> Work:
+    axes = [shape[0] for shape in s.named("factor_")]
+    every, square = s.group["refresh"], sum(d * d for d in axes)
+    # GGᵀL and L times it; εL²; the root
+    cubic = 2 + (1 if s.symmetric else 2) * (
+        1 + bounds.damps(s.dtype, s.group) + 1 / every
+    )
+    cubic += EIGH / every
+    work = by_axes(s.numbers, axes, 1, cubic, s.symmetric)
+    roots = square * keeps_roots(s.group)
+    return keeping((s.numbers + square, 2), (roots, 1 + 1 / every), flops=work)
+
+
 class KrADagrad(BaseOptimizer):
     r"""Shampoo whose inverse factors are updated by products alone.
 
@@ -96,8 +113,6 @@ class KrADagrad(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η: that of gradient descent until the factors have shrunk, or, with
         grafting, always. Default 0.1 (measured; published 1, grafted).
@@ -136,21 +151,20 @@ class KrADagrad(BaseOptimizer):
     block_size : int, optional
         Tensors are cut into blocks of at most so many entries along an axis, each
         with factors of its own. Default None: they are not (published: 128).
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`; a `decay` other than "plain" is decoupled. Autograd takes
         the factors for constants; on CUDA reading the counters and the roots wait.
 
     Notes
     -----
-    Exact for a gradient of rank one and "trace", where it is the formula of Sherman
-    and Morrison; otherwise :math:`L - LGG^\top L/t \succeq (L^{-1}+GG^\top)^{-1}` for
-    every t of at least one plus the largest eigenvalue of :math:`GG^\top L`, and
-    both bounds are such. So L stays positive semi-definite and above the inverse of
-    the sum, and undamped :math:`\langle G, u\rangle` is never below Shampoo's.
-    Eigenvalues that rounding makes negative count as zero. A scalar has no factor.
-    A complex tensor has its pairs (real, imaginary) as one more axis. A gradient whose
-    products with L are not finite skips its tensor. The published code decays the
-    momentum twice with Nesterov's look-ahead; not so here.
+    Exact for a gradient of rank one and "trace" (the formula of Sherman and Morrison);
+    otherwise :math:`L - LGG^\top L/t \succeq (L^{-1}+GG^\top)^{-1}` for every t of at
+    least one plus the largest eigenvalue of :math:`GG^\top L`, and both bounds are such.
+    So L stays positive semi-definite and above the inverse of the sum, and undamped
+    :math:`\langle G, u\rangle` is never below Shampoo's. Eigenvalues that rounding makes
+    negative count as zero. A scalar has no factor. A complex tensor has its pairs (real,
+    imaginary) as one more axis. A gradient whose products with L are not finite skips
+    its tensor. The published code decays the momentum twice with Nesterov's look-ahead.
 
     Source: Mei, Moreno & Walters 2023 (arXiv 2305.19416), KrADagrad* and KrADagrad,
     and published code (factors, bound, damping, turns of "mm", defaults).
@@ -168,7 +182,6 @@ class KrADagrad(BaseOptimizer):
     """
 
     derived = "root_"
-
     rule = rule_of_lists(_kradagrad, _kradagrad_state, _kradagrad_limit)
 
     card = Card(
@@ -183,6 +196,8 @@ class KrADagrad(BaseOptimizer):
         "the factors twice if their roots are kept (T > 1)",
         source="Mei, Moreno & Walters 2023 (2305.19416), published code",
     )
+    cost = _kradagrad_cost
+    silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
 
     def __init__(
         self,

@@ -9,17 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import averages
+
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
-from .parts.arithmetic import blend, blend_, descend, kept, scale
-
-
-def _momentum(param: Tensor, group: Group) -> State:
-    """Zeros for ``momentum_buffer`` where there is a momentum."""
-    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+from .parts.arithmetic import (
+    alone,
+    averaged,
+    blend,
+    blend_,
+    decay,
+    descend,
+    momentum_entries,
+    momentum_of,
+    over,
+)
 
 
 def _half(grad: Tensor, group: Group) -> float:
@@ -27,35 +34,13 @@ def _half(grad: Tensor, group: Group) -> float:
     return torch.finfo(grad.dtype).max / 2
 
 
-def _kept(group: Group) -> tuple[str, ...]:
-    """The momentum, where there is one."""
-    return ("momentum_buffer",) if group["momentum"] else ()
-
-
-def _signum(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
-    """One tensor; the definition."""
-    lr, beta, ahead = group["lr"], group["momentum"], grad
-    if beta:
-        m = blend_(state["momentum_buffer"], grad, beta)
-        ahead = blend(m, grad, beta) if group["nesterov"] else m
-    if group["weight_decay"]:
-        param.mul_(kept(lr, group["weight_decay"]))
-    param.sub_(ahead.sign().mul_(lr))
-
-
-def _signum_lists(
+def _signum(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors."""
-    lr, beta, ahead = group["lr"], group["momentum"], grads
-    if beta:
-        ahead = [state["momentum_buffer"] for state in states]
-        torch._foreach_lerp_(ahead, grads, 1 - beta)
-        if group["nesterov"]:
-            ahead = list(torch._foreach_lerp(grads, ahead, beta))
-    if group["weight_decay"]:
-        scale(params, 1 - lr * group["weight_decay"])
-    descend(params, list(torch._foreach_sign(ahead)), lr)
+    """Average, take signs, decay, move."""
+    signs = over("sign", averaged(grads, states, group))
+    decay(params, group["lr"], group["weight_decay"])
+    descend(params, signs, group["lr"])
 
 
 class Signum(BaseOptimizer):
@@ -72,8 +57,6 @@ class Signum(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η, what every entry moves, in the units of the weights. Default 1e-3 (the
         paper gives none).
@@ -84,19 +67,14 @@ class Signum(BaseOptimizer):
         Look ahead: the sign of βm + (1−β)g instead of that of m. Default False.
     weight_decay : float
         κ, decoupled. Default 0.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`. The sign has no slope: autograd sees lr and decay only.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----
     sign(0) = 0: an entry without a gradient stays. Complex numbers are pairs, each
-    part with its own sign. `SteepestDescent` under ``LInf()`` with the same
-    momentum, step for step, and ``Lion(betas=(β, β))``.
+    part with its own sign. The steps are those of `SteepestDescent` under ``LInf()``
+    and of ``Lion(betas=(β, β))``.
 
     Source: Bernstein, Wang, Azizzadenesheli & Anandkumar 2018 (arXiv 1802.04434),
     Algorithm 2; as steepest descent, Bernstein & Newhouse 2024, Prop. 2.
@@ -122,12 +100,14 @@ class Signum(BaseOptimizer):
         state="1 (0 without momentum)",
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
+    cost = averages("momentum")
+    silent = (Penalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 19.0),)
     rule = Rule(
+        alone(_signum),
         _signum,
-        _signum_lists,
-        _momentum,
+        momentum_of,
         _half,
-        _kept,
+        momentum_entries,
         late=("step", "momentum_buffer"),
         entrywise=True,
         numbers=("momentum", "weight_decay"),
@@ -163,27 +143,15 @@ def _average(param: Tensor, group: Group) -> State:
     return {"exp_avg": torch.zeros_like(param)}
 
 
-def _lion(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
-    """One tensor; the definition."""
-    (beta1, beta2), lr, m = group["betas"], group["lr"], state["exp_avg"]
-    if group["weight_decay"]:
-        param.mul_(kept(lr, group["weight_decay"]))
-    param.sub_(blend(m, grad, beta1).sign_().mul_(lr))
-    blend_(m, grad, beta2)
-
-
-def _lion_lists(
+def _lion(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors."""
-    (beta1, beta2), lr = group["betas"], group["lr"]
-    m = [state["exp_avg"] for state in states]
-    if group["weight_decay"]:
-        scale(params, 1 - lr * group["weight_decay"])
-    ahead = torch._foreach_lerp(m, grads, 1 - beta1)
-    torch._foreach_sign_(ahead)
-    torch._foreach_lerp_(m, grads, 1 - beta2)
-    descend(params, list(ahead), lr)
+    """Average by β₁ for the signs and by β₂ to keep, decay, move."""
+    (beta1, beta2), m = group["betas"], [state["exp_avg"] for state in states]
+    signs = over("sign_", blend(m, grads, beta1))
+    blend_(m, grads, beta2)
+    decay(params, group["lr"], group["weight_decay"])
+    descend(params, signs, group["lr"])
 
 
 class Lion(BaseOptimizer):
@@ -202,24 +170,16 @@ class Lion(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η, what every entry moves, in the units of the weights. Default 1e-3
-        (measured; published 1e-4).
+        η, as for `Signum`. Default 1e-3 (measured; published 1e-4).
         Rate to try first: 0.001; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.99).
     weight_decay : float
         κ, decoupled. Default 0. The authors take lr 3 to 10 times smaller than for
         `AdamW`, and κ as many times larger.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         As for `Signum`.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----
@@ -250,9 +210,11 @@ class Lion(BaseOptimizer):
         state="1",
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
+    cost = averages(1)
+    silent = (Penalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 181.0, steps=2000),)
     rule = Rule(
+        alone(_lion),
         _lion,
-        _lion_lists,
         _average,
         _half,
         late=("step",),

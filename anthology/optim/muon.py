@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import polar_factor
+from anthology.cost.work import Cost, Subject, Work
 from anthology.linalg.polar import check_method, check_normalizers
 
 from .adam import AdamW
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, below_one, check_betas, one_of, renamed
 from .core.names import without_names
 from .core.rule import Group, Rule
@@ -29,6 +32,7 @@ from .parts.matrix.orthogonal import (
     must_view,
     orthogonal,
     rows_of,
+    view_of,
 )
 from .parts.matrix.routing import (
     ADAMW,
@@ -93,6 +97,26 @@ def _muon_lists(
         descend_along(params, m, None, group, rows)
 
 
+@Cost
+def _muon_cost(s: Subject) -> Work:
+    group = s.group
+    if group.get("rule") == "adamw":
+        return Work(2 * s.numbers)
+    view = view_of({"kernel": "flatten", **group})
+    shape = s.shape[:-1] if group.get("complex") else s.shape
+    method, steps = group.get("method", "muon"), group["ns_steps"]
+    # torch.optim.Muon has no such key and multiplies in bfloat16
+    dtype = group.get("ns_dtype", "bfloat16")
+    low = dtype in ("bfloat16", "float16")
+    work = 0.0
+    for matrices in view(torch.empty(shape, device="meta"))[0]:
+        *many, rows, columns = matrices.shape
+        one = polar_factor(rows, columns, method, steps, low, s.symmetric)
+        work += math.prod(many) * one
+    lengths = math.prod(s.kept.get("row_avg_sq", (0,)))
+    return Work(s.numbers + lengths, flops=work, products=dtype)
+
+
 class Muon(BaseOptimizer):
     r"""Orthogonalised momentum for matrices, AdamW for all other parameters.
 
@@ -115,12 +139,11 @@ class Muon(BaseOptimizer):
         ``metrize(model)``. Each tensor gets a rule (see Notes); ``print(optimizer)``
         shows which, and a group may decide with ``rule="muon"`` or ``"adamw"``.
     lr : float or Tensor
-        η of the matrices: the spectral norm of a step is ηs. Default 1e-3. A schedule
+        η of the matrices: a step has the spectral norm ηs. Default 1e-3. A schedule
         writes here, and the rate of AdamW follows.
         Rate to try first: 0.01; with ``metrize`` 0.01.
     weight_decay : float
-        κ of w ← (1−ηκ)w, before the step, η being that of the rule. Default 0.1,
-        for both rules.
+        κ of w ← (1−ηκ)w, before the step, with the η of either rule. Default 0.1.
     momentum : float
         β in [0, 1). Default 0.95.
     nesterov : bool
@@ -128,34 +151,25 @@ class Muon(BaseOptimizer):
     ns_steps : int, optional
         Number of polynomials; None is the default of the method (5 for "muon"). Four
         of "polar-express" cost less and descend more steeply than those.
-    method : str
-        How the polar factor is found, a method of ``anthology.linalg.polar``:
-        "muon" (default), "cubic", "pade", "you", "quintic", "cans", "cubic5", "aol",
-        "deepseek", "polar-express" and "gram", by products; "svd" (exact) and "eigh",
-        by decompositions.
-    normalize : str
-        What is done to U before the polynomials, as for ``polar``: "frobenius"
-        (default) and "schatten4" scale it; "rows" and "aol" scale its rows too, which
-        moves the target to the polar factor of DU, D > 0 diagonal.
-    renormalize : str, optional
-        "frobenius": what the polynomials found is given the Frobenius norm of a
-        semi-orthogonal matrix. None (default) leaves it.
+    method, normalize, renormalize : str
+        How the polar factor is found, what is done to U before and to the result
+        after, as for ``anthology.linalg.polar``. Default "muon", "frobenius", None.
+        Any ``normalize`` that scales rows moves the target to the polar factor of
+        DU, D > 0 diagonal.
     step : str
         "dualize" (default) or "steepest": times ⟨U, X⟩, X being the factor found, so
         about ‖U‖_*, for each matrix alone (PolarGrad).
     row_beta : float, optional
         β₂ in [0, 1) of v ← β₂v + (1−β₂)·mean X², one number a row; X/(√v + 1e-10)
-        takes the place of X, at its Frobenius norm (NorMuon, where it is 0.95). None
-        (default) is without.
+        takes the place of X, at its Frobenius norm (NorMuon: 0.95). Default None.
     row_side : str
-        Which rows: "out" (default), one number an output; "longer", an input where
-        there are more of these.
+        "out" (default): a row an output; "longer": an input where there are more.
     adjust_lr_fn : str or float, optional
         s by name, the names of `convert_lr`, or a number r for s = r√max(d_out, d_in).
         Default "original"; None is the same.
     ns_dtype : str or torch.dtype, optional
-        Precision of the products of an iterative method, for example "bfloat16" as
-        the published code has it. None: that of the parameter, float32 at least.
+        Precision of the products of an iterative method, "bfloat16" in the published
+        code. Default None: that of the parameter, float32 at least.
     kernel : str
         How weights with more than two axes become matrices: "flatten" (default) is
         out × (in · space), "positions" one matrix a kernel position, its step
@@ -165,19 +179,16 @@ class Muon(BaseOptimizer):
         η of the tensors with the rule "adamw", as long as ``lr`` is the one given
         with it; when that changes the two keep their ratio. Default 3e-3 (measured;
         published 3e-4).
-    adamw_betas : tuple of float
-        β₁, β₂ of that rule. Default (0.9, 0.95).
-    adamw_eps : float
-        ε of that rule, in the units of the gradient. Default 1e-10.
+    adamw_betas, adamw_eps
+        β₁, β₂ and ε of that rule, as for `AdamW`. Default (0.9, 0.95) and 1e-10.
     decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`.
 
     Raises
     ------
     ValueError
-        If a hyper-parameter is out of range, here or in a group; if a tensor with
-        less than two axes is given the rule "muon"; if a group with an ``lr`` of its
-        own holds tensors of both rules and does not say ``adamw_lr``.
+        If a tensor with less than two axes is given the rule "muon"; if a group with
+        an ``lr`` of its own holds tensors of both rules and does not say ``adamw_lr``.
 
     Notes
     -----
@@ -202,15 +213,13 @@ class Muon(BaseOptimizer):
     others keep the Frobenius norm of a semi-orthogonal matrix, and with ``row_beta``
     the spectral norm may be up to √min(d_out, d_in) times ηs.
 
-    Which rate to take from elsewhere: s is a convention, and η of one becomes that of
-    another by `convert_lr`; with "match_rms_adamw" a step has about the size of
-    AdamW's, whose η and κ then serve both rules. With "rms_to_rms" η is meant to
-    carry over from one width to another, with the others to models of like shapes.
+    With "match_rms_adamw" a step has about the size of AdamW's, whose η and κ then
+    serve both rules; with "rms_to_rms" η is meant to carry over from one width to
+    another. `convert_lr` makes η of one convention that of another.
 
     The polar factor ignores the size of its argument, so M ← βM + G with U = G + βM,
-    as Muon is often written, gives the same steps. There is no ε: the size is divided
-    out exactly, and zero gives zero. Checkpoints load
-    from ``torch.optim.Muon`` and, where its options are the same, into it.
+    as Muon is often written, gives the same steps; there is no ε, and zero gives zero.
+    Checkpoints load from ``torch.optim.Muon`` and, with equal options, into it.
 
     Source: Jordan et al. 2024, Muon (published code); Bernstein & Newhouse 2024,
     Prop. 5. AdamW: Loshchilov & Hutter 2019.
@@ -243,6 +252,8 @@ class Muon(BaseOptimizer):
         state="1 (2 for what is no matrix)",
         source="Jordan et al. 2024, code; Bernstein & Newhouse 2024, Prop. 5",
     )
+    cost = _muon_cost
+    silent = (Penalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", r"1+2\tau", 37.1),)
 
     def __init__(
         self,

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core.base import Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule, coupled
 from .core.state import State
@@ -32,6 +34,17 @@ def _averages_and_estimate(param: Tensor, group: Group) -> State:
 def _room(grad: Tensor, group: Group) -> float:
     """Room for the square of dg, for any d up to a million."""
     return 2.0**-20 * math.sqrt(torch.finfo(grad.dtype).max)
+
+
+@Cost
+def _prodigy_cost(s: Subject) -> Work:
+    """Pass 1: g, w, w₀, s for the estimate. Pass 2: g, m, v, w for the step."""
+    n, thin = s.numbers, math.ceil(s.numbers / s.group["slice_p"])
+    beta2, beta3 = s.group["betas"][1], s.group["beta3"]
+    remembers = bool(beta2 if beta3 is None else beta3)
+    averaged = n * (1 + bool(s.group["betas"][0]))
+    moves = {"grad_reads": 1 + thin / n, "param_moves": 2 + thin / n}
+    return keeping((averaged, 2), (thin, 1), (thin * remembers, 2), **moves)
 
 
 class Prodigy(_DistanceEstimate):
@@ -159,6 +172,8 @@ class Prodigy(_DistanceEstimate):
         state="4 ($2 + 2/p$ with slice_p)",
         source="Mishchenko & Defazio 2024; Bernstein & Newhouse 2024, eqs. 22-29",
     )
+    cost = _prodigy_cost
+    silent = (Penalty("that of its norm, while its length stands still"),)
 
     _shelves: dict[Any, Any] | None = None
 

@@ -13,24 +13,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import averages
+
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
 from .parts.arithmetic import (
-    add_square,
+    add_scaled,
+    add_squares,
+    alone,
     bias_correction,
     blend_,
-    corrected_rate,
+    corrected_rates,
+    decay,
     descend,
+    descend_over,
     each,
-    kept,
-    plus,
+    over,
     rest,
     scale,
     value,
 )
+
+# What they silently penalise, and ρ at a gradient of one with the ε that they have.
+_LOG = r"$\tfrac1{2B}\sum_i$ $\log(B\,\partial_if^2+\varepsilon)$"
+_RHO = 1 / 1.0001
 
 
 def _check_curvature(group: Group) -> None:
@@ -52,31 +61,24 @@ def _room(grad: Tensor, group: Group) -> float:
     return math.sqrt(torch.finfo(grad.dtype).max / group["batch_size"])
 
 
+def _curvature(states: States, grads: Tensors, beta: Any, group: Group) -> Tensors:
+    """S ← βS + (1−β)Bg²."""
+    s = [state["exp_avg_sq"] for state in states]
+    scale(s, value(beta))
+    add_squares(s, grads, rest(beta) * value(group["batch_size"]))
+    return s
+
+
 def _rmsprop(
-    param: Tensor, grad: Tensor, state: State, step: Any, group: Group
-) -> None:
-    """One tensor; the definition."""
-    s, m, alpha = state["exp_avg_sq"], state["momentum_buffer"], group["alpha"]
-    add_square(s.mul_(value(alpha)), grad, rest(alpha) * value(group["batch_size"]))
-    m.mul_(value(group["momentum"])).addcdiv_(grad, s + value(group["eps"]))
-    if group["weight_decay"]:
-        m.copy_(plus(m, param, group["weight_decay"]))
-    descend([param], [m], group["lr"])
-
-
-def _rmsprop_lists(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors."""
-    s = [state["exp_avg_sq"] for state in states]
+    """Average Bg², divide by it, average that, move."""
+    s = _curvature(states, grads, group["alpha"], group)
     m = [state["momentum_buffer"] for state in states]
-    alpha = group["alpha"]
-    scale(s, alpha)
-    torch._foreach_addcmul_(s, grads, grads, (1 - alpha) * group["batch_size"])
-    scale(m, group["momentum"])
-    torch._foreach_addcdiv_(m, grads, torch._foreach_add(s, group["eps"]))
+    scale(m, value(group["momentum"]))
+    over("addcdiv_", m, grads, over("add", s, value(group["eps"])))
     if group["weight_decay"]:
-        torch._foreach_add_(m, params, alpha=group["weight_decay"])
+        add_scaled(m, params, value(group["weight_decay"]))
     descend(params, m, group["lr"])
 
 
@@ -94,8 +96,6 @@ class RootFreeRMSProp(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 1 is large; default 1e-2 (measured).
         Rate to try first: 0.01; ``metrize`` changes nothing.
@@ -110,13 +110,8 @@ class RootFreeRMSProp(BaseOptimizer):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required: a wrong value
         would rescale S silently. `count_batch_size` keeps it right where it varies.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----
@@ -147,9 +142,20 @@ class RootFreeRMSProp(BaseOptimizer):
         state="2",
         source="Lin et al. 2024 (2402.03496), published code",
     )
+    cost = averages("momentum", 1)
+    silent = (
+        Penalty(
+            _LOG,
+            r"(1+2\tau_1)$ $(1-2\rho)$ ${}-4\tau_2\rho",
+            19 - 434 * _RHO,
+            {"batch_size": 1},
+            "charge",
+            3000,
+        ),
+    )
     rule = Rule(
+        alone(_rmsprop),
         _rmsprop,
-        _rmsprop_lists,
         _state_with("momentum_buffer"),
         _room,
         entrywise=True,
@@ -185,39 +191,18 @@ class RootFreeRMSProp(BaseOptimizer):
         below_one("momentum value", group["momentum"])
 
 
-def _adamw(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
-    """One tensor; the definition."""
-    (beta1, beta2), lr = group["betas"], group["lr"]
-    m, s = state["exp_avg"], state["exp_avg_sq"]
-    if group["weight_decay"]:
-        param.mul_(kept(lr, group["weight_decay"]))
-    blend_(m, grad, beta1)
-    add_square(s.mul_(value(beta2)), grad, rest(beta2) * value(group["batch_size"]))
-    if group["bias_correction"]:
-        s = s / bias_correction(beta2, step, param.dtype)
-        lr = corrected_rate(lr, beta1, step, param.dtype)
-    rate, move = (-1.0, m * lr) if isinstance(lr, Tensor) else (-lr, m)
-    param.addcdiv_(move, s + value(group["eps"]), value=rate)
-
-
-def _adamw_lists(
+def _adamw(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors."""
+    """Decay, average g and Bg², correct both if asked to, move."""
     (beta1, beta2), lr, dtype = group["betas"], group["lr"], params[0].dtype
-    m = [state["exp_avg"] for state in states]
-    s = [state["exp_avg_sq"] for state in states]
-    if group["weight_decay"]:
-        scale(params, 1 - lr * group["weight_decay"])
-    torch._foreach_lerp_(m, grads, 1 - beta1)
-    scale(s, beta2)
-    torch._foreach_addcmul_(s, grads, grads, (1 - beta2) * group["batch_size"])
+    decay(params, lr, group["weight_decay"])
+    m = blend_([state["exp_avg"] for state in states], grads, beta1)
+    s, rates = _curvature(states, grads, beta2, group), [lr] * len(params)
     if group["bias_correction"]:
-        weights = each(steps, lambda t: bias_correction(beta2, t, dtype))
-        s = list(torch._foreach_div(s, weights))
-        lr = each(steps, lambda t: lr / bias_correction(beta1, t, dtype))
-    m = list(torch._foreach_mul(m, lr))
-    torch._foreach_addcdiv_(params, m, torch._foreach_add(s, group["eps"]), -1.0)
+        s = over("div", s, each(steps, lambda t: bias_correction(beta2, t, dtype)))
+        rates = corrected_rates(lr, beta1, steps, dtype)
+    descend_over(params, m, over("add", s, value(group["eps"])), rates)
 
 
 class RootFreeAdamW(BaseOptimizer):
@@ -232,29 +217,21 @@ class RootFreeAdamW(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 10 is large; default 1 (measured).
         Rate to try first: 1; ``metrize`` changes nothing.
     betas : tuple of float
         β₁, β₂ in [0, 1). Default (0.9, 0.999).
     eps : float
-        ε, damping added to S, in the units of B·g². Default 1e-4.
+        ε, as for `RootFreeRMSProp`. Default 1e-4.
     weight_decay : float
         κ, decoupled. Default 0.
     bias_correction : bool
         Divide m and S by 1 − βᵗ. Default False: S starts at one, not at zero.
     batch_size : float
-        B, how many terms the loss averages; 1 if it sums. Required;
-        `count_batch_size` keeps it right where it varies.
-    decay, foreach, maximize, capturable, differentiable, fused
+        B, as for `RootFreeRMSProp`. Required.
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
 
     Notes
     -----
@@ -280,9 +257,20 @@ class RootFreeAdamW(BaseOptimizer):
         update=r"$\Delta w=-\eta\,m/(S+\varepsilon)$",
         average=r"gradient; $B g^2$ from 1",
     )
+    cost = averages("betas", 1)
+    silent = (
+        Penalty(
+            _LOG,
+            r"(1+2\tau_1)$ ${}-2(1+2\tau_2)\,\rho",
+            19 - 398 * _RHO,
+            {"batch_size": 1, "betas": (0.9, 0.99)},
+            "charge",
+            3000,
+        ),
+    )
     rule = Rule(
+        alone(_adamw),
         _adamw,
-        _adamw_lists,
         _state_with("exp_avg"),
         _room,
         entrywise=True,

@@ -23,7 +23,7 @@ from anthology.norms import (
 
 from .core.base import Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import number, one_of
 from .parts.arithmetic import descend, scale
 from .parts.param_norm import spec
@@ -59,24 +59,15 @@ class Scion(SteepestDescent):
         calls 1 − β ``momentum``: its default 1.0 is 0 here, its advice 0.1 is 0.9.
     radius : float
         ρ, positive, in the units of the norm (``scale`` in the published code).
-        Default 30 (measured; published 1, a ball too small to learn digits in); the
-        authors take 50 for hidden layers and 3000 for a head under the sign norm in a
-        small GPT, with lr 2⁻¹².
+        Default 30 (measured; published 1); the authors take 50 for hidden layers and
+        3000 for a head under the sign norm in a small GPT, with lr 2⁻¹².
     unconstrained : bool
         Do not shrink W. Default False.
     norm : Norm or str, optional
-        Norm of the tensors, or its ``repr``; `scion_norm` has those of the paper.
-        None goes by shape: RMS for up to one axis, RMSToRMS for matrices, Conv for
-        kernels, all with exact duality maps.
+        As for `SteepestDescent`, None with exact duality maps; `scion_norm` has those
+        of the paper.
     foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`.
-
-    Raises
-    ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
-    TypeError
-        If a norm is not a `Norm` (or its ``repr``) of single tensors.
 
     Notes
     -----
@@ -110,6 +101,14 @@ class Scion(SteepestDescent):
         average="none or gradient",
         state="0 (1 with momentum)",
         source="Pethick et al. 2025 (2502.07529), Alg. 1 and 2",
+    )
+    silent = (
+        Penalty(
+            r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer",
+            r"1+2\tau",
+            19.0,
+            {"momentum": 0.9},
+        ),
     )
 
     def __init__(
@@ -164,11 +163,7 @@ class Scion(SteepestDescent):
 
 
 def scion_norm(
-    name: str,
-    shape: Sequence[int],
-    *,
-    method: str = "svd",
-    steps: int | None = None,
+    name: str, shape: Sequence[int], *, method: str = "svd", steps: int | None = None
 ) -> Norm:
     """The norm that Scion's authors use under a name, as a `Norm` of this package.
 
@@ -200,7 +195,7 @@ def scion_norm(
     Returns
     -------
     Norm
-        For the ``norm`` of a group of `Scion` (or of `SteepestDescent`).
+        For the ``norm`` of a group.
 
     Raises
     ------

@@ -9,64 +9,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import at_least_zero, number
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
-from .parts.arithmetic import descend, plus, scale, value
-
-
-def _direction(param: Tensor, grad: Tensor, state: State, group: Group) -> Tensor:
-    """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
-    momentum, dampening = group["momentum"], group["dampening"]
-    if group["weight_decay"]:
-        grad = plus(grad, param, group["weight_decay"])
-    if not momentum:
-        return grad
-    m = state["momentum_buffer"].mul_(value(momentum))
-    if dampening:
-        m.add_(grad * (1 - value(dampening) * state["started"].to(grad.dtype)))
-        state["started"].fill_(1.0)
-    else:
-        m.add_(grad)
-    return plus(grad, m, momentum) if group["nesterov"] else m
+from .parts.arithmetic import (
+    alone,
+    descend,
+    momentum_entries,
+    momentum_of,
+    over,
+    plus,
+    scale,
+    value,
+)
 
 
 def _directions(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[State],
-    group: Group,
-) -> list[Tensor]:
-    """The same for lists."""
+    params: Tensors, grads: Tensors, states: States, group: Group
+) -> Tensors:
+    """What is to be multiplied by −η: g + κw, its average, or a look ahead."""
     momentum, dampening = group["momentum"], group["dampening"]
     if group["weight_decay"]:
-        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+        grads = plus(grads, params, group["weight_decay"])
     if not momentum:
         return grads
     m = [state["momentum_buffer"] for state in states]
-    scale(m, momentum)
+    scale(m, value(momentum))
     if dampening:
-        started = torch.stack([state["started"] for state in states])
-        shares = 1 - dampening * started.to(grads[0].dtype)
-        torch._foreach_add_(m, torch._foreach_mul(grads, list(shares.unbind())))
+        shares = [1 - value(dampening) * s["started"].to(m[0].dtype) for s in states]
+        over("add_", m, over("mul", grads, shares))
         for state in states:
             state["started"].fill_(1.0)
     else:
-        torch._foreach_add_(m, grads)
-    return (
-        list(torch._foreach_add(grads, m, alpha=momentum)) if group["nesterov"] else m
-    )
+        over("add_", m, grads)
+    return plus(grads, m, momentum) if group["nesterov"] else m
 
 
 def _new_state(param: Tensor, group: Group) -> State:
     """Zeros for ``momentum_buffer`` and, with dampening, ``started``."""
-    if not group["momentum"]:
-        return {}
-    state = {"momentum_buffer": torch.zeros_like(param)}
-    if group["dampening"]:
+    state = momentum_of(param, group)
+    if state and group["dampening"]:
         state["started"] = param.new_zeros(())
     return state
 
@@ -79,33 +66,26 @@ def _room(grad: Tensor, group: Group) -> float:
 
 def _kept(group: Group) -> tuple[str, ...]:
     """What momentum and dampening keep."""
-    kept = ("momentum_buffer", "started")[: 1 + bool(group["dampening"])]
-    return kept if group["momentum"] else ()
+    kept = momentum_entries(group)
+    return (*kept, "started") if kept and group["dampening"] else kept
 
 
-def _sgd(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
-    """One tensor, not normalised; the definition."""
-    descend([param], [_direction(param, grad, state, group)], group["lr"])
-
-
-def _sgd_lists(
+def _sgd(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
-    """Lists of tensors, not normalised."""
+    """Average, decay within it, and move; not normalised."""
     descend(params, _directions(params, grads, states, group), group["lr"])
 
 
-RULE = Rule(
-    _sgd,
-    _sgd_lists,
-    _new_state,
-    _room,
-    _kept,
-    late=("step", "momentum_buffer", "started"),
-    entrywise=True,
-    numbers=("momentum", "dampening", "weight_decay"),
-    triton="sgd",
-)
+_SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
+
+
+@Cost
+def _sgd_cost(s: Subject) -> Work:
+    kept = bool(s.group["momentum"]) * s.numbers
+    # the length of all must be known before anything moves: one more read of m or g
+    again = bool(s.group.get("normalised"))
+    return keeping((kept, 2 + again), grad_reads=1 + (again and not kept))
 
 
 class SGD(BaseOptimizer):
@@ -124,11 +104,9 @@ class SGD(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
-        η: weights per gradient, or, normalised, the Euclidean length of the whole
-        step in the units of the weights. Default 1e-3.
+        η: weights per gradient, or, normalised, the Euclidean length of the whole step.
+        Default 1e-3.
         Rate to try first: 0.3; ``metrize`` changes nothing.
     momentum : float
         μ, at least 0; heavy ball, not damped by 1 − μ. Default 0: m = g + κw.
@@ -143,14 +121,13 @@ class SGD(BaseOptimizer):
         ask for it are measured together, by one Euclidean norm, so that the
         direction in the space of all weights is kept; groups may differ in lr, and
         then each has the share of its own η. A zero m gives no step.
-    decay, foreach, maximize, capturable, differentiable, fused
+    params, decay, foreach, maximize, capturable, differentiable, fused
         See :class:`BaseOptimizer`; a kind of decay that is not "plain" is decoupled.
 
     Raises
     ------
     ValueError
-        If a hyper-parameter is out of range, here or in a group, or nesterov goes
-        without momentum or with dampening.
+        If nesterov goes without momentum or with dampening.
 
     Notes
     -----
@@ -186,8 +163,26 @@ class SGD(BaseOptimizer):
         state="0 (1 with momentum)",
         source="Polyak 1964; Cutkosky & Mehta 2020 (2002.03305), Alg. 1",
     )
+    cost = _sgd_cost
+    silent = (
+        Penalty(_SQUARE, "1", 1.0, ask="charge"),
+        Penalty(_SQUARE, r"1+2\tau", 19.0, {"momentum": 0.9}, "charge"),
+        Penalty(
+            _SQUARE, r"1+2\tau", 17.2, {"momentum": 0.9, "nesterov": True}, "charge"
+        ),
+    )
 
-    rule = RULE
+    rule = Rule(
+        alone(_sgd),
+        _sgd,
+        _new_state,
+        _room,
+        _kept,
+        late=("step", "momentum_buffer", "started"),
+        entrywise=True,
+        numbers=("momentum", "dampening", "weight_decay"),
+        triton="sgd",
+    )
 
     def __init__(
         self,
@@ -248,8 +243,10 @@ class SGD(BaseOptimizer):
             if batch.foreach and batch.params:
                 found = _directions(*lists, batch.group)
             else:
-                triples = zip(*lists, strict=True)
-                found = [_direction(*triple, batch.group) for triple in triples]
+                found = [
+                    _directions([p], [g], [state], batch.group)[0]
+                    for p, g, state in zip(*lists, strict=True)
+                ]
             if batch.finite is not None:  # what will be undone must not count
                 flags = zip(batch.finite, found, strict=True)
                 found = [torch.where(flag, x, 0.0) for flag, x in flags]

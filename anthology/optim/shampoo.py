@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import EIGH, by_axes
+from anthology.cost.work import Cost, Subject, Work, keeping
 from anthology.linalg import ROOT_METHODS
 
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
@@ -66,6 +69,29 @@ def _shampoo(
     descend(params, moves, group["lr"])
 
 
+@Cost
+def _shampoo_cost(s: Subject) -> Work:
+    group, factors, n = s.group, s.named("factor_"), s.numbers
+    every, coupled = group["refresh"], group["factors"] == "kl"
+    blocks: dict[str, list[int]] = {}
+    for name, shape in s.kept.items():
+        if name.startswith("factor_"):
+            blocks.setdefault(name.split("_")[1], []).append(shape[0])
+    # the vectors' diagonal factors need no products
+    dense, work = all(len(f) == 2 for f in factors), 0.0
+    cubic = (EIGH + (1 if s.symmetric else 2)) / every
+    for axes in blocks.values() if dense else ():
+        size = n // len(blocks) if group["sides"] == "one" else math.prod(axes)
+        # of coupled factors one divides all others
+        products = len(axes) if coupled else 1
+        work += by_axes(size, axes, products, cubic, s.symmetric)
+    averaged = bool(group["betas"][0]) + bool(group["momentum"])
+    averaged += group["grafting"] == "rms"
+    square = sum(math.prod(f) for f in factors)
+    roots = square * (every > 1 or coupled)  # else they need not be kept
+    return keeping((averaged * n + square, 2), (roots, 1 + 1 / every), flops=work)
+
+
 class Shampoo(BaseOptimizer):
     r"""Shampoo with one factor for each axis of a tensor.
 
@@ -86,8 +112,6 @@ class Shampoo(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η: the spectral norm of a step without averages, in the units of
         the weights. Default 0.3 (measured; published 1e-2).
@@ -98,7 +122,7 @@ class Shampoo(BaseOptimizer):
         ε ≥ 0, added to the eigenvalues of a factor inside the root, as a share of its
         largest entry; 0 takes pseudo-inverse roots. Default 1e-4.
     relative_eps : bool
-        Default True; False: in the units of the squared gradient (published, 1e-12).
+        Default True; False: ε in the units of the squared gradient (published, 1e-12).
     weight_decay : float
         κ of w ← (1−ηκ)w, before the step. Default 0.
     momentum : float
@@ -131,7 +155,7 @@ class Shampoo(BaseOptimizer):
     sides : str
         "all" axes have factors (default), or "one": the shorter of a matrix, the first
         of a tensor with more, with the exponent −1/2.
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`. On CUDA ``root="eigh"`` waits for the device, and so does
         reading the counters for T > 1 unless capturable.
 
@@ -142,12 +166,11 @@ class Shampoo(BaseOptimizer):
     1/ε with ``factors="kl"``: raise it, or graft, before T.
 
     A complex tensor has its pairs (real, imaginary) as one more axis. A scalar is a
-    vector of one entry. For k > 2 the limit without averages is no polar factor, as
-    the exponents do not undo the Gram matrices one by one; nor is it that of a
-    matrix in several blocks, which is the polar factor of each block. The powers of
-    a Gram matrix cost half of the digits: in single precision singular values below
-    3e-4 of the largest are rounding, and gradients below 1e-19 count as zero. A
-    gradient whose square is not finite skips its tensor.
+    vector of one entry. Without averages a matrix in several blocks has the polar
+    factor of each, and a tensor with k > 2 none, as the exponents do not undo the Gram
+    matrices one by one. The powers of a Gram matrix cost half of the digits: in single
+    precision singular values below 3e-4 of the largest are rounding, and gradients
+    below 1e-19 count as zero. A gradient whose square is not finite skips its tensor.
 
     Source: Gupta, Koren & Singer 2018, Algorithms 1 and 2; the limit, Bernstein &
     Newhouse 2024, eqs. 12-16; averages, ε inside the root, defaults and blocks, Shi
@@ -169,7 +192,6 @@ class Shampoo(BaseOptimizer):
     """
 
     derived = "root_"
-
     rule = rule_of_lists(
         _shampoo,
         _shampoo_state,
@@ -191,6 +213,8 @@ class Shampoo(BaseOptimizer):
         source="Gupta, Koren & Singer 2018, Alg. 1-2; Bernstein & Newhouse 2024, "
         "eqs. 12-16",
     )
+    cost = _shampoo_cost
+    silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
     before = (("relative_eps", False), ("factors", "sum"), ("sides", "all"))
 
     def __init__(

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
@@ -65,6 +67,34 @@ def _sirf_shampoo(
     descend(params, heavy_ball(moves, states, group), group["lr"])
 
 
+@Cost
+def _sirf_shampoo_cost(s: Subject) -> Work:
+    if not s.kept:  # a bias whose weight has the state of both
+        return Work(0)
+    every, shape = s.group["refresh"], s.kept["momentum_buffer"]
+    n, dims = math.prod(shape), [d for d in shape if d != 1]
+    free = [math.prod(f) for f in s.named("factor_")]
+    kept = bool(s.named("product_")) or every > 1
+    # KKᵀ formed once a refresh and kept, or applied in two products at every step
+    half = 1 if s.symmetric else 2
+    work = 0.0
+    for d, size in zip(dims, free, strict=True):
+        if size == d:
+            continue  # a diagonal multiplies entries
+        density = size / d**2
+        update = (2 + half) * n * d + (half + 2) * d**3
+        twice, once = 4 * n * d, 2 * n * d + half * d**3 / every
+        work += density * (update / every + (once if kept else min(twice, once)))
+    factors = 2 / every + (0 if kept else (1 - 1 / every) / 2)
+    return keeping(
+        (n * bool(s.group["momentum"]), 2),
+        (2 * sum(free), factors),
+        (sum(free) * kept, 1 + 1 / every),
+        flops=work,
+        products=s.group["factor_dtype"],
+    )
+
+
 class SIRFShampoo(BaseOptimizer):
     r"""Structured, inverse-free and root-free Shampoo.
 
@@ -85,8 +115,6 @@ class SIRFShampoo(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         η. A Newton-like step, so 1 is large; default 3e-2 (measured; published 1e-3).
         Rate to try first: 0.03; ``metrize`` changes nothing.
@@ -120,7 +148,7 @@ class SIRFShampoo(BaseOptimizer):
     batch_size : float
         B, how many terms the loss averages; 1 if it sums. Required;
         `count_batch_size` keeps it right where it varies.
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`; a `decay` other than "plain" is decoupled. A captured step
         cannot choose, so it needs ``refresh=1``.
 
@@ -163,6 +191,8 @@ class SIRFShampoo(BaseOptimizer):
         state="1, and 2 to 3 for each free entry of a factor",
         source="Lin et al. 2024 (2402.03496), published code",
     )
+    cost = _sirf_shampoo_cost
+    silent = (Penalty("open: its averages are matrices"),)
 
     def __init__(
         self,

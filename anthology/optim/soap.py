@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anthology.cost.flops import QR, by_axes
+from anthology.cost.work import Cost, Subject, Work, keeping
+
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.kronecker import basis
@@ -50,6 +53,18 @@ def _soap(
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
 
+@Cost
+def _soap_cost(s: Subject) -> Work:
+    axes = [shape[0] for shape in s.named("gram_")]
+    every, square = s.group["refresh"], sum(d * d for d in axes)
+    # m is kept in the old basis and turned when that turns, or turned at every step
+    coupled = s.group["factors"] == "kl"  # L in its basis, and G by all but one
+    turns = min(3.0, 2.0 + 2.0 / every) + coupled * (len(axes) - 1)
+    cubic = (2 + QR) / every + 2 * coupled
+    work = by_axes(s.numbers, axes, turns, cubic, s.symmetric)
+    return keeping((2 * s.numbers + square, 2), (square, 1 + 1 / every), flops=work)
+
+
 class SOAP(BaseOptimizer):
     r"""Adam run in the eigenbasis of averaged Gram matrices.
 
@@ -73,8 +88,6 @@ class SOAP(BaseOptimizer):
 
     Parameters
     ----------
-    params : iterable
-        Parameters of any shape, named parameters, or groups.
     lr : float or Tensor
         Step size η, in the units of the weights: about what an entry moves in the
         eigenbasis. Default 3e-3.
@@ -97,37 +110,35 @@ class SOAP(BaseOptimizer):
         Basis of tensors with one axis: "diagonal" (default), their own, which is
         Adam; or "full".
     relative_eps : bool
-        Default True; False takes ε in the units of the gradient (published, 1e-8).
+        Default True; False: ε in the units of the gradient (published, 1e-8).
     basis_eps : float
         ρ ≥ 0, a share of the largest entry of :math:`L_i`: the first basis is that of
         :math:`L_i` plus a diagonal that falls from ρ to zero, and a refresh multiplies
         by :math:`L_i + ρI`, so it turns slowly where eigenvalues are below ρ. Default
         0.1; 0 is as published.
     skip_first : bool
-        The first gradient of a tensor only sets its bases, and the tensor stays.
-        Default True, as published, and told in ``warmup_steps``; False also moves,
-        and averages from there.
+        The first gradient of a tensor only sets its bases. Default True, as published,
+        and told in ``warmup_steps``; False also moves, and averages from there.
     factors : str
         What is averaged: "sum" (default): :math:`G_{(i)}G_{(i)}^\top`; "kl":
         :math:`G_{(i)}S^{-1}G_{(i)}^\top/d` with S the averages of all other axes that
         have one, in their bases and before the step, plus ρ times their largest
         eigenvalue, and d the lengths of the others multiplied.
-    decay, foreach, maximize, capturable, differentiable
+    params, decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`. Autograd takes the bases for constants; on CUDA reading
         the counters and the first basis wait for the device.
 
     Notes
     -----
     A refresh is one power step and a QR decomposition, with the columns in falling
-    order of :math:`q^\top L q`; v follows that order but is not rotated. The basis
-    used for a step is always that of the gradients before (save for the first step
-    with ``skip_first=False``). Where gradients leave a direction out, or do not tell two
-    apart, rounding chooses, and Adam with a tiny ε makes whole steps of it: one batch,
-    and the same in two halves, lead up to 50 η apart in ten steps as published, and
-    with the defaults here 0.2 η at most, at much the same loss
-    (``experiments/rounding.py``). A scalar or a vector is treated by Adam with ε
-    outside the correction. A complex tensor has its pairs (real, imaginary) as one more
-    axis. A gradient whose Gram matrix is not finite skips its tensor.
+    order of :math:`q^\top L q`; v follows that order but is not rotated. The basis of a
+    step is that of the gradients before (save for a first step that moves). Where
+    gradients leave a direction out, or do not tell two apart, rounding chooses, and
+    Adam with a tiny ε makes whole steps of it: one batch, and the same in two halves,
+    lead up to 50 η apart in ten steps as published, and 0.2 η with the defaults here
+    (``experiments/rounding.py``). A scalar or a vector is treated by Adam with ε outside
+    the correction. A complex tensor has its pairs (real, imaginary) as one more axis. A
+    gradient whose Gram matrix is not finite skips its tensor.
 
     Source: Vyas et al. 2024 (arXiv 2409.11321), Algorithms 3 and 4, and published
     code; the limit, Bernstein & Newhouse 2024, eqs. 12-16; KL averages, Lin et al.
@@ -160,6 +171,8 @@ class SOAP(BaseOptimizer):
         r"d_\mathrm{in}/d_\mathrm{out})$",
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
+    cost = _soap_cost
+    silent = (Penalty("open: its averages are matrices"),)
     before = (("basis_eps", 0.0), ("factors", "sum"))
 
     def __init__(

@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from anthology.norms import Norm
+from anthology.cost.flops import dualized
+from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.norms import L2, LInf, Norm, RMSToRMS, Spectral
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card
+from .core.card import Card, Penalty
 from .core.limits import below_one, check_nesterov, number, one_of, renamed
 from .core.rule import Group, Rule, coupled
-from .core.state import State
-from .parts.arithmetic import averaged, descend, scale
+from .parts.arithmetic import (
+    averaged,
+    decay,
+    descend,
+    momentum_entries,
+    momentum_of,
+)
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
 from .parts.polyak import check_polyak, excess, shorten
 
 Plan = tuple[list[Tensor], list[Tensor]]
 
 
-def momentum_of(param: Tensor, group: Group) -> State:
-    """Zeros for ``momentum_buffer`` where there is a momentum."""
-    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
-
-
-def momentum_entries(group: Group) -> tuple[str, ...]:
-    """The momentum, where there is one."""
-    return ("momentum_buffer",) if group["momentum"] else ()
-
-
 def _room(grad: Tensor, group: Group) -> float:
     """Room for the dual norm, a sum over the entries, where it is needed."""
     room = grad.numel() if _needs_duals(group) else 1
     return torch.finfo(grad.dtype).max / room
+
+
+def dualized_work(s: Subject) -> float:
+    """Operations of one duality map of the group's norm."""
+    norm = norm_for(torch.empty(s.shape, device="meta"), s.group["norm"])
+    return dualized(norm, s.shape, s.symmetric)
+
+
+@Cost
+def _steepest_cost(s: Subject) -> Work:
+    kept = bool(s.group["momentum"]) * s.numbers
+    rule, most = s.group["step_rule"], s.group["across"] == "max"
+    # where one number of all layers must be known first: one more read of m or g
+    again = rule == "polyak" or (rule == "steepest") == most
+    reads = 1 + (again and not kept)
+    return keeping((kept, 2 + again), grad_reads=reads, flops=dualized_work(s))
 
 
 class SteepestDescent(BaseOptimizer):
@@ -82,8 +95,8 @@ class SteepestDescent(BaseOptimizer):
         closure that returns the loss (or ``lambda: loss``) and whose momentum is 0.
         In ``param_groups``: ``step_rule``.
     across : str
-        How tensors are measured together: "max" (default) or "l2". One choice for
-        all groups.
+        How tensors are measured together, one choice for all groups: "max" (default)
+        or "l2".
     f_star : float
         f*, the least value of the loss (the largest with ``maximize``), or a bound of
         it. Only for ``step="polyak"``. Default 0.
@@ -92,8 +105,6 @@ class SteepestDescent(BaseOptimizer):
 
     Raises
     ------
-    ValueError
-        If a hyper-parameter is out of range, here or in a group.
     TypeError
         If a norm is not a `Norm` (or its ``repr``) of single tensors.
     RuntimeError
@@ -149,6 +160,18 @@ class SteepestDescent(BaseOptimizer):
         state="0 (1 with momentum)",
         source="Bernstein & Newhouse 2024, Prop. 1 and 7",
     )
+    cost = _steepest_cost
+    silent: ClassVar[tuple[Penalty, ...]] = (
+        Penalty(r"$\lVert\nabla_lf\rVert_2$, layer by layer", "1", 1.0, {"norm": L2()}),
+        Penalty(r"$\lVert\nabla f\rVert_1$", "1", 1.0, {"norm": LInf()}),
+        Penalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", "1", 1.0, {"norm": Spectral()}),
+        Penalty(
+            r"$\sum_l\sqrt{d_{out}/d_{in}}$ $\sum_i\sigma_i(\nabla_lf)$",
+            r"1+2\tau",
+            19.0,
+            {"norm": RMSToRMS(), "momentum": 0.9},
+        ),
+    )
 
     def __init__(
         self,
@@ -196,17 +219,12 @@ class SteepestDescent(BaseOptimizer):
         spec(group["norm"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; a norm is kept as its ``repr`` so that checkpoints stay plain.
-
-        Parameters
-        ----------
-        param_group : dict
-            As for `torch.optim`, with ``norm`` and ``scale`` if they differ.
+        """As in the base, with ``norm`` (kept as its ``repr``) and ``scale``.
 
         Raises
         ------
         ValueError, TypeError
-            As the class does, or if a norm cannot measure a parameter of this shape.
+            Also if a norm is none, or cannot measure a parameter of this shape.
         """
         if isinstance(param_group, dict):
             param_group = renamed(param_group)
@@ -268,7 +286,7 @@ class SteepestDescent(BaseOptimizer):
 
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
-        points = averaged(batch)
+        points = averaged(batch.grads, batch.states, batch.group)
         moves = self._dualize(batch, points)
         if not _needs_duals(batch.group):
             return moves, []
@@ -317,11 +335,10 @@ class SteepestDescent(BaseOptimizer):
         return [[d / top.to(d.device) / length.to(d.device) for d in r] for r in duals]
 
     def _move(self, batch: Batch, moves: list[Tensor], sizes: list[Any]) -> None:
-        lr, decay = batch.group["lr"], batch.group["weight_decay"]
+        lr = batch.group["lr"]
         if not batch.params:
             return
-        if decay:
-            scale(batch.params, 1 - lr * decay)
+        decay(batch.params, lr, batch.group["weight_decay"])
         if batch.group["step_rule"] == "steepest" or batch.group["across"] == "l2":
             moves = list(torch._foreach_mul(moves, sizes))
         descend(batch.params, moves, lr / batch.group["scale"])

@@ -15,11 +15,20 @@ ROOMS = {
     "norms": {"linalg"},
     "optim.core": {"kernels"},
     "optim.parts": {"optim.core", "norms", "linalg", "kernels"},
-    "optim": {"optim.parts", "optim.core", "norms", "linalg"},
+    "cost.work": set(),
+    "cost.flops": {"norms", "linalg"},
+    "optim": {
+        "optim.parts",
+        "optim.core",
+        "norms",
+        "linalg",
+        "cost.work",
+        "cost.flops",
+    },
     "motion": {"norms", "linalg", "motion.probe"},
     "motion.probe": {"motion", "optim", "optim.parts", "optim.core", "norms"},
     "testing": set(),
-    "cost": {"optim.parts", "norms", "linalg"},
+    "cost": {"cost.work", "cost.flops", "optim"},
     "lab": {"cost", "optim", "norms", "linalg", "motion", "motion.probe", "testing"},
 }
 

@@ -160,3 +160,19 @@ def test_a_step_rule_is_a_change_like_the_others():
     other = functional.steepest_descent(lr=0.1, step="steepest")
     two, _ = other.update(params, grads[0], pure.init(params))
     assert all(torch.equal(one[n], two[n]) for n in params)
+
+
+def test_what_groups_count_is_handed_on():
+    """When factors are due goes by the steps of the whole group."""
+    params, grads = problem()
+    given = {"batch_size": 4, "refresh": 3, "factor_lr": 0.5}
+    pure = functional.sirf_shampoo(**given)
+    leaves = [p.clone().requires_grad_() for p in params.values()]
+    optimizer, state = pure.rule(leaves, **given), pure.init(params)
+    for g in grads:
+        params, state = pure.update(params, g, state)
+        for p, x in zip(leaves, g.values(), strict=True):
+            p.grad = x.clone()
+        optimizer.step()
+    assert state["groups"] == [{"steps_taken": 4}]
+    assert all(map(torch.equal, params.values(), leaves))

@@ -1,6 +1,8 @@
 """What the table of optimizers and the front page say about a class."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 # How the words of a norm begin, the ruler they mean, and its dual norm.
 _RULERS = (
@@ -55,3 +57,32 @@ class Card:
 
     def _ruler(self) -> tuple[str, str, str]:
         return next(r for r in _RULERS if self.norm.startswith(r[0]))
+
+
+@dataclass(frozen=True)
+class Penalty:
+    r"""What a class silently adds to the loss: :math:`\tfrac\eta2 c\,\varphi(\nabla f)`.
+
+    Attributes
+    ----------
+    penalty : str
+        φ(∇f) as markdown, or in words why there is none.
+    formula : str
+        c as a formula. Default: none.
+    factor : float, optional
+        c as a number, which a test asks the class for. Default None: it has none.
+    settings : mapping
+        Arguments of the class with which c is that number. Default: none.
+    ask : str
+        How it is asked for: by the "delay" (default) of its steps, or by the "charge"
+        of a growing gradient, for rules that act entry by entry and keep sizes.
+    steps : int
+        After so many steps. Default 400.
+    """
+
+    penalty: str
+    formula: str = ""
+    factor: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    ask: str = "delay"
+    steps: int = 400

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from anthology.optim.core import batch as batching
 from anthology.optim.core.batch import Batch
-from anthology.optim.core.state import Coefficient, Tensors
+from anthology.optim.core.rule import Group, Multi, Single
+from anthology.optim.core.state import Coefficient, State, States, Tensors
 
 Rate = Any  # float, 0-d Tensor, or a list of either, one a tensor
 
@@ -40,34 +41,83 @@ def kept(lr: Any, decay: Any) -> Any:
     return decay.kept if isinstance(decay, Coefficient) else 1 - lr * decay
 
 
-def blend(m: Tensor, g: Tensor, beta: Any) -> Tensor:
+# Rules are written for lists. One tensor goes by the operation of its own, which
+# subclasses, autograd and compiled code know; several go by a list operation.
+
+
+def alone(multi: Multi) -> Single:
+    """A rule for lists as one for a single tensor."""
+
+    def single(
+        param: Tensor, grad: Tensor, state: State, step: Any, group: Group
+    ) -> None:
+        multi([param], [grad], [state], [step], group)
+
+    return single
+
+
+def over(name: str, xs: Tensors, *others: Any, **numbers: Any) -> Tensors:
+    """An operation of `Tensor`, by its name, on each of a list."""
+    if len(xs) > 1:
+        found = getattr(torch, f"_foreach_{name}")(xs, *others, **numbers)
+        return xs if found is None else list(found)
+    own = [x[0] if isinstance(x, list) else x for x in others]
+    return [getattr(xs[0], name)(*own, **numbers)]
+
+
+def blend(ms: Tensors, gs: Tensors, beta: Any) -> Tensors:
     """βm + (1−β)g."""
     if isinstance(beta, Coefficient):
         # m − (1−β)m rather than βm: in single precision β and 1 − β do not add to 1
-        return m - m * beta.rest + g * beta.rest
-    return m.lerp(g, 1 - beta)
+        pairs = zip(ms, gs, strict=True)
+        return [m - m * beta.rest + g * beta.rest for m, g in pairs]
+    return over("lerp", ms, gs, 1 - beta)
 
 
-def blend_(m: Tensor, g: Tensor, beta: Any) -> Tensor:
+def blend_(ms: Tensors, gs: Tensors, beta: Any) -> Tensors:
     """The same, written into m."""
     if isinstance(beta, Coefficient):
-        return m.copy_(blend(m, g, beta))
-    return m.lerp_(g, 1 - beta)
+        return over("copy_", ms, blend(ms, gs, beta))
+    return over("lerp_", ms, gs, 1 - beta)
 
 
-def plus(x: Tensor, y: Tensor, rate: Any) -> Tensor:
+def averaged(grads: Tensors, states: States, group: Group) -> Tensors:
+    """m ← βm + (1−β)g: what a step goes along, with ``nesterov`` a look ahead of m."""
+    beta = group["momentum"]
+    if not beta or not grads:
+        return grads
+    m = blend_([state["momentum_buffer"] for state in states], grads, beta)
+    if not group["nesterov"]:
+        return m
+    if isinstance(beta, Coefficient):
+        return blend(m, grads, beta)
+    return over("lerp", grads, m, beta)
+
+
+def momentum_of(param: Tensor, group: Group) -> State:
+    """Zeros for ``momentum_buffer`` where there is a momentum."""
+    return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
+
+
+def momentum_entries(group: Group) -> tuple[str, ...]:
+    """The momentum, where there is one."""
+    return ("momentum_buffer",) if group["momentum"] else ()
+
+
+def plus(xs: Tensors, ys: Tensors, rate: Any) -> Tensors:
     """x + rate·y, in one operation where the rate is a plain number."""
     if isinstance(rate, Coefficient):
-        return x + y * rate.value
-    return x.add(y, alpha=rate)
+        return [x + y * rate.value for x, y in zip(xs, ys, strict=True)]
+    return over("add", xs, ys, alpha=rate)
 
 
-def add_square(s: Tensor, g: Tensor, rate: Any) -> None:
+def add_squares(averages: Tensors, gs: Tensors, rate: Any) -> None:
     """s ← s + rate·g², in one operation where the rate is a plain number."""
     if isinstance(rate, Tensor):
-        s.add_(g * g * rate)
+        for s, g in zip(averages, gs, strict=True):
+            s.add_(g * g * rate)
     else:
-        s.addcmul_(g, g, value=rate)
+        over("addcmul_", averages, gs, gs, value=rate)
 
 
 def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
@@ -80,54 +130,65 @@ def bias_correction(beta: Any, step: Any, dtype: torch.dtype) -> Any:
     return -torch.expm1(step.to(dtype) * log)
 
 
-def over_root(x: Tensor, beta: Any, step: Any) -> Tensor:
-    """x/√(1 − βᵗ)."""
+def over_root(xs: Tensors, beta: Any, steps: list[Any]) -> Tensors:
+    """x/√(1 − βᵗ) of each; several are overwritten."""
     if isinstance(beta, Coefficient):
-        found: Tensor = x * beta.unroot
-        return found
-    found = x / bias_correction(beta, step, x.dtype) ** 0.5
-    return found
+        return [x * beta.unroot for x in xs]
+    dtype = xs[0].dtype
+    roots = each(steps, lambda t: bias_correction(beta, t, dtype) ** 0.5)
+    if len(xs) == 1:
+        return [xs[0] / roots[0]]
+    divide(xs, roots)
+    return xs
 
 
-def corrected_rate(lr: Any, beta: Any, step: Any, dtype: torch.dtype) -> Any:
-    """η/(1 − βᵗ)."""
+def corrected_rates(
+    lr: Any, beta: Any, steps: list[Any], dtype: torch.dtype
+) -> list[Any]:
+    """η/(1 − βᵗ) of each."""
     if isinstance(beta, Coefficient):
-        return beta.size
-    return lr / bias_correction(beta, step, dtype)
+        return [beta.size]
+    return each(steps, lambda t: lr / bias_correction(beta, t, dtype))
 
 
 def each(steps: list[Any], compute: Callable[[Any], Any]) -> list[Any]:
-    """A function of every step count: one operation where the counts are tensors."""
-    if isinstance(steps[0], Tensor):
+    """A function of every step count: one operation where many are tensors."""
+    if len(steps) > 1 and isinstance(steps[0], Tensor):
         return list(compute(torch.stack(steps)).unbind())
     return [compute(step) for step in steps]
+
+
+def decay(params: Tensors, lr: Any, strength: Any) -> None:
+    """w ← (1 − ηκ)w for a list."""
+    if strength:
+        scale(params, kept(lr, strength))
 
 
 def descend(params: Tensors, moves: Tensors, lr: float | Tensor) -> None:
     """w ← w − η·move for a list, without a copy where η is a plain number."""
     if isinstance(lr, Tensor):
-        torch._foreach_sub_(params, multiplied(moves, lr))
+        over("sub_", params, multiplied(moves, lr))
     else:
-        torch._foreach_sub_(params, moves, alpha=lr)
+        over("sub_", params, moves, alpha=lr)
+
+
+def descend_over(
+    params: Tensors, moves: Tensors, below: Tensors, rates: list[Any]
+) -> None:
+    """w ← w − η·move/below for lists, without a copy where the η are plain numbers."""
+    if isinstance(rates[0], Tensor):
+        over("addcdiv_", params, over("mul", moves, rates), below, value=-1.0)
+    elif len(params) == 1:
+        params[0].addcdiv_(moves[0], below[0], value=-rates[0])
+    else:
+        torch._foreach_addcdiv_(params, moves, below, [-rate for rate in rates])
 
 
 def multiplied(xs: Tensors, factor: Any) -> Tensors:
     """factor·x for a list."""
     if isinstance(factor, Tensor) and factor.requires_grad:
         return [x * factor for x in xs]
-    return list(torch._foreach_mul(xs, factor))
-
-
-def averaged(batch: Batch) -> Tensors:
-    """The gradients, or their averages, of which steepest steps are taken."""
-    beta = batch.group["momentum"]
-    if not beta or not batch.params:
-        return batch.grads
-    buffers = [state["momentum_buffer"] for state in batch.states]
-    torch._foreach_lerp_(buffers, batch.grads, 1 - beta)
-    if batch.group["nesterov"]:
-        return list(torch._foreach_lerp(batch.grads, buffers, beta))
-    return buffers
+    return over("mul", xs, factor)
 
 
 def on_cpu(batch: Batch) -> bool:
@@ -156,24 +217,24 @@ def scale(xs: Tensors, factor: Rate) -> None:
         for x in xs:  # the list operation gives it no slope
             x.mul_(factor)
         return
-    _with_one(torch._foreach_mul_, torch.ops.aten._foreach_mul_.Tensor, xs, factor)
+    _with_one("mul_", torch.ops.aten._foreach_mul_.Tensor, xs, factor)
 
 
 def divide(xs: Tensors, divisor: Rate) -> None:
     """x ← x/divisor for a list."""
-    _with_one(torch._foreach_div_, torch.ops.aten._foreach_div_.Tensor, xs, divisor)
+    _with_one("div_", torch.ops.aten._foreach_div_.Tensor, xs, divisor)
 
 
-def shift(xs: Tensors, number: float) -> None:
+def shift(xs: Tensors, number: Any) -> None:
     """x ← x + number for a list."""
-    _with_one(torch._foreach_add_, partial(torch._foreach_add_, alpha=1.0), xs, number)
+    _with_one("add_", partial(torch._foreach_add_, alpha=1.0), xs, number)
 
 
-def _with_one(by_rates: Any, by_tensor: Any, xs: Tensors, rate: Rate) -> None:
+def _with_one(name: str, by_tensor: Any, xs: Tensors, rate: Rate) -> None:
     """A list operation, by one tensor for all where there is one."""
-    one = _joint(xs, rate)
+    one = _joint(xs, rate) if len(xs) > 1 else None
     if one is None:
-        by_rates(xs, rate)
+        over(name, xs, rate)
     else:
         by_tensor(xs, one)
 
@@ -190,9 +251,9 @@ def _joint(xs: Tensors, rate: Rate) -> Tensor | None:
 def add_scaled(xs: Tensors, ys: Tensors, rate: Rate) -> None:
     """x ← x + rate·y for lists, without a copy where the rate is a plain number."""
     if isinstance(rate, Tensor | list):
-        torch._foreach_add_(xs, torch._foreach_mul(ys, rate))
+        over("add_", xs, over("mul", ys, rate))
     else:
-        torch._foreach_add_(xs, ys, alpha=rate)
+        over("add_", xs, ys, alpha=rate)
 
 
 def mapped(rate: Rate, compute: Callable[[Any], Any]) -> Rate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,9 +52,13 @@ def must_fit(params: Any, given: str | None) -> None:
     for p in without_names(params):
         # torch.optim takes integer parameters, which never get a gradient
         if isinstance(p, Tensor) and (p.is_floating_point() or p.is_complex()):
-            norm = norm_for(p, given)
-            like = torch.empty(tuple(p.shape), dtype=p.dtype, device="meta")
-            norm.dual(as_points(like, norm))
+            _tried(norm_for(p, given), tuple(p.shape), p.dtype)
+
+
+@cache
+def _tried(norm: Norm, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Measure nothing of that shape, once: on the meta device that takes 10 ms."""
+    norm.dual(as_points(torch.empty(shape, dtype=dtype, device="meta"), norm))
 
 
 def _from_spec(text: str) -> Norm:

@@ -13,6 +13,7 @@ from torch import Tensor
 from anthology.linalg.products import peak
 from anthology.optim.core.rule import Group, Rule
 from anthology.optim.core.state import State, States, Tensors
+from anthology.optim.parts.arithmetic import alone
 
 Block = tuple[slice, ...]
 
@@ -151,8 +152,8 @@ def in_stacks(
             key = x[block].shape, len(state), age
             alike.setdefault(key, []).append((i, tag, block))
     for (shape, _, age), members in alike.items():
-        alone = tensors[0][0].is_cpu and max(shape, default=0) >= ALONE
-        for some in [[one] for one in members] if alone else [members]:
+        apart = tensors[0][0].is_cpu and max(shape, default=0) >= ALONE
+        for some in [[one] for one in members] if apart else [members]:
             stacks = [stacked([xs[i][block] for i, _, block in some]) for xs in tensors]
             own = [(states[i], tag) for i, tag, _ in some]
             kept = Kept(own, group["differentiable"])
@@ -177,8 +178,4 @@ def as_numbers(steps: list[Any]) -> list[float]:
 
 def rule_of_lists(multi: Any, new_state: Any, limit: Any, **more: Any) -> Rule:
     """A rule for lists, of which the one for a tensor is that for a list of one."""
-
-    def single(param: Tensor, grad: Tensor, state: State, step: Any, g: Group) -> None:
-        multi([param], [grad], [state], [step], g)
-
-    return Rule(single, multi, new_state, limit, **more)
+    return Rule(alone(multi), multi, new_state, limit, **more)
