@@ -127,11 +127,16 @@ def run(*module_and_arguments: str, later: bool = False) -> int:
     """Run a module; what it says is shown as it comes, or later in one piece."""
     command = [sys.executable, "-m", *module_and_arguments]
     said = " ".join(["$ python", *command[1:]])
-    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if later else {}
     if not later:
         print(said, flush=True)
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(), check=False, text=True, **kept
+        command,
+        cwd=ROOT,
+        env=environment(),
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE if later else None,
+        stderr=subprocess.STDOUT if later else None,
     )
     if later:
         print(f"\n{said}\n{done.stdout}", flush=True)
