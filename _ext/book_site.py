@@ -145,13 +145,6 @@ def write_root_files(outdir: Path, base: str) -> None:
     (outdir / "404.html").write_text(NOT_FOUND.replace("{{ home }}", path))
 
 
-def vouch(app: Sphinx, *_: object) -> None:
-    """Let pages be read in parallel: this extension works before and after only."""
-    numbering = app.extensions.get("sphinx_multitoc_numbering")
-    if numbering is not None:
-        numbering.parallel_read_safe = True
-
-
 def finish(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.format != "html":
         return
@@ -169,6 +162,5 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", set_addresses, priority=100)
     app.connect("config-inited", choose_mathjax, priority=100)
-    app.connect("env-before-read-docs", vouch)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
