@@ -43,9 +43,9 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 		"is needed, and none was found. If it has another name:" \
 		"make PYTHON=name"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install -r requirements.txt
-	@$(VENV)/bin/python -m pip install --no-deps -e . > $(VENV)/install.log 2>&1 \
+	$(VENV)/bin/python tools/install.py -r requirements.txt
+	@$(VENV)/bin/python -m pip install --no-deps --no-build-isolation -e . \
+		> $(VENV)/install.log 2>&1 \
 		|| { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 

@@ -6,6 +6,10 @@ every notebook, compared with its stored output) · book (the strict build, the
 notebooks' rules, and the built site). A layer in which nothing ran counts as failed.
 ``python tools/layers.py chapters`` runs one; ``quick`` is what a writer runs between:
 unit and identities without what `tests/slow.txt` names.
+
+Most tests run in two processes. What keeps one core busy, or waits, runs beside them:
+the commands of all layers, and the tests of several processes. What it says comes when
+it is done.
 """
 
 from __future__ import annotations
@@ -16,8 +20,12 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "_build" / "reports"
@@ -48,7 +56,7 @@ class Layer:
     tests : tuple of str
         Folders whose tests run; empty if there are none.
     options : tuple of str
-        Of pytest.
+        Of pytest; without workers the tests run beside those of other layers.
     commands : tuple of tuple of str
         What follows ``python -m``, before the tests.
     """
@@ -56,6 +64,11 @@ class Layer:
     tests: Words = ()
     options: Words = STEALING
     commands: tuple[Words, ...] = ()
+
+    @property
+    def beside(self) -> bool:
+        """Whether the tests run beside others."""
+        return bool(self.tests) and "-n" not in self.options
 
 
 LAYERS = {
@@ -110,15 +123,29 @@ def environment() -> dict[str, str]:
     return threads | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def run(*module_and_arguments: str) -> int:
+def run(*module_and_arguments: str, later: bool = False) -> int:
+    """Run a module; what it says is shown as it comes, or later in one piece."""
     command = [sys.executable, "-m", *module_and_arguments]
-    print("$ python", *command[1:], flush=True)
-    return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+    said = " ".join(["$ python", *command[1:]])
+    if not later:
+        print(said, flush=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE if later else None,
+        stderr=subprocess.STDOUT if later else None,
+    )
+    if later:
+        print(f"\n{said}\n{done.stdout}", flush=True)
+    return done.returncode
 
 
-def command_count(*module_and_arguments: str) -> Count:
+def command_count(*module_and_arguments: str, later: bool = False) -> Count:
     """A command that passes or fails as a whole."""
-    failed = run(*module_and_arguments) != 0
+    failed = run(*module_and_arguments, later=later) != 0
     return Count(passed=not failed, failed=failed)
 
 
@@ -132,24 +159,56 @@ def read_report(path: Path) -> Count:
     return count
 
 
-def pytest_count(layer: str, *arguments: str) -> Count:
+def pytest_count(layer: str, *arguments: str, later: bool = False) -> Count:
     """Run pytest; a broken run or one without a test is a failure."""
     report = REPORTS / f"{layer}.xml"
     report.unlink(missing_ok=True)
-    code = run(*PYTEST, f"--junit-xml={report}", *arguments)
+    code = run(*PYTEST, f"--junit-xml={report}", *arguments, later=later)
     count = read_report(report) if report.exists() else Count()
     if count.passed == 0 or (code != 0 and count.failed == 0):
         count.failed += 1
     return count
 
 
-def run_layer(name: str) -> Count:
-    """Run a layer or a part of one."""
-    layer = (LAYERS | PARTS)[name]
-    count = sum((command_count(*words) for words in layer.commands), Count())
-    if layer.tests:
-        count += pytest_count(name, *layer.tests, *layer.options)
-    return count
+@dataclass
+class Result:
+    """What came of a layer, and the seconds that its parts took."""
+
+    count: Count = field(default_factory=Count)
+    seconds: float = 0.0
+
+    def add(self, part: Callable[..., Count], *words: str, **options: Any) -> None:
+        start = time.monotonic()
+        self.count += part(*words, **options)
+        self.seconds += time.monotonic() - start
+
+
+def run_layers(chosen: list[str]) -> dict[str, Result]:
+    """Run layers or parts of them: what takes one core beside what takes two."""
+    layers = {name: (LAYERS | PARTS)[name] for name in chosen}
+    results = {name: Result() for name in chosen}
+    later = len(chosen) > 1
+    with ThreadPoolExecutor(max_workers=1) as other:
+        begun: dict[str, list[Future[None]]] = {name: [] for name in chosen}
+
+        def begin(name: str, part: Callable[..., Count], *words: str) -> None:
+            job = other.submit(results[name].add, part, *words, later=later)
+            begun[name].append(job)
+
+        for name, layer in layers.items():
+            for words in layer.commands:
+                begin(name, command_count, *words)
+        for name, layer in layers.items():
+            if layer.beside:
+                begin(name, pytest_count, name, *layer.tests, *layer.options)
+        for name, layer in layers.items():
+            if layer.tests and not layer.beside:
+                wait(begun[name])
+                print(f"\n== {name} ==", flush=True)
+                results[name].add(pytest_count, name, *layer.tests, *layer.options)
+        for job in chain(*begun.values()):
+            job.result()
+    return results
 
 
 def summary(counts: dict[str, Count], seconds: dict[str, float]) -> str:
@@ -169,13 +228,9 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(chosen) - set(LAYERS | PARTS):
         parser.error(f"no layer {', '.join(sorted(unknown))}")
     REPORTS.mkdir(parents=True, exist_ok=True)
-    counts, seconds = {}, {}
-    for name in chosen:
-        print(f"\n== {name} ==", flush=True)
-        start = time.monotonic()
-        counts[name] = run_layer(name)
-        seconds[name] = time.monotonic() - start
-    text = summary(counts, seconds)
+    results = run_layers(chosen)
+    counts = {name: result.count for name, result in results.items()}
+    text = summary(counts, {name: x.seconds for name, x in results.items()})
     (REPORTS / "summary.txt").write_text(text + "\n")
     print(f"\n== all ==\n{text}")
     return 1 if any(count.failed for count in counts.values()) else 0

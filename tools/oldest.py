@@ -53,9 +53,9 @@ def oldest(requirement: str) -> str:
     return f"{found[1]}=={found[2]}.*" if found else requirement
 
 
-def pip(*arguments: str) -> bool:
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", *arguments]
-    print("$", *command[1:], flush=True)
+def installed(*arguments: str) -> bool:
+    command = [str(PYTHON), "tools/install.py", "--quiet", *arguments]
+    print("$ python", *command[1:], flush=True)
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
@@ -63,15 +63,15 @@ def install() -> None:
     """Make the environment, one package after another so that each can be refused."""
     venv.create(HOME, with_pip=True, clear=True)
     torch = next(x for x in bounds() if x.startswith("torch>"))
-    if not pip(oldest(torch), *TOOLS):
+    if not installed(oldest(torch), *TOOLS):
         raise SystemExit(f"{oldest(torch)} is not there for {sys.version.split()[0]}")
     pinned = HOME / "torch.txt"  # what nothing else may change
     pinned.write_text(oldest(torch) + "\n", encoding="utf-8")
     for requirement in bounds():
         fixed = (oldest(requirement), "-c", str(pinned), "--only-binary", ":all:")
-        if requirement != torch and not pip(*fixed):
+        if requirement != torch and not installed(*fixed):
             print(f"no wheel of {oldest(requirement)} here: taking {requirement}")
-            pip(requirement, "-c", str(pinned))
+            installed(requirement, "-c", str(pinned))
 
 
 def main() -> int:

@@ -107,40 +107,40 @@ def way(make, start, steps, rate=lambda k: 1.0):
     return torch.stack(rows), lengths
 
 
-@pytest.mark.parametrize("w", STARTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_numbers_are_those_of_the_package(page, name, w):
-    got, G = state(page, name, w), gradient(w)
-    norm = NORMS[hero.NAMES[name].group]
-    close(got["gradient"], G[0])
-    close(got["dual"], norm.dual(G))
-    close(got["unit"], norm.dualize(G)[0])
-    close(got["size"], norm.norm(G))
-    close(got["path"], hero.descend(norm, w))
-    close(got["polar"], polar(G)[0])
-    close(got["products"], polar(G, method="muon")[0])
+def test_numbers_are_those_of_the_package(page, name):
+    for w in STARTS:
+        got, G = state(page, name, w), gradient(w)
+        norm = NORMS[hero.NAMES[name].group]
+        close(got["gradient"], G[0])
+        close(got["dual"], norm.dual(G))
+        close(got["unit"], norm.dualize(G)[0])
+        close(got["size"], norm.norm(G))
+        close(got["path"], hero.descend(norm, w))
+        close(got["polar"], polar(G)[0])
+        close(got["products"], polar(G, method="muon")[0])
 
 
-@pytest.mark.parametrize("w", STARTS)
 @pytest.mark.parametrize("name", MEMORY)
-def test_memory_is_that_of_the_package(page, name, w):
-    wanted, _ = way(
-        lambda p: MEMORY[name](p, lr=RATES[name]), w, 60, lambda k: 1 - k / 60
-    )
-    close(state(page, name, w)["memory"]["path"], wanted)
+def test_memory_is_that_of_the_package(page, name):
+    for w in STARTS:
+        wanted, _ = way(
+            lambda p: MEMORY[name](p, lr=RATES[name]), w, 60, lambda k: 1 - k / 60
+        )
+        close(state(page, name, w)["memory"]["path"], wanted)
 
 
-@pytest.mark.parametrize("w", STARTS)
-def test_prodigy_is_that_of_the_package(page, w):
-    wanted, lengths = way(
-        lambda p: optim.Prodigy(p, betas=(0.0, 0.0), eps=0.0, d0=0.007),
-        w,
-        28,
-        lambda k: min(1, 2 - k / 14),
-    )
-    got = state(page, "Prodigy", w)["prodigy"]
-    close(got["path"], wanted)
-    close(got["steps"], torch.tensor(lengths, dtype=torch.float64))
+def test_prodigy_is_that_of_the_package(page):
+    for w in STARTS:
+        wanted, lengths = way(
+            lambda p: optim.Prodigy(p, betas=(0.0, 0.0), eps=0.0, d0=0.007),
+            w,
+            28,
+            lambda k: min(1, 2 - k / 14),
+        )
+        got = state(page, "Prodigy", w)["prodigy"]
+        close(got["path"], wanted)
+        close(got["steps"], torch.tensor(lengths, dtype=torch.float64))
 
 
 def test_what_the_sentences_say(page):

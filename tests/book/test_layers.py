@@ -1,8 +1,10 @@
 """No test is forgotten: by a layer, by the jobs of the workflow, by the slow list."""
 
 import ast
+import threading
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.conftest import QUICK, SLOW, SLOW_LIST
@@ -27,6 +29,39 @@ def test_the_jobs_of_the_workflow_are_all_layers_each_once() -> None:
     named = " ".join(job["strategy"]["matrix"]["layers"]).split()
     assert sorted(named) == sorted(layers.LAYERS)
     assert any(".ci/run ${{ matrix.layers }}" in str(step) for step in job["steps"])
+
+
+def test_what_takes_one_core_runs_beside_what_takes_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every part runs once, the book's tests after its build, and a failure counts."""
+    ended: list[tuple[str, ...]] = []
+    begun, going_on = threading.Event(), threading.Event()
+
+    def command(*words: str, later: bool) -> layers.Count:
+        assert later
+        begun.set()
+        assert going_on.wait(60)  # the tests have begun, and this has not ended
+        ended.append(words)
+        return layers.Count(passed=words != layers.BUILD, failed=words == layers.BUILD)
+
+    def tests(name: str, *words: str, later: bool = False) -> layers.Count:
+        assert begun.wait(60)
+        going_on.set()
+        assert name != "book" or layers.BUILD in ended
+        ended.append((name, *words))
+        return layers.Count(passed=10)
+
+    monkeypatch.setattr(layers, "command_count", command)
+    monkeypatch.setattr(layers, "pytest_count", tests)
+    results = layers.run_layers(list(layers.LAYERS))
+    wanted = [words for layer in layers.LAYERS.values() for words in layer.commands]
+    for name, layer in layers.LAYERS.items():
+        wanted += [(name, *layer.tests, *layer.options)] if layer.tests else []
+    assert sorted(ended) == sorted(wanted)
+    assert results["style"].count == layers.Count(passed=4)
+    assert results["book"].count == layers.Count(passed=10, failed=1)
+    assert results["distributed"].count == layers.Count(passed=10)
 
 
 def test_a_part_runs_folders_of_layers_without_what_is_slow() -> None:

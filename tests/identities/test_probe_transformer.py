@@ -8,6 +8,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+
+if not hasattr(torch.optim, "Muon"):
+    pytest.skip("PyTorch 2.9 brought its Muon", allow_module_level=True)
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "probe_transformer.py"
 EXPERIMENT = runpy.run_path(str(SCRIPT))
