@@ -169,7 +169,8 @@ class SpectralSphere(Constraint):
         return singular_values(w)[..., 0]
 
     def _nearest(self, w: Tensor, ndim: int) -> Tensor:
-        return w / _shaped(self._size(w, ndim), ndim)
+        size = self._size(w, ndim)
+        return w / _shaped(torch.where(size > 0, size, 1), ndim)
 
     def _steepest(self, g: Tensor, w: Tensor, norm: Norm) -> Tensor:
         _must_be_matrix(self, norm.ndim)

@@ -387,8 +387,11 @@ class SteepestDescent(BaseOptimizer):
         decay(batch.params, lr, batch.group["weight_decay"])
         if batch.group["step_rule"] == "steepest" or batch.group["across"] == "l2":
             moves = list(torch._foreach_mul(moves, sizes))
-        descend(batch.params, moves, lr / batch.group["scale"])
-        if batch.group.get("constrain") is not None:
+        if batch.group.get("constrain") is None:
+            descend(batch.params, moves, lr / batch.group["scale"])
+        else:
+            put_back(batch.params, batch.states, batch.group)
+            descend(batch.params, moves, lr / batch.group["scale"])
             put_back(batch.params, batch.states, batch.group)
 
 

@@ -97,9 +97,8 @@ def piece_of(param: Tensor, group: Group) -> tuple[list[Tensor], Norm]:
 def dualize_along(
     points: Tensors, params: Tensors, states: States, group: Group
 ) -> list[Tensor]:
-    """The steepest unit steps along the surface; the weights are put onto it."""
+    """The steepest unit steps along the surface, at its nearest points."""
     surface, sphere, moves = _surface(group), CONSTRAINTS["sphere"], []
-    put_back(params, states, group)
     for u, w, state in zip(points, params, states, strict=True):
         pieces, norm = piece_of(w, group)
         if not pieces:
@@ -108,7 +107,8 @@ def dualize_along(
             (t,) = _onto(sphere, [dualize_as(u, norm)], state[RADIUS], norm)
             moves.append(t.reshape(u.shape))
         else:
-            t = surface.dualize(as_points(u, norm), pieces[0], norm)
+            (at,) = _onto(surface, pieces, state[RADIUS], norm)
+            t = surface.dualize(as_points(u, norm), at, norm)
             moves.append(t.reshape(u.shape))
     return moves
 
@@ -119,7 +119,9 @@ def dualize_as(u: Tensor, norm: Norm) -> Tensor:
 
 
 def put_back(params: Tensors, states: States, group: Group) -> None:
-    """Weights to the nearest points of their surface."""
+    """Weights to the nearest points of their surface, unless the rate is zero."""
+    if not isinstance(group["lr"], Tensor) and group["lr"] == 0:
+        return
     for w, state in zip(params, states, strict=True):
         pieces, norm = piece_of(w, group)
         for at in _onto(_surface(group), pieces, state[RADIUS], norm) if pieces else ():
@@ -136,6 +138,8 @@ def matrices_of(param: Tensor, group: Group) -> tuple[list[Tensor], Norm]:
 
 def muon_along(param: Tensor, point: Tensor, state: State, group: Group) -> None:
     """One step of Muon along a surface."""
+    if not isinstance(group["lr"], Tensor) and group["lr"] == 0:
+        return
     surface, radius, norm = _surface(group), state[RADIUS], matrices_of(param, group)[1]
     found, back = view_of(group)(param)
     at = _onto(surface, found, radius, norm)
