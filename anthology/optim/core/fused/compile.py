@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -26,8 +25,6 @@ from ..state import Coefficient, State, real, state_dtype
 
 # The length compiled for: long enough that the code is made for many threads.
 EXAMPLE = 2**18
-# Sizes up to this are part of the code.
-FIXED = 16
 
 Kernel = Callable[..., Any]
 
@@ -214,19 +211,3 @@ def flat_step(pure: Kernel, kind: Any, resting: bool) -> Kernel:
         return bad if moved is None else torch.where(moved, bad, -1.0)
 
     return step
-
-
-def compiled(pure: Kernel, example: list[Tensor], *, store: bool = False) -> Kernel:
-    """A function of a list of tensors, compiled for such as these of any length."""
-    code = pure.__code__.replace()  # how often one is compiled anew is limited
-    own = FunctionType(code, pure.__globals__, closure=pure.__closure__)
-    # by default what is cheap to compute is computed once more in a second loop
-    options: dict[str, Any] = {"realize_reads_threshold": 0} if store else {}
-    run = torch.compile(own, fullgraph=True, options=options)
-    for x in example:
-        for axis, size in enumerate(x.shape):
-            if size > FIXED:
-                torch._dynamo.mark_dynamic(x, axis)
-    with torch._dynamo.config.patch(specialize_float=True):
-        run(example)
-    return lambda *xs: run(list(xs))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..batch import Batch, advance, reads_flags_for_free, states_of
 from ..state import State, real, state_dtype
-from .compile import EXAMPLE, Kernel, Numbers, compiled, flat_step, plain_step
+from .compile import EXAMPLE, Numbers, flat_step, plain_step
+from .direct import Kernel, compile_direct
 
 _kernels: dict[Any, Kernel] = {}
 COUNTERS = ("step", "skipped")
@@ -94,7 +95,7 @@ class Passes:
                 torch.zeros(EXAMPLE if whole else (), dtype=x, device=home)
                 for x, whole in kinds
             ]
-            _kernels[key] = compiled(flat_step(pure, kind, resting), example)
+            _kernels[key] = compile_direct(flat_step(pure, kind, resting), example)
         self.kernels[short] = _kernels[key]
         return self.kernels[short]
 

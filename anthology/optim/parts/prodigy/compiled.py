@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.optim.core.fused.compile import EXAMPLE, Kernel, compiled
+from anthology.optim.core.fused.compile import EXAMPLE
+from anthology.optim.core.fused.direct import Kernel, compile_direct
 
 _kernels: dict[Any, Kernel] = {}
 # Of the example of several tensors: how many, and how many numbers each.
@@ -89,5 +90,5 @@ def pass_kernel(
         if checked:
             example.append(torch.ones((), dtype=torch.bool, device=home))
         store = which == "first" and not rows
-        _kernels[key] = compiled(pure, example, store=store)
+        _kernels[key] = compile_direct(pure, example, store=store)
     return _kernels[key]
