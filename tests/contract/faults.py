@@ -111,7 +111,7 @@ def _(self: Sound) -> None:
 def _(self: Sound) -> None:
     for p, g in self.pairs:
         if g.isnan().any() and not g.isnan().all():
-            p.fill_(math.nan)
+            p[g.isfinite()] = math.nan
 
 
 @after("infinite gradient")
