@@ -257,11 +257,9 @@ def _along(x: Tensor, frame: Tensor) -> Tensor:
 
 
 def _beside(g: Tensor, normal: Tensor, norm: Norm) -> Tensor:
-    """Steepest where there is one normal N: dualize(G + λN) with ⟨N, A⟩ = 0.
-
-    ⟨N, dualize(G + λN)⟩ never falls as λ grows. Where it jumps over zero the steps on
-    both sides are as good, and so is the mean of them that is tangent.
-    """
+    """Steepest where there is one normal N: dualize(G + λN) with ⟨N, A⟩ = 0."""
+    # that product never falls as λ grows; where it jumps over zero the steps on both
+    # sides are as good, and so is the mean of them that is tangent
     ndim = norm.ndim
     reach = 2 * norm.dual(g) / norm.dual(normal)
     low, high = -_shaped(reach, ndim), _shaped(reach, ndim)
