@@ -145,7 +145,7 @@ def test_the_package_steps_as_the_table_of_three_choices_says(claim):
             assert (p + 0.3 * c * t).abs().max() < claim.tol
 
 
-@pytest.mark.claim("modular-norm-three-choices", tol=1e-12, trials=500)
+@pytest.mark.claim("modular-norm-three-choices", tol=1e-12, trials=200)
 def test_duals_of_three_joins_are_attained_and_not_exceeded(claim):
     grads, h, units = two_layers()
     best = h.argmax()
