@@ -6,12 +6,13 @@ and that SOAP hardly notices how seldom its bases are refreshed (Vyas et al. 202
 
 A chain hands the step of one rule to the next as its gradient: "Adam, Muon" is Muon²,
 "Muon, Adam" is AdaMuon without its signs, "SOAP, Muon" is SOAP-Muon. (NorMuon is Muon
-here: no matrix has more rows than columns, so exact steps have even rows already.) The first of a chain averages gradients (0.95, and Muon looks ahead), each
-averages its squares (0.95). The step of a matrix has Frobenius norm
-η √min(d_out, d_in) whatever the chain, decay is 0.1, AdamW at 0.003 takes the head and
-the biases, as in the race's Muon. Problem, network, schedule and seeds are the race's.
-Every chain tries the same rates with one seed, then five seeds at the best of them.
-Bases are varied at the rate that the race found for SOAP.
+here: no matrix has more rows than columns, so exact steps have even rows already.) The
+first of a chain averages gradients (0.95, and Muon looks ahead), each averages its
+squares (0.95). The step of a matrix has Frobenius norm η √min(d_out, d_in) whatever the
+chain, decay is 0.1, AdamW at 0.003 takes the head and the biases, as in the race's
+Muon. Problem, network, schedule and seeds are the race's. Every chain tries the same
+rates with one seed, then five seeds at the best of them. Bases are varied at the rate
+that the race found for SOAP.
 
 Expected before the first run, by the race's margin:
 - no chain of two beats Muon, and none is beaten by it: here one of the two is enough;
@@ -28,6 +29,7 @@ stopped.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -130,7 +132,8 @@ def train(kind: str, lr: float, seed: int) -> float:
         if kind in REFRESH
         else Chain(model, kind, lr)
     )
-    return round(float(trained(problem, model, optimizer, seed).metric), 5)
+    metric = trained(problem, model, optimizer, seed).metric
+    return math.nan if metric is None else round(metric, 5)
 
 
 def stored() -> dict[str, float]:
