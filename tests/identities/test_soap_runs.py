@@ -11,6 +11,7 @@ sys.path.append(str(address.ROOT / "experiments"))
 
 import race  # noqa: E402
 import rounding  # noqa: E402
+import shampoo  # noqa: E402
 import soap  # noqa: E402
 from race_declaration import SIGMA  # noqa: E402
 from race_statistics import beats, steps_to, ties  # noqa: E402
@@ -74,6 +75,11 @@ def test_how_far_halves_of_a_batch_lead_away() -> None:
     small = [x for name, x in RUNS.items() if name.startswith("apart/")]
     assert len(small) == 10
     assert round(max(small), 1) == 2.2
+
+
+def test_kl_factors_end_where_sums_do() -> None:
+    losses = race.slice(["SOAP kl"], "digits", shampoo.runs())["SOAP kl"]["losses"]
+    assert round(mean(losses), 3) == 0.205
 
 
 def test_every_run_was_made_with_its_seeds() -> None:
