@@ -9,12 +9,12 @@ from tools import address
 
 sys.path.append(str(address.ROOT / "experiments"))
 
-import race  # noqa: E402
-import rounding  # noqa: E402
-import shampoo  # noqa: E402
-import soap  # noqa: E402
-from race_declaration import SIGMA  # noqa: E402
-from race_statistics import beats, steps_to, ties  # noqa: E402
+import race
+import rounding
+import shampoo
+import soap
+from race_declaration import SIGMA
+from race_statistics import beats, steps_to, ties
 
 RUNS = soap.stored()
 CHAINS = {name: soap.losses(RUNS, name) for name in soap.CHAINS}
