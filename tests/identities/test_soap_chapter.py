@@ -96,7 +96,7 @@ def test_sparse_gradients_whose_gram_matrices_hide_the_best_axes(claim):
     assert abs(shares[1] - 0.5) < claim.tol
 
 
-@pytest.mark.claim("soap-absolute-epsilon", tol=1e-12, trials=200)
+@pytest.mark.claim("soap-absolute-epsilon", tol=1e-12, trials=100)
 def test_epsilon_stands_between_rounding_and_the_smallest_singular_value(claim):
     """The bound for random noise and any ε; it is attained at its two corners."""
     for trial in range(claim.trials):
