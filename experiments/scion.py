@@ -98,6 +98,11 @@ def sizes(groups: list[dict[str, Any]]) -> list[float]:
     return [round(x, 3) for x in measured]
 
 
+def key(*run: Any) -> str:
+    """The name under which a run is stored."""
+    return "/".join(map(str, run))
+
+
 def stored() -> dict[str, Any]:
     """What has been run."""
     runs: dict[str, Any] = Store(PATH, provenance("scion.py")).runs
