@@ -46,14 +46,14 @@ def test_the_stored_study_is_whole(losses):
 
 
 def test_what_came_of_the_predictions(losses, filled):
-    """In the order of the declaration; two do not hold, one by a hair."""
+    """In the order of the declaration; the last two do not hold."""
     plain = {r: losses[r, 0.9, "plain"] for r in study.RADII}
     bare = {r: losses[r, 0.0, "plain"] for r in study.RADII}
     edge = {r: losses[r, 0.9, "edge"] for r in study.RADII[:3]}
     free = {r: losses[r, 0.9, "free head"] for r in study.RADII[:3]}
     assert level(plain[30.0], plain[100.0]) and level(plain[30.0], plain[None])
     assert mean(plain[1.0]) > 1 and ahead(plain[30.0], plain[3.0])
-    assert mean(bare[None]) < 0.3 and 0.37 < mean(bare[30.0]) < 0.4
+    assert mean(bare[None]) < 0.3 and mean(bare[30.0]) > 0.4
     assert min(min(row) for row in filled[3.0, 0.9, "plain"]) > 0.9
     assert max(max(row) for row in filled[100.0, 0.9, "plain"]) < 0.3
     assert level(edge[1.0], plain[1.0]) and level(edge[3.0], plain[3.0])
