@@ -112,7 +112,7 @@ def train(name: str, lr: float, seed: int) -> dict[str, float]:
     optimizer = optim.SteepestDescent(groups(model, NORMS[name]), lr, momentum=0.9)
     done = trained(problem, model, optimizer, seed)
     moved = (tall.detach() - start).norm(dim=1)
-    slow = moved.quantile(0.05) / moved.median()
+    slow = moved.quantile(0.05) / moved.median() if moved.median() > 0 else 0.0
     loss = float(done.metric) if done.metric is not None else float("inf")
     return {"loss": round(loss, 5), "slow": round(float(slow), 4)}
 
