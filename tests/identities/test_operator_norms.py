@@ -283,7 +283,7 @@ def test_spectral_steps_end_lowest_in_the_runs(runs):
     others = [v for k, v in end.items() if k not in ("spectral", "even")]
     assert round(end["spectral"], 2) == 0.17
     assert round(min(others), 2) == 0.41
-    assert len([k for k in came if k.startswith("spectral beats")]) == 5
+    assert len([k for k in came if k.startswith("spectral beats")]) == 6
     assert all(v == "holds" for k, v in came.items() if k.startswith("spectral beats"))
     for name, other in itertools.pairwise(["rank 8", "one a column", "rank 1"]):
         assert end[name] < end[other]
@@ -315,3 +315,44 @@ def test_no_best_rate_is_at_an_end_of_the_search(runs):
     found, _ = runs
     ends_of = operator_norms.RATES[0], operator_norms.RATES[-1]
     assert not [name for name, (lr, _) in found.items() if lr in ends_of]
+
+
+@pytest.mark.claim("feedback-helps-low-rank")
+def test_a_buffer_helps_steps_of_rank_8_and_not_enough(runs):
+    found, came = runs
+    end = ends(found)
+    assert came["feedback beats rank 8"] == came["spectral beats feedback"] == "holds"
+    assert [round(end[k], 2) for k in ("feedback", "rank 8")] == [0.44, 0.54]
+
+
+def test_without_feedback_its_rule_is_that_of_steepest_descent():
+    """Averages dualized; only norms of low rank keep a buffer."""
+    import operator_norms
+
+    from anthology import optim
+
+    start, runs = draw((6, 4), 9), []
+    for make in (operator_norms.Feedback, optim.SteepestDescent):
+        w = start.clone().requires_grad_()
+        group = {"params": [w], "norm": N.RMSToRMS(), "scale": 1.3}
+        options = {} if make is operator_norms.Feedback else {"momentum": 0.9}
+        optimizer = make([group], lr=0.1, **options)
+        for k in range(20):
+            w.grad = draw((6, 4), 20 + k)
+            optimizer.step()
+        runs.append(w.detach())
+    assert (runs[0] - runs[1]).abs().max() < 1e-12
+
+
+def test_its_buffer_gives_up_a_tenth_of_what_a_step_used():
+    import operator_norms
+
+    w, g = torch.zeros(12, 10).double().requires_grad_(), draw((12, 10), 3)
+    group = {"params": [w], "norm": N.LowRank(8), "scale": 1.0}
+    optimizer = operator_norms.Feedback([group], lr=0.1)
+    w.grad = g.clone()
+    optimizer.step()
+    U, s, Vh = torch.linalg.svd(g, full_matrices=False)
+    s[:8] *= 0.9
+    assert (optimizer.state[w]["m"] - (U * s) @ Vh).abs().max() < 1e-12
+    assert (w.detach() + 0.1 * N.LowRank(8).dualize(g)).abs().max() < 1e-12
