@@ -18,6 +18,8 @@ from anthology.norms import Norm, Scaled, Split, Transpose
 from anthology.norms.spectral import (
     Conv,
     FlatSpectral,
+    KyFan,
+    LowRank,
     Nuclear,
     Schatten,
     Spectral,
@@ -95,7 +97,7 @@ def dualized(norm: Norm, shape: tuple[int, ...], symmetric: bool) -> float:
             space = block.shape[-(base.ndim - 2) :]
             rows, columns = block.shape[-base.ndim], block.shape[1 - base.ndim]
             columns *= math.prod(space) if isinstance(base, FlatSpectral) else 1
-        elif isinstance(base, Spectral | Schatten | Nuclear):
+        elif isinstance(base, Spectral | Schatten | Nuclear | KyFan | LowRank):
             rows, columns = block.shape[-2:]
         else:
             continue

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from anthology.linalg.polar import (
@@ -57,6 +58,71 @@ class Nuclear(Norm):
     def _dualize(self, g: Tensor) -> Tensor:
         u, s, vh = reduced_svd(g)
         return (u[..., :1] * s[..., None, :1].to(u.dtype)) @ vh[..., :1, :]
+
+
+@dataclass(frozen=True, repr=False)
+class _Leading(Norm):
+    """A norm that is told how many of the singular values it counts."""
+
+    _ndim: ClassVar[int] = 2
+    k: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int):
+            raise TypeError(f"k must be an integer, got {self.k!r}")
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+
+    def _leading(self, x: Tensor) -> Tensor:
+        return singular_values(x)[..., : self.k].sum(-1)
+
+    def _larger(self, x: Tensor) -> Tensor:
+        s = singular_values(x)
+        return torch.maximum(s[..., 0], s.sum(-1) / self.k)
+
+
+@dataclass(frozen=True, repr=False)
+class KyFan(_Leading):
+    """Ky Fan norm: the sum of the k largest singular values.
+
+    Dual norm: the larger of σ₁ and Σσ_i/k. Steepest step: u₁v₁ᵀ where that is σ₁, else
+    UVᵀ/k. ``KyFan(1)`` behaves as ``Spectral``; with all of them it is ``Nuclear``.
+    """
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return self._leading(x)
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return self._larger(g)
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        u, s, vh = reduced_svd(g)
+        flat = s.sum(-1, keepdim=True) > self.k * s[..., :1]
+        first = torch.arange(s.shape[-1], device=s.device) == 0
+        t = torch.where(flat, 1 / self.k, first.to(s.dtype)) * (s > 0)
+        return (u * t.to(u.dtype)[..., None, :]) @ vh
+
+
+@dataclass(frozen=True, repr=False)
+class LowRank(_Leading):
+    """The larger of σ₁ and Σσ_i/k, the norm whose dual is `KyFan`.
+
+    Dual norm: the sum of the k largest singular values. Steepest step: U_kV_kᵀ, of
+    rank at most k, the step that Dion approximates. ``LowRank(1)`` behaves as
+    ``Nuclear``; where k is no smaller than a side it is ``Spectral``. If σ_k is
+    repeated, the first k pairs count that the decomposition returns.
+    """
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return self._larger(x)
+
+    def _dual(self, g: Tensor) -> Tensor:
+        return self._leading(g)
+
+    def _dualize(self, g: Tensor) -> Tensor:
+        u, s, vh = reduced_svd(g)
+        u, s, vh = u[..., : self.k], s[..., : self.k], vh[..., : self.k, :]
+        return (u * (s > 0).to(u.dtype)[..., None, :]) @ vh
 
 
 @dataclass(frozen=True, repr=False)

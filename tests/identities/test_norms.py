@@ -30,6 +30,15 @@ def rows(p: float, factor: float = 1.0) -> Definition:
     return lambda T: columns(p, factor)(T.T)
 
 
+def leading(k: int) -> Definition:
+    """Singular values are the positive eigenvalues of [[0, T], [Tᵀ, 0]]."""
+    return lambda T: cp.pos(
+        cp.lambda_sum_largest(
+            cp.bmat([[np.zeros((4, 4)), T], [T.T, np.zeros((3, 3))]]), k
+        )
+    )
+
+
 def kernel(T: cp.Variable) -> cp.Expression:
     """Six positions of 2 × 3 matrices, side by side."""
     blocks = [cp.sigma_max(T[:, 3 * k : 3 * k + 3]) for k in range(6)]
@@ -46,6 +55,8 @@ ROWS: list[tuple[N.Norm, tuple[int, ...], Definition]] = [
     (N.Frobenius(), (4, 3), lambda T: cp.norm(T, "fro")),
     (N.Spectral(), (4, 3), lambda T: cp.sigma_max(T)),
     (N.Nuclear(), (4, 3), lambda T: cp.normNuc(T)),
+    (N.LowRank(2), (4, 3), lambda T: cp.maximum(cp.sigma_max(T), cp.normNuc(T) / 2)),
+    (N.KyFan(2), (4, 3), leading(2)),
     (N.RMSToRMS(), (4, 3), lambda T: math.sqrt(3 / 4) * cp.sigma_max(T)),
     (N.MaxAbs(), (4, 3), lambda T: cp.max(cp.abs(T))),
     (N.OneTo(2), (4, 3), columns(2)),

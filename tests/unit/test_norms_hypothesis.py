@@ -215,7 +215,7 @@ def relative_or_empty(actual: Tensor, expected: Tensor) -> float:
 
 
 ROTATED = [N.Spectral(), N.RMSToRMS(), N.Nuclear(), N.Frobenius()]
-ROTATED += [N.Schatten(p) for p in (1.5, 4)]
+ROTATED += [N.Schatten(p) for p in (1.5, 4)] + [N.KyFan(2), N.LowRank(2)]
 ITERATED = [N.Spectral(m) for m in ("muon", "you", "polar-express", "gram", "eigh")]
 
 

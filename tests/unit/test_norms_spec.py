@@ -91,6 +91,8 @@ def test_own_norms_join_under_their_own_name(monkeypatch) -> None:
         (lambda: N.Spectral("newton"), ValueError, "'gram' or one of 'cubic', 'pade'"),
         (lambda: N.RMSToRMS("you", 7), ValueError, "has 6 polynomials"),
         (lambda: N.Spectral("svd", 3), ValueError, "takes no steps"),
+        (lambda: N.KyFan(0), ValueError, "at least 1"),
+        (lambda: N.LowRank(2.0), TypeError, "integer"),
         (lambda: N.Conv(0), ValueError, "at least 1"),
         (lambda: N.Conv(2.0), TypeError, "integer"),
         (lambda: 0 * N.L2(), ValueError, "positive and finite"),

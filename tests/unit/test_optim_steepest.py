@@ -28,6 +28,8 @@ EVERY = [
     "Frobenius()",
     "Spectral()",
     "Nuclear()",
+    "KyFan(2)",
+    "LowRank(2)",
     "Schatten(4.0)",
     "RMSToRMS()",
     "OneTo(2.0)",
