@@ -191,6 +191,11 @@ _ALL = (
             },
             "SteepestDescent l2": {"lr": 0.1, "momentum": 0.5, "across": "l2"},
             "SteepestDescent each": {"lr": 0.1, "across": "l2", "step": "steepest"},
+            "SteepestDescent sphere": {
+                "lr": 0.1,
+                "momentum": 0.5,
+                "constrain": "sphere",
+            },
             "SteepestDescent polyak": partial(
                 Told, lr=1.0, step="polyak", weight_decay=0.1
             ),
@@ -450,6 +455,7 @@ _ALL = (
         matrices=("Muon", "Muon gram", "Muon rows"),
         sharded={
             "Muon": {"lr": 0.1, "weight_decay": 0.1},
+            "Muon stiefel": {"lr": 0.1, "constrain": "stiefel"},
             "Muon rows": {
                 "lr": 0.1,
                 "row_beta": 0.9,

@@ -79,7 +79,7 @@ def _point(name: str, w: Any) -> None:
 
 
 FRACTION = (lambda x: 0 <= x < 1, "at least 0 and below 1")
-_SIZE = (require_number, lambda x: 0 <= x < math.inf, "at least 0 and finite")
+_SIZE = (lambda x: 0 <= x < math.inf, "at least 0 and finite")
 _SQUARES = ("square", "gradient_square", "slope", "time", "bend")
 _SOLVERS = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun")
 _OF_TENSOR = (require_kind, "a function of a Tensor")
@@ -92,13 +92,11 @@ _ASKED: dict[str, tuple[Any, ...]] = {
     "closure": (require_kind, "a function that computes gradients"),
     "model": (require_kind, "a torch.nn.Module", nn.Module),
     "optimizer": (require_kind, "a torch.optim.Optimizer", torch.optim.Optimizer),
-    "w": (_point,),
-    "g": (_point,),
+    **dict.fromkeys(("w", "g"), (_point,)),
     "w0": (require_float64, "float32 would hide differences below 1e-6"),
     "lr": (_learning_rate,),
     "momentum": (require_number, *FRACTION),
-    "decay": _SIZE,
-    "eps": _SIZE,
+    **dict.fromkeys(("decay", "eps"), (require_number, *_SIZE)),
     **dict.fromkeys(_SQUARES, (_number_or_tensor,)),
     "method": (require_one_of, ("series", "differences")),
     "point": (require_one_of, ("lookahead", "iterate")),

@@ -1,20 +1,6 @@
-r"""Counter terms: what gradient flow needs to pass through the steps.
+"""Counter terms: what gradient flow needs to pass through the steps.
 
-Gradient descent :math:`w' = w - \eta g(w)` is not followed by the gradient
-flow :math:`\dot w = -g(w)`, but (as a power series in :math:`\eta`) by
-
-.. math:: \dot w = -g - \eta\,(\xi_0 + \eta\,\xi_1 + \eta^2 \xi_2 + \dots)
-
-with the *counter terms* :math:`\xi_0 = \tfrac12 Hg`,
-:math:`\xi_1 = \tfrac13 H^2 g + \tfrac1{12} T[g, g]`, … (Miyagawa 2022 calls the
-sum the counter term; numerical analysis calls the equation of motion the modified
-equation, Hairer, Lubich & Wanner, chapter IX.1; Barrett & Dherin 2021 found
-:math:`\xi_0` in deep learning.) Derivatives are ``torch.func.jvp``'s, so functions
-must be made of torch operations; make a gradient with ``torch.func.grad(loss)``.
-
->>> w = torch.tensor([1.0], dtype=torch.float64)
->>> counter_terms(lambda w: 3 * w, w, 2)     # quadratic: ξ_k = h^(k+2) w/(k+2)
-[tensor([4.5000], dtype=torch.float64), tensor([9.], dtype=torch.float64)]
+Derivatives are ``torch.func.jvp``'s: functions must be made of torch operations.
 """
 
 from __future__ import annotations
@@ -32,6 +18,9 @@ from anthology.motion._arguments import Field, demand, evaluated
 # ("w", m, r) -> D[m, r], the coefficient of η^r in the m-th time derivative of the
 # motion, with D[1, r] = F_r; ("g", m, r) -> the same of a gradient along it
 Table: TypeAlias = dict[tuple[str, int, int], Tensor]
+Start: TypeAlias = Callable[[Tensor], Table]
+Following: TypeAlias = Callable[[Table, Tensor, int], Tensor]
+Weight: TypeAlias = Callable[[int], float]
 
 
 def motion_terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
@@ -45,7 +34,8 @@ def motion_terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
         D_{1,r} = F_r, \quad
         D_{m,r} = \sum_{j=0}^{r} (F_j \cdot \nabla) D_{m-1,\,r-j}
 
-    (Hairer, Lubich & Wanner, Geometric Numerical Integration, IX.1).
+    (the modified equation of Hairer, Lubich & Wanner, Geometric Numerical
+    Integration, IX.1).
 
     Parameters
     ----------
@@ -61,30 +51,28 @@ def motion_terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
     Returns
     -------
     list of Tensor
-        :math:`F_0, …, F_{count-1}`, of the shape and dtype of ``w``. What is not
-        finite on the way makes them so; nothing is raised.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an argument of the wrong kind or range, or a Φ that returns no tensor like w.
+        :math:`F_0, …, F_{count-1}`, of the shape and dtype of ``w``. What is not finite
+        on the way makes them so; arguments of the wrong kind or range, or a Φ that returns
+        no tensor like w, raise TypeError or ValueError.
     """
     demand(displacement=displacement, w=w, count=count)
-    return _terms("displacement", displacement, w, count)
+    return _terms(lambda v: evaluated("displacement", displacement, v), w, count)
 
 
 def counter_terms(gradient: Field, w: Tensor, count: int) -> list[Tensor]:
     r"""The counter terms :math:`\xi_0, …, \xi_{count-1}` of gradient descent.
+
+    The motion of :math:`w' = w - \eta g(w)` is :math:`\dot w = -g - \eta\,(\xi_0 +
+    \eta\,\xi_1 + \eta^2 \xi_2 + \dots)` (Miyagawa 2022 calls the sum the counter term;
+    Barrett & Dherin 2021 found :math:`\xi_0` in deep learning).
 
     Parameters
     ----------
     gradient : callable
         The gradient g = ∇f as a function of a tensor (not the loss; take
         ``torch.func.grad(loss)``), returning the shape and dtype of its argument.
-    w : Tensor
-        The point, real floating point, any shape.
-    count : int
-        How many, at least 0; the gradient is called ``2**count`` times.
+    w, count
+        As for :func:`motion_terms`; the gradient is called ``2**count`` times.
 
     Returns
     -------
@@ -96,13 +84,14 @@ def counter_terms(gradient: Field, w: Tensor, count: int) -> list[Tensor]:
     -----
     Exact up to rounding: unlike :func:`generator` nothing cancels, so float32 gives
     float32 accuracy. Piecewise linear functions (ReLU) have no counter terms at their
-    kinks, and the formula does not see the kinks that a step crosses. Source:
-    Miyagawa 2022.
+    kinks, and the formula does not see the kinks that a step crosses.
+
+    >>> w = torch.tensor([1.0], dtype=torch.float64)
+    >>> counter_terms(lambda w: 3 * w, w, 2)     # quadratic: ξ_k = h^(k+2) w/(k+2)
+    [tensor([4.5000], dtype=torch.float64), tensor([9.], dtype=torch.float64)]
     """
     demand(gradient=gradient, w=w, count=count)
-    if count == 0:
-        return []
-    terms = _terms("gradient", gradient, w, count + 1, sign=-1)
+    terms = _terms(descent(gradient), w, count + 1 if count else 0)
     return [-term for term in terms[1:]]
 
 
@@ -115,9 +104,8 @@ def counter_field(gradient: Field, w: Tensor, order: int, lr: float) -> Tensor:
     :math:`O(\eta^N)` of gradient descent.
     """
     demand(gradient=gradient, w=w, order=order, lr=lr)
-    terms = _terms("gradient", gradient, w, order, sign=-1)
-    velocity = terms[-1]
-    for term in reversed(terms[:-1]):
+    *terms, velocity = _terms(descent(gradient), w, order)
+    for term in reversed(terms):
         velocity = term + lr * velocity
     return velocity
 
@@ -125,8 +113,7 @@ def counter_field(gradient: Field, w: Tensor, order: int, lr: float) -> Tensor:
 def first_counter_term(gradient: Field, w: Tensor) -> Tensor:
     r""":math:`\xi_0 = \tfrac12 H g = \tfrac14 \nabla \|g\|^2`, in closed form.
 
-    Two calls of the gradient; arguments, result and errors as in
-    :func:`counter_terms` (Barrett & Dherin 2021; Miyagawa 2022).
+    Two calls of the gradient; arguments, result and errors as in :func:`counter_terms`.
     """
     demand(gradient=gradient, w=w)
     return derivative(gradient, w, evaluated("gradient", gradient, w)) / 2
@@ -155,18 +142,45 @@ def derivative(field: Field, w: Tensor, direction: Tensor) -> Tensor:
     return along.to(w.dtype)  # see along_motion
 
 
-def along_motion(
-    start: Callable[[Tensor], Table],
-    following: Callable[[Table, Tensor, int], Tensor],
-    w: Tensor,
-    level: int,
-) -> Table:
-    """All D[m, r] with m + r ≤ level, from those of r = 0 and F_k of those before."""
+def descent(gradient: Field) -> Field:
+    """The velocity of gradient flow."""
+    return lambda v: -evaluated("gradient", gradient, v)
+
+
+def motion_of(
+    start: Start, following: Following, w: Tensor, count: int
+) -> list[Tensor]:
+    """F_0, …, F_{count−1} from the D[m, 0] with m ≤ 1, and F_k of those before."""
+    table = _derivatives(start, following, w, count) if count else {}
+    return [table["w", 1, k] for k in range(count)]
+
+
+def add_derivatives(
+    total: Tensor, table: Table, orders: range, weight: Weight, kind: str = "w"
+) -> Tensor:
+    """``total`` + Σ weight(m)/m! · D[m, n − m] over m in ``orders``, n the last."""
+    for m in orders:
+        part = table[kind, m, orders[-1] - m]
+        total = torch.add(total, part, alpha=weight(m) / math.factorial(m))
+    return total
+
+
+def _terms(displacement: Field, w: Tensor, count: int) -> list[Tensor]:
+    def following(table: Table, v: Tensor, k: int) -> Tensor:
+        first, later = table["w", 2, k - 1], range(3, k + 2)
+        total = add_derivatives(first, table, later, lambda m: 2.0)
+        return torch.add(total, total, alpha=-1.5)  # not times −½: see _derivatives
+
+    return motion_of(lambda v: {("w", 1, 0): displacement(v)}, following, w, count)
+
+
+def _derivatives(start: Start, following: Following, w: Tensor, level: int) -> Table:
+    """All D[m, r] with m + r ≤ level."""
     table = start(w)
     for j in range(level - 1):
         inner = level - 1 - j
         along: Table = jvp(
-            lambda v, inner=inner: along_motion(start, following, v, inner),
+            lambda v, inner=inner: _derivatives(start, following, v, inner),
             (w,),
             (table["w", 1, j],),
         )[1]
@@ -178,25 +192,3 @@ def along_motion(
             table[key] = table[key] + part if key in table else part
         table["w", 1, j + 1] = following(table, w, j + 1)
     return table
-
-
-def _terms(
-    name: str, function: Field, w: Tensor, count: int, sign: int = 1
-) -> list[Tensor]:
-    if count == 0:
-        return []
-
-    def start(v: Tensor) -> Table:
-        value = evaluated(name, function, v)
-        return {("w", 1, 0): value if sign > 0 else -value}
-
-    table = along_motion(start, _minus_later_derivatives, w, count)
-    return [table["w", 1, k] for k in range(count)]
-
-
-def _minus_later_derivatives(table: Table, w: Tensor, k: int) -> Tensor:
-    """−Σ D[m, k+1−m]/m! over m from 2 to k + 1."""
-    total = table["w", 2, k - 1]
-    for m in range(3, k + 2):
-        total = torch.add(total, table["w", m, k + 1 - m], alpha=2 / math.factorial(m))
-    return torch.add(total, total, alpha=-1.5)

@@ -1,12 +1,4 @@
-"""How far gradient descent is from its equation of motion.
-
->>> w = torch.ones(1, dtype=torch.float64)
->>> e = discretization_error(lambda w: w, w, lr=0.1, steps=1, order=1)
->>> e       # exp(-0.1) - 0.9, close to lr² ξ₀ = 0.005
-tensor([0.0048], dtype=torch.float64)
->>> leading_error(lambda w: w, w, lr=0.1, steps=1, order=1)
-tensor([0.0045], dtype=torch.float64)
-"""
+"""How far gradient descent is from its equation of motion."""
 
 from __future__ import annotations
 
@@ -18,7 +10,12 @@ from torch import Tensor
 from torch.func import jvp
 
 from anthology.motion._arguments import Field, demand, evaluated, require_count
-from anthology.motion.counter_term import counter_field, counter_terms
+from anthology.motion.counter_term import (
+    counter_field,
+    counter_terms,
+    derivative,
+    descent,
+)
 from anthology.motion.flow import flow
 from anthology.motion.generator import weights
 
@@ -33,10 +30,9 @@ def equation_of_motion(
     gradient, order, lr
         As for :func:`counter_field`, with its errors.
     method : {"series", "differences"}
-        ``"series"``: :func:`counter_field`, ``2**(order - 1)`` calls of the gradient, the
-        deepest in ``order - 1`` nested derivatives. ``"differences"``: forward
-        differences of ``order`` iterates (``order`` plain calls). The two
-        differ by :math:`O(\eta^{order})`.
+        :func:`counter_field`, ``2**(order - 1)`` calls of the gradient, the deepest in
+        ``order - 1`` nested derivatives; or forward differences of ``order`` iterates
+        (``order`` plain calls). They differ by :math:`O(\eta^{order})`.
     """
     demand(gradient=gradient, order=order, lr=lr, method=method)
     if method == "series":
@@ -92,6 +88,12 @@ def discretization_error(
     Tensor
         In the shape of ``w0``, or for a sequence in shape ``(len(steps), *w0.shape)``;
         NaN or infinite where the motion or the descent is.
+
+    Examples
+    --------
+    >>> w = torch.ones(1, dtype=torch.float64)
+    >>> discretization_error(lambda w: w, w, 0.1, 1, order=1)     # exp(-0.1) − 0.9
+    tensor([0.0048], dtype=torch.float64)
     """
     demand(w0=w0)
 
@@ -134,18 +136,17 @@ def leading_error(
     ‖H‖. Source: derived here; Miyagawa 2022 bounds the error.
     """
     demand(gradient=gradient, w0=w0, order=order, lr=lr, method=method)
+    flowing = descent(gradient)
 
     def velocity(both: Tensor) -> Tensor:
         w, error = both[0], both[1]
-        motion: Any = jvp(lambda v: -evaluated("gradient", gradient, v), (w,), (error,))
-        descent, curve = motion
-        return torch.stack([descent, curve + _source(gradient, w, order, method)])
+        motion, curve = jvp(flowing, (w,), (error,))[:2]
+        return torch.stack([motion, curve + _source(gradient, w, order, method)])
 
     def errors(counts: list[int]) -> Tensor:
         both = torch.stack([w0.detach(), torch.zeros_like(w0)])
         path = flow(velocity, both, [lr * count for count in counts], **integrator)
-        predicted: Tensor = lr**order * path[:, 1]
-        return predicted
+        return lr**order * path[:, 1]
 
     return _after(steps, errors)
 
@@ -153,9 +154,8 @@ def leading_error(
 def _source(gradient: Field, w: Tensor, order: int, method: str) -> Tensor:
     if method == "series":
         return counter_terms(gradient, w, order)[-1]
-    derivative = _time_derivative(gradient, order)(w)
     sign = 1 if order % 2 else -1
-    return derivative * (sign / (order + 1))
+    return _time_derivative(gradient, order)(w) * (sign / (order + 1))
 
 
 def _time_derivative(gradient: Field, times: int) -> Field:
@@ -163,12 +163,7 @@ def _time_derivative(gradient: Field, times: int) -> Field:
     if times == 0:
         return lambda w: -gradient(w)
     inner = _time_derivative(gradient, times - 1)
-
-    def derivative(w: Tensor) -> Tensor:
-        along: Tensor = jvp(inner, (w,), (-gradient(w),))[1]
-        return along
-
-    return derivative
+    return lambda w: derivative(inner, w, -gradient(w))
 
 
 def _after(steps: int | Sequence[int], errors: Callable[[list[int]], Tensor]) -> Tensor:

@@ -1,9 +1,4 @@
-"""Follow an equation of motion, in float64, by torchdiffeq's integrators.
-
->>> w = flow(lambda w: -w, torch.ones(1, dtype=torch.float64), 1.0)
->>> abs(w.item() - math.exp(-1)) < 1e-11
-True
-"""
+"""Follow an equation of motion, in float64, by torchdiffeq's integrators."""
 
 from __future__ import annotations
 
@@ -50,33 +45,33 @@ def flow(
     Returns
     -------
     Tensor
-        For one time the point, in the shape of ``w0``; for a sequence the
-        points, shape ``(len(t), *w0.shape)``. Carries no gradient. NaN where the
-        motion has left the floating-point range, which it can in finite time.
+        The point, in the shape of ``w0``, or for a sequence the points, shape
+        ``(len(t), *w0.shape)``; no gradient. NaN where the motion has left the
+        floating-point range, which it can in finite time.
 
     Raises
     ------
-    ImportError
-        If torchdiffeq is not installed.
-    TypeError, ValueError
-        For an argument of the wrong kind or range.
-    RuntimeError
-        If ``max_evaluations`` did not suffice.
+    TypeError, ValueError, ImportError, RuntimeError
+        For an argument of the wrong kind or range, if torchdiffeq is not installed, if
+        ``max_evaluations`` did not suffice.
+
+    Examples
+    --------
+    >>> w = flow(lambda w: -w, torch.ones(1, dtype=torch.float64), 1.0)
+    >>> abs(w.item() - math.exp(-1)) < 1e-11
+    True
     """
     demand(velocity=velocity, w0=w0, max_evaluations=max_evaluations)
     times = _times(t)
     try:
         from torchdiffeq import odeint
     except ImportError as error:
-        raise ImportError(
-            "flow integrates with torchdiffeq, which is not installed: "
-            "pip install torchdiffeq"
-        ) from error
+        what = "flow integrates with torchdiffeq, which is not installed"
+        raise ImportError(f"{what}: pip install torchdiffeq") from error
     demand(solver=solver)
     if not (rtol >= 0 and atol >= 0 and 0 < rtol + atol < math.inf):
-        raise ValueError(
-            f"rtol and atol must be finite, ≥ 0 and not both 0, got {rtol}, {atol}"
-        )
+        what = "rtol and atol must be finite, ≥ 0 and not both 0"
+        raise ValueError(f"{what}, got {rtol}, {atol}")
     field = _Guarded(velocity, w0.shape, max_evaluations)
 
     def piece(w: Tensor, duration: float) -> Tensor:
@@ -88,20 +83,17 @@ def flow(
         span = torch.tensor([0.0, abs(duration)], dtype=torch.float64, device=w.device)
         # step_t makes the last step end at the time asked for; otherwise it
         # overshoots and a low-order interpolation gives the answer
-        ends = {"step_t": span[1:]}
-        tolerances = {"rtol": rtol, "atol": atol}
+        settings = {"rtol": rtol, "atol": atol, "options": {"step_t": span[1:]}}
         try:
-            path = odeint(field, w, span, method=solver, options=ends, **tolerances)
+            end: Tensor = odeint(field, w, span, method=solver, **settings)[-1]
         except _OutOfRangeError:
             return torch.full_like(w, torch.nan)
-        end: Tensor = path[-1]
         return end
 
     w, now, points = w0.detach().reshape(-1), 0.0, []
     with torch.no_grad():
         for time in times:
-            # one piece a time, so that the solver lands on each of them
-            # instead of interpolating
+            # one piece a time, so that the solver lands on each instead of interpolating
             w = piece(w, time - now)
             now = time
             points.append(w.reshape(w0.shape))
@@ -128,10 +120,9 @@ class _Guarded:
         # a velocity may be made of optimizer steps that call backward
         with torch.enable_grad():
             value = evaluated("velocity", self.velocity, flat.reshape(self.shape))
-        value = value.detach()
         if not torch.isfinite(value).all():
             raise _OutOfRangeError
-        return (-value if self.backward else value).reshape(-1)
+        return (-value if self.backward else value).detach().reshape(-1)
 
     def callback_step(self, t: Tensor, flat: Tensor, dt: Tensor) -> None:
         if not t + dt > t:

@@ -36,9 +36,9 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind or range, or a step that returns no tensor
-        like w. float32 is refused because differences cancel: the rounding error is up
-        to about :math:`2^N \epsilon \|w\| / (N \eta)` with ε = 2e-16.
+        For an argument of the wrong kind or range, or a step that returns no tensor like
+        w. float32 is refused: the rounding error is up to about :math:`2^N \epsilon \|w\|
+        / (N \eta)`, with ε = 2e-16 in float64.
 
     Examples
     --------
@@ -51,9 +51,7 @@ def generator(step: Field, w: Tensor, order: int, lr: float) -> Tensor:
     demand(order=order, lr=lr)
     velocity = torch.zeros_like(w)
     for weight in weights(order):
-        # a copy, because a step that works in place would otherwise move the
-        # iterate it started from; and one of the result, because a step may
-        # return the same tensor every time
+        # copies, because a step may work in place or return the same tensor each time
         following = evaluated("step", step, w.clone())
         velocity = torch.add(velocity, following - w, alpha=weight)
         w = following.clone()

@@ -1,35 +1,9 @@
-r"""Equations of motion of steps with a memory: averages, heavy ball, Adam.
-
-An average of earlier gradients is a gradient that comes too late. Any
-direction of it (Signum, Muon, with or without decoupled weight decay) follows
-the motion of the plain step, with the second term multiplied by
-:func:`average_factor`, 1 + 2·(mean age of the gradients in the average).
-
-With a long-running average of g² too (RMSProp, Adam) the step follows
-
-.. math:: \dot w = -d - \tfrac{\eta}{2}\, \frac{\{\dots\}}{s}\, H d,
-
-entry by entry, with d = g/s and s = √(g² + ε) (ε inside the root) or |g| + ε
-(outside, as ``torch.optim``). Hd is the gradient of a smoothed ‖∇f‖₁, so the sign
-of the factor {…} says whether Adam lowers or raises it: :func:`adam_braces`.
-
->>> average_factor(0.5)
-3.0
->>> w = torch.tensor([1.0], dtype=torch.float64)
->>> averaged_terms(lambda w: w, lambda g: g, w, momentum=0.5)     # −g, −3/2·Hg
-[tensor([-1.], dtype=torch.float64), tensor([-1.5000], dtype=torch.float64)]
->>> heavy_ball_terms(lambda w: w, w, 2, momentum=0.5)   # −g/(1−β), −6·Hg
-[tensor([-2.], dtype=torch.float64), tensor([-6.], dtype=torch.float64)]
->>> adam_braces(torch.tensor([0.0, 1.0])).round()       # tiny and usual entries
-tensor([   19., -1980.])
->>> f"{adam_sign_change(eps=1e-8):.2g}"                   # between the two
-'9.6e-11'
-"""
+"""Equations of motion of steps with a memory: averages, heavy ball, Adam."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,7 +15,9 @@ from anthology.motion._arguments import (
     evaluated,
     require_number,
 )
-from anthology.motion.counter_term import Table, along_motion, derivative
+from anthology.motion.counter_term import Table, add_derivatives, derivative, motion_of
+
+Betas: TypeAlias = tuple[float, float]
 
 
 def heavy_ball_terms(
@@ -98,8 +74,6 @@ def heavy_ball_terms(
     with Kovachki & Stuart 2021 and Ghosh et al. 2023.
     """
     demand(gradient=gradient, w=w, count=count, momentum=momentum, point=point)
-    if count == 0:
-        return []
     beta, ahead = float(momentum), point if nesterov else ""
 
     def start(v: Tensor) -> Table:
@@ -107,29 +81,22 @@ def heavy_ball_terms(
         table: Table = {("w", 1, 0): -g / (1 - beta)}
         return {**table, ("g", 0, 0): g} if ahead == "lookahead" else table
 
+    def late(table: Table, k: int, kind: str) -> Tensor:
+        total, orders = torch.zeros_like(table["w", 1, 0]), range(1, k + 1)
+        return add_derivatives(total, table, orders, lambda m: -beta * (-1) ** m, kind)
+
     def following(table: Table, v: Tensor, k: int) -> Tensor:
         total = torch.zeros_like(v)
         if ahead == "lookahead":
-            total = _earlier(table, "g", k, -beta)
+            total = late(table, k, "g")
         elif ahead == "iterate":
-            shifts = [_earlier(table, "w", i, -beta) for i in range(1, k + 1)]
+            shifts = [late(table, i, "w") for i in range(1, k + 1)]
             total = _on_curve(gradient, v, shifts) / math.factorial(k)
-        for m in range(2, k + 2):
-            weight = (1 + (-1) ** m * beta) / math.factorial(m)
-            total = torch.add(total, table["w", m, k + 1 - m], alpha=weight)
+        orders = range(2, k + 2)
+        total = add_derivatives(total, table, orders, lambda m: 1 + (-1) ** m * beta)
         return -total / (1 - beta)
 
-    table = along_motion(start, following, w, count)
-    return [table["w", 1, k] for k in range(count)]
-
-
-def _earlier(table: Table, kind: str, k: int, factor: float) -> Tensor:
-    """factor·Σ_m (−1)^m/m! of the m-th derivatives at total order k."""
-    total = torch.zeros_like(table["w", 1, 0])
-    for m in range(1, k + 1):
-        weight = factor * (-1) ** m / math.factorial(m)
-        total = torch.add(total, table[kind, m, k - m], alpha=weight)
-    return total
+    return motion_of(start, following, w, count)
 
 
 def _on_curve(gradient: Field, w: Tensor, shifts: list[Tensor]) -> Tensor:
@@ -142,14 +109,13 @@ def _on_curve(gradient: Field, w: Tensor, shifts: list[Tensor]) -> Tensor:
             power = power * s
         return gradient(curve)
 
+    def slope_of(curve: Field) -> Field:
+        return lambda s: derivative(curve, s, torch.ones_like(s))
+
     along: Field = on_curve
     for _ in shifts:
-        along = _slope_of(along)
+        along = slope_of(along)
     return along(torch.zeros((), dtype=w.dtype, device=w.device))
-
-
-def _slope_of(curve: Field) -> Field:
-    return lambda s: derivative(curve, s, torch.ones_like(s))
 
 
 def slow_start(
@@ -210,8 +176,8 @@ def averaged_terms(
     gradient, w
         As for :func:`counter_terms`, as are shape, dtype and errors of the result.
     direction : callable
-        d, from a gradient to a direction of the same shape and dtype; smooth,
-        made of torch operations: the identity, ``smooth_l1(eps).direction``, ….
+        d, from a gradient to one of its shape and dtype; smooth, made of torch
+        operations: the identity, ``smooth_l1(eps).direction``, ….
     momentum, nesterov
         As for :func:`average_factor`. The average is long-running: its start is
         forgotten or, as with Adam's bias correction, divided out.
@@ -229,21 +195,22 @@ def averaged_terms(
 def adam_terms(
     gradient: Field,
     w: Tensor,
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: Betas = (0.9, 0.999),
     eps: float = 1e-8,
     eps_inside: bool = False,
 ) -> list[Tensor]:
     r"""Two terms of the motion of Adam: :math:`F_0 = -d` and
     :math:`F_1 = -\frac{\{\dots\}}{2s} H d`, all products entry by entry.
 
+    d = g/s with s = √(g² + ε) (ε inside the root) or |g| + ε (outside, as
+    ``torch.optim``), and {…} is :func:`adam_braces`.
+
     Parameters
     ----------
     gradient, w
         As for :func:`counter_terms`, as are shape, dtype and errors of the result.
-    betas : tuple of float
-        β₁ and β₂, both in [0, 1); β₁ = 0 is RMSProp.
-    eps : float
-        ε ≥ 0.
+    betas, eps : tuple of float, float
+        β₁ and β₂, both in [0, 1), where β₁ = 0 is RMSProp; ε ≥ 0.
     eps_inside : bool
         Whether the step is m/√(v + ε) instead of m/(√v + ε). Default False.
 
@@ -265,10 +232,7 @@ def adam_terms(
 
 
 def adam_braces(
-    g: Tensor,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    eps_inside: bool = False,
+    g: Tensor, betas: Betas = (0.9, 0.999), eps: float = 1e-8, eps_inside: bool = False
 ) -> Tensor:
     r"""The factor {…} of Adam's second term, entry by entry, of a gradient of any shape.
 
@@ -278,6 +242,9 @@ def adam_braces(
 
     Positive: the smoothed ‖∇f‖₁ is penalised in this entry, negative: rewarded; NaN where
     g and ε are both zero. Settings and errors as for :func:`adam_terms`.
+
+    >>> adam_braces(torch.tensor([0.0, 1.0])).round()       # tiny and usual entries
+    tensor([   19., -1980.])
     """
     demand(g=g)
     first, second = _factors(betas, eps)
@@ -287,9 +254,7 @@ def adam_braces(
 
 
 def adam_sign_change(
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    eps_inside: bool = False,
+    betas: Betas = (0.9, 0.999), eps: float = 1e-8, eps_inside: bool = False
 ) -> float:
     r"""The size \|g\| of an entry at which :func:`adam_braces` changes sign.
 

@@ -24,8 +24,9 @@ def ravel_model(model: nn.Module, loss: Loss) -> tuple[Field, Tensor]:
     Parameters
     ----------
     model : torch.nn.Module
-        Left untouched: a float64 copy of it is used. Parameters that do not
-        require a gradient stay constant; tied ones appear once.
+        Left untouched: a float64 copy is used. Parameters that require no gradient stay
+        constant; tied ones appear once. Let its activations be smooth (tanh, GELU): a
+        ReLU network has no second derivative at its kinks, and steps cross them.
     loss : callable
         Given a function to be called like the model, it returns a scalar:
         ``lambda net: cross_entropy(net(x), y)`` with x in float64.
@@ -33,8 +34,8 @@ def ravel_model(model: nn.Module, loss: Loss) -> tuple[Field, Tensor]:
     Returns
     -------
     f : callable
-        Vector of shape (d,) ↦ scalar, as often differentiable as the model;
-        ``torch.func.grad(f)`` is the gradient the rest of the package asks for.
+        Vector of shape (d,) ↦ scalar, as often differentiable as the model; its gradient
+        is ``torch.func.grad(f)``.
     w0 : Tensor
         The parameters now, shape (d,), float64, on the model's device, in
         the order of ``model.named_parameters()``.
@@ -45,11 +46,6 @@ def ravel_model(model: nn.Module, loss: Loss) -> tuple[Field, Tensor]:
         For arguments of the wrong kind; if nothing in the model requires a gradient,
         parameters are on several devices, or a layer in training mode makes the loss
         random or stateful (dropout, batch statistics): call ``model.eval()`` first.
-
-    Notes
-    -----
-    Use smooth activations (tanh, softplus, GELU): a ReLU network has no
-    second derivative at its kinks, and steps cross them.
     """
     demand(model=model, loss=loss)
     for name, module in model.named_modules():
@@ -72,11 +68,7 @@ def ravel_model(model: nn.Module, loss: Loss) -> tuple[Field, Tensor]:
 
 
 class FixedBatch:
-    """A loss on a fixed batch, seen from outside a training run: no trace is left.
-
-    Parameters enter as detached copies, buffers as clones, the random numbers of the
-    loss come from a seed of their own.
-    """
+    """A loss on a fixed batch, seen from outside a training run: no trace is left."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self._model, self._loss = model, loss
@@ -99,14 +91,13 @@ class FixedBatch:
     def gradient(self, values: Values | None = None) -> tuple[Tensor, Values]:
         """Loss and gradient at these weights, or at the weights now."""
         given = self.weights() if values is None else values
+        leaves = {k: p.detach().requires_grad_() for k, p in given.items()}
         with torch.enable_grad():
-            leaves = {k: p.detach().requires_grad_() for k, p in given.items()}
             value = self.value(leaves)
-            slopes = torch.autograd.grad(
-                value, list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
-        pairs = zip(leaves, slopes, strict=True)
-        return value.detach(), {k: g.detach() for k, g in pairs}
+        slopes = torch.autograd.grad(
+            value, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        return value.detach(), dict(zip(leaves, slopes, strict=True))
 
     def around(
         self, scales: Mapping[str, Tensor | float], sign: float = 1.0
@@ -121,11 +112,9 @@ class FixedBatch:
             return sign * self.value({**now, **moved}).to(z.dtype)
 
         fine = any(p.dtype == torch.float64 for p in now.values())
-        return f, torch.zeros(
-            sum(p.numel() for p in moving.values()),
-            dtype=torch.float64 if fine else torch.float32,
-            device=next(iter(now.values())).device,
-        )
+        size, first = sum(p.numel() for p in moving.values()), next(iter(now.values()))
+        dtype = torch.float64 if fine else torch.float32
+        return f, torch.zeros(size, dtype=dtype, device=first.device)
 
 
 @contextmanager
@@ -142,10 +131,8 @@ def _with(model: nn.Module, values: Values) -> Callable[..., Any]:
 
 def _unravelled(z: Tensor, like: Values) -> Values:
     pieces = z.split([p.numel() for p in like.values()])
-    return {
-        name: piece.reshape(p.shape)
-        for (name, p), piece in zip(like.items(), pieces, strict=True)
-    }
+    pairs = zip(like.items(), pieces, strict=True)
+    return {name: piece.reshape(p.shape) for (name, p), piece in pairs}
 
 
 @contextmanager

@@ -1,15 +1,4 @@
-r"""How far a step reaches on the scale of the curvature: :math:`\eta\lambda_{\max}`.
-
-On a quadratic a step multiplies the direction of curvature h by
-:math:`1 - \eta h`. It has the motion :math:`\eta^{-1}\log(1 - \eta h)` while
-:math:`\eta h < 1`, which the series of counter terms reaches while
-:math:`|\eta h| < 1`; gradient descent does not diverge while :math:`\eta h \le 2`.
-
->>> loss = lambda w: (torch.tensor([1.0, 30.0], dtype=torch.float64) * w * w).sum()
->>> at = radius(loss, torch.ones(2, dtype=torch.float64), lr=0.02)  # λ = 60
->>> round(at.value, 6), at.motion, at.stable
-(1.2, False, True)
-"""
+"""How far a step reaches on the scale of the curvature: ηλ_max."""
 
 from __future__ import annotations
 
@@ -18,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad
 
 from anthology.linalg import robust_eigh
 from anthology.motion._arguments import Field, demand, require_count
+from anthology.motion.counter_term import derivative
 
 # up to this size the whole Hessian costs no more than Lanczos' first round
 _DENSE = 32
@@ -29,10 +19,8 @@ _DENSE = 32
 
 @dataclass(frozen=True)
 class Radius:
-    r"""Where a step size stands at a point.
-
-    ``value`` is :math:`\eta\lambda_{\max}`, of the largest eigenvalue of the Hessian,
-    ``lowest`` :math:`\eta\lambda_{\min}`, negative where the loss curves down.
+    r"""Where a step size stands at a point: ``value`` is :math:`\eta\lambda_{\max}` of the
+    Hessian, ``lowest`` :math:`\eta\lambda_{\min}`, negative where the loss curves down.
     """
 
     value: float
@@ -63,10 +51,16 @@ def radius(f: Field, w: Tensor, lr: float) -> Radius:
 
     Notes
     -----
-    The statements are exact for quadratics. Elsewhere they speak of the step
-    linearised at ``w``: at a minimum with value > 1 there is no real motion
-    near it (the derivative of a flow has a positive determinant), and with
-    value > 2 descent leaves it.
+    On a quadratic a step multiplies the direction of curvature h by :math:`1 - \eta h`.
+    It has the motion :math:`\eta^{-1}\log(1 - \eta h)` while :math:`\eta h < 1`, which
+    the series of counter terms reaches while :math:`|\eta h| < 1`; descent does not
+    diverge while :math:`\eta h \le 2`. Elsewhere this speaks of the step linearised at
+    ``w``: at a minimum with value > 1 there is no real motion near it (the derivative
+    of a flow has a positive determinant), and with value > 2 descent leaves it.
+
+    >>> at = radius(lambda w: 30 * (w * w).sum(), torch.ones(2), lr=0.02)  # λ = 60
+    >>> round(at.value, 6), at.motion, at.stable
+    (1.2, False, True)
     """
     demand(lr=lr)
     product = _hessian(f, w)
@@ -77,17 +71,15 @@ def radius(f: Field, w: Tensor, lr: float) -> Radius:
 
 
 def sharpness(f: Field, w: Tensor, count: int = 1) -> Tensor:
-    """The largest eigenvalues of the Hessian, without the Hessian.
+    """The largest eigenvalues of the Hessian, by products with it alone.
 
-    Lanczos' method (ARPACK, by ``scipy.sparse.linalg.eigsh``) on products with
-    the Hessian, each a forward derivative of the gradient. Small problems
-    (up to 32 numbers) are solved densely.
+    Lanczos' method (``scipy.sparse.linalg.eigsh``); up to 32 numbers a dense solution.
 
     Parameters
     ----------
     f : callable
-        The loss, from a tensor like ``w`` to a scalar; made of torch
-        operations and twice differentiable.
+        The loss, from a tensor to a scalar; made of torch operations, twice
+        differentiable.
     w : Tensor
         The point, float32 or float64, any shape, of n numbers.
     count : int
@@ -96,23 +88,20 @@ def sharpness(f: Field, w: Tensor, count: int = 1) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (count,), float64, decreasing, on the device of ``w``; the largest
-        in value, so that a negative one comes last. To within 1e-7 of the
-        largest modulus in float64 and 1e-4 in float32, mostly far better. NaN
+        Shape (count,), float64, decreasing in value, on the device of ``w``. To within
+        1e-7 of the largest modulus in float64 and 1e-4 in float32, mostly far better. NaN
         where the Hessian is not finite.
 
     Raises
     ------
-    TypeError, ValueError
-        For an argument of the wrong kind or range, or if ``f`` returns no scalar.
-    ImportError, RuntimeError
-        If a large problem finds no scipy, or Lanczos' method no convergence.
+    TypeError, ValueError, ImportError, RuntimeError
+        For an argument of the wrong kind or range, an ``f`` that returns no scalar, a
+        large problem without scipy, or if Lanczos' method does not converge.
 
     Notes
     -----
-    The start of the iteration is fixed, so equal calls give equal results. A
-    multiple eigenvalue may be given fewer times than it occurs; the value of
-    the largest is not affected. Sharpness here is that of the Euclidean norm.
+    Equal calls give equal results. A multiple eigenvalue may be given fewer times than
+    it occurs; the value of the largest is not affected.
     """
     product = _hessian(f, w)
     require_count("count", count, 1)
@@ -135,8 +124,7 @@ def _hessian(f: Field, w: Tensor) -> Field:
     gradient = grad(f)
 
     def product(v: Tensor) -> Tensor:
-        direction = v.to(w).reshape(w.shape)
-        along: Tensor = jvp(gradient, (w,), (direction,))[1]
+        along = derivative(gradient, w, v.to(w).reshape(w.shape))
         return along.detach().reshape(-1).to(v)
 
     return product
@@ -162,8 +150,7 @@ def _eigenvalues(product: Field, w: Tensor, count: int, which: str) -> Tensor:
         return image.new_zeros(count)
     # ARPACK's tolerance has an absolute part, so it must see numbers near 1
     scale = float(image.abs().max())
-    found = _lanczos(lambda v: product(v) / scale, w, count, which, start)
-    return scale * found.to(w.device).flip(0)
+    return scale * _lanczos(lambda v: product(v) / scale, w, count, which, start)
 
 
 def _lanczos(
@@ -172,9 +159,8 @@ def _lanczos(
     try:
         from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
     except ImportError as error:
-        raise ImportError(
-            "sharpness uses scipy, which is not installed: pip install scipy"
-        ) from error
+        what = "sharpness uses scipy, which is not installed: pip install scipy"
+        raise ImportError(what) from error
 
     def matvec(v: Any) -> Any:
         vector = torch.as_tensor(v, dtype=torch.float64, device=w.device)
@@ -187,10 +173,11 @@ def _lanczos(
         tolerance = 1e-9 if which == "LA" and count > 1 else 1e-7
     options = {"v0": start.numpy(), "tol": tolerance, "return_eigenvectors": False}
     try:
-        values = eigsh(operator, k=count, which=which, **options)
+        values = eigsh(operator, count, which=which, **options)
     except ArpackNoConvergence as error:
         raise RuntimeError(
             f"Lanczos' method found {len(error.eigenvalues)} of {count} eigenvalues; "
             "ask for more of them, or fewer, so that the last is not in a cluster"
         ) from error
-    return torch.as_tensor(values, dtype=torch.float64).sort().values
+    found = torch.as_tensor(values, dtype=torch.float64, device=w.device)
+    return found.sort(descending=True).values

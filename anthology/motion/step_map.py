@@ -30,16 +30,16 @@ _PRECISION = "the motion is read off small differences of the steps"
 def step_map(optimizer: Optimizer, closure: Closure) -> StepMap:
     r"""The map that one step of an optimizer makes of parameters and memory together.
 
-    Of that map :func:`generator` finds the equation of motion: the one that passes
-    through the steps and drags averages, second moments and step counters along.
+    Of that map :func:`generator` finds the equation of motion, which passes through the
+    steps and drags averages, second moments and step counters along.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
         Any, over float64 parameters on one device.
     closure : callable
-        What ``optimizer.step`` takes: evaluates the loss, calls ``backward`` and returns
-        the loss, always on the same data. It finds no gradients.
+        What ``optimizer.step`` takes: calls ``backward`` and returns the loss, always on
+        the same data. It finds no gradients.
 
     Returns
     -------
@@ -48,51 +48,39 @@ def step_map(optimizer: Optimizer, closure: Closure) -> StepMap:
 
     Raises
     ------
-    TypeError
+    TypeError, ValueError, RuntimeError
         If an argument is of the wrong kind, a parameter is not float64, or the state
-        holds something that is neither a number nor a dense tensor of real numbers,
-        or tensors that stay in low precision.
-    ValueError
-        If no parameter receives a gradient, the loss is random, step hooks
-        are registered (they would watch steps that nobody takes), or the
-        state before the first step cannot be told (``SGD`` with
-        ``dampening``: take one step first).
-    RuntimeError
-        If a step changes something that is no coordinate.
+        holds anything but numbers and dense real tensors that are not of low precision;
+        if no parameter receives a gradient, the loss is random, step hooks are
+        registered, or the state before the first step cannot be told (``SGD`` with
+        ``dampening``: take one step first); if a step changes what is no coordinate.
 
     Notes
     -----
     The vector holds the parameters in the order of the groups, then every
-    floating-point entry of the state in the order of its making: averages,
-    moments and step counters, float64 here whatever they are in the optimizer,
-    because a motion has fractional ones. So are Python integers that a step changes,
-    and numbers in the groups that it changes. All else stays as it is.
+    floating-point entry of the state in the order of its making, and Python integers
+    and numbers in the groups that a step changes: averages, moments and step counters,
+    all float64, because a motion has fractional ones. All else stays as it is.
 
     Optimizer and model are as before after each call, bit for bit, also when it
-    raises. What the closure does elsewhere (batch statistics, random numbers) is not
-    undone. Making the map takes four to eight steps; one call takes one. Several
-    batches in a fixed order are the composition of their maps.
+    raises; what the closure does elsewhere (batch statistics, random numbers) is not
+    undone. Making the map takes four to eight steps. Several batches in a fixed order
+    are the composition of their maps.
 
-    **Which motion.** A memory that shrinks by a factor β a step is a fast
-    coordinate: its exact rate is :math:`\eta^{-1}\log\beta`, of which N
-    differences know :math:`-\eta^{-1}\sum_{n\le N} (1-\beta)^n/n`. The sum tends
-    to the logarithm for 0 < β < 1, the more slowly the smaller β is (about 1/β
-    terms), and diverges for β = 0; but whatever N is, it is negative: memories
-    decay under the truncated motion too, at a wrong rate. So started where the
-    memory has settled (a few 1/(1 − β) steps after the start, or after any
-    change), the motion stays on the slow manifold and follows the steps to
-    :math:`O(\eta^N)`. Started elsewhere, what the transient leaves behind in the
-    parameters is right only for memories that are linear and act weakly.
+    **Which motion.** A memory that shrinks by a factor β a step has the exact rate
+    :math:`\eta^{-1}\log\beta`, of which N differences know :math:`-\eta^{-1}\sum_{n\le N}
+    (1-\beta)^n/n`. That tends to the logarithm in about 1/β terms and diverges for β = 0,
+    but is negative whatever N is: memories decay under the truncated motion too, at a
+    wrong rate. So started where the memory has settled (a few 1/(1 − β) steps after the
+    start, or after any change), the motion stays on the slow manifold and follows the
+    steps to :math:`O(\eta^N)`. Started elsewhere, what the transient leaves behind in
+    the parameters is right only for memories that are linear and act weakly.
 
     Examples
     --------
     >>> w = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     >>> optimizer = torch.optim.SGD([w], lr=0.02, momentum=0.5)
-    >>> def closure():
-    ...     loss = (w * w / 2).sum()
-    ...     loss.backward()
-    ...     return loss
-    >>> step = step_map(optimizer, closure)
+    >>> step = step_map(optimizer, lambda: (w * w / 2).sum().backward())
     >>> step.start                                 # the weight, then its buffer
     tensor([1., 0.], dtype=torch.float64)
     >>> step(step.start)
@@ -120,8 +108,8 @@ def step_map(optimizer: Optimizer, closure: Closure) -> StepMap:
             "point differ; fix the data and switch randomness off (model.eval())"
         )
     raise ValueError(
-        f"the state of {type(optimizer).__name__} before its first step cannot be "
-        "told from that step; take one step, then make the map"
+        f"the state of {type(optimizer).__name__} before its first step cannot be told "
+        "from that step; take one step, then make the map"
     )
 
 
@@ -159,9 +147,8 @@ class StepMap:
         """The state in a point or velocity of shape (n,): for each parameter, then
         for what else the state is kept by, views of ``v`` by name, in the shape that
         the optimizer keeps."""
-        found: dict[Any, dict[str, Tensor]] = {
-            p: {} for p in parameters_of(self._optimizer)
-        }
+        parameters = parameters_of(self._optimizer)
+        found: dict[Any, dict[str, Tensor]] = {p: {} for p in parameters}
         pieces = v.split(self._sizes)[len(found) :]
         for entry, piece in zip(self._entries, pieces, strict=True):
             if entry.moves:
@@ -177,13 +164,11 @@ class StepMap:
                 f"got {tuple(v.shape)}"
             )
         with Loan(self._optimizer) as loan:
-            parameters = parameters_of(self._optimizer)
-            pieces = v.detach().split(self._sizes)
+            pieces = iter(v.detach().split(self._sizes))
             with torch.no_grad():
-                for p, piece in zip(parameters, pieces, strict=False):
-                    p.copy_(piece.reshape(p.shape))
-            rest = pieces[len(parameters) :]
-            for entry, piece in zip(self._entries, rest, strict=True):
+                for p in parameters_of(self._optimizer):
+                    p.copy_(next(pieces).reshape(p.shape))
+            for entry, piece in zip(self._entries, pieces, strict=True):
                 key, name = entry.slot
                 holder(self._optimizer, key)[name] = entry.at(piece)
             walk = []
@@ -207,9 +192,8 @@ class StepMap:
             )
         pieces = [p.detach().reshape(-1) for p in parameters]
         device = pieces[0].device
-        return torch.cat(
-            pieces + [entry.read(state[entry.slot], device) for entry in self._entries]
-        )
+        pieces += [entry.read(state[entry.slot], device) for entry in self._entries]
+        return torch.cat(pieces)
 
     def _meets(self, points: list[Snapshot]) -> bool:
         walk = self._walk(self.start, len(points))

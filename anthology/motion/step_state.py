@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import UserDict, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from anthology.motion._arguments import require_kind
 
 # what state is kept by (a parameter, a Group, or any other key), and its name
 Slot: TypeAlias = tuple[Any, str]
@@ -33,8 +35,7 @@ class Loan:
         self._groups = [(g, dict(g)) for g in optimizer.param_groups]
         settings = [x for _, values in self._groups for x in values.values()]
         self._tensors = [(x, copied(x)) for x in settings if isinstance(x, Tensor)]
-        parameters = parameters_of(optimizer)
-        self._parameters = [(p, copied(p), p.grad) for p in parameters]
+        self._parameters = [(p, copied(p), p.grad) for p in parameters_of(optimizer)]
 
     def __enter__(self) -> Self:
         self._optimizer.state = defaultdict(dict)
@@ -78,19 +79,19 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 def holder(optimizer: Optimizer, key: Any) -> dict[str, Any]:
     """The dictionary in which an optimizer keeps the state of a key."""
-    number = key.number if isinstance(key, Group) else None
-    held = optimizer.state[key] if number is None else optimizer.param_groups[number]
-    found: dict[str, Any] = held
+    groups, state = optimizer.param_groups, optimizer.state
+    found: dict[str, Any] = groups[key.number] if isinstance(key, Group) else state[key]
     return found
 
 
 def snapshot(optimizer: Optimizer, settings: list[Slot]) -> Snapshot:
-    slots = [(key, name) for key, held in optimizer.state.items() for name in held]
-    state = {
-        (key, name): copied(holder(optimizer, key)[name])
-        for key, name in (*slots, *settings)
-    }
+    slots = slots_of(optimizer.state) + settings
+    state = {(key, name): copied(holder(optimizer, key)[name]) for key, name in slots}
     return [copied(p) for p in parameters_of(optimizer)], state
+
+
+def slots_of(state: Mapping[Any, Mapping[str, Any]]) -> list[Slot]:
+    return [(key, name) for key, held in state.items() for name in held]
 
 
 def copied(value: Any) -> Any:
@@ -118,10 +119,8 @@ class Entry:
 
     def __post_init__(self) -> None:
         value, given = self.value, f"the state {self.slot[1]!r}"
-        if not isinstance(value, Tensor | float | int | str | None):
-            raise TypeError(
-                f"{given} must be a number or a Tensor, got {type(value).__name__}"
-            )
+        if not isinstance(value, float | int | str | None):
+            require_kind(given, value, "a number or a Tensor", Tensor)
         if not isinstance(value, Tensor):
             return
         if value.layout != torch.strided or value.is_complex():
@@ -137,7 +136,7 @@ class Entry:
     def moves(self) -> bool:
         """Whether it is a coordinate."""
         if isinstance(self.value, Tensor):
-            return self.value.dtype.is_floating_point
+            return self.value.is_floating_point()
         return isinstance(self.value, float) or self.counts
 
     @property
@@ -176,13 +175,12 @@ class Entry:
         return number.to(device, torch.float64).reshape(-1)
 
 
-class Recording(dict[str, Any]):
+class Recording(UserDict[str, Any]):
     """A parameter's state that remembers the first value of every entry."""
 
-    def __init__(self, entries: Any = ()) -> None:
-        super().__init__()
+    def __init__(self, entries: Mapping[str, Any] | None = None) -> None:
         self.first: dict[str, Any] = {}
-        self.update({name: copied(value) for name, value in dict(entries).items()})
+        super().__init__({name: copied(x) for name, x in (entries or {}).items()})
 
     def __setitem__(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():
@@ -190,17 +188,6 @@ class Recording(dict[str, Any]):
         super().__setitem__(name, value)
         if name not in self.first:
             self.first[name] = copied(value)
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """As of a dict, which would not call ``__setitem__``."""
-        for name, value in dict(*args, **kwargs).items():
-            self[name] = value
-
-    def setdefault(self, name: str, default: Any = None) -> Any:
-        """As of a dict, which would not call ``__setitem__``."""
-        if name not in self:
-            self[name] = default
-        return self[name]
 
 
 def trial(
@@ -216,7 +203,7 @@ def trial(
             create()
             for held in recording.values():  # what it filled in after storing it
                 held.first = {name: copied(value) for name, value in held.items()}
-        known = {(key, name) for key, held in recording.items() for name in held}
+        known = set(slots_of(recording))
         take(optimizer, closure)
         if all(p.grad is None for p in parameters_of(optimizer)):
             raise ValueError(
@@ -227,25 +214,18 @@ def trial(
         points = [snapshot(optimizer, settings)]
         take(optimizer, closure)
         points.append(snapshot(optimizer, settings))
-        first = {
-            (key, name): value
-            for key, held in recording.items()
-            for name, value in held.first.items()
-        }
+    seen = {key: held.first for key, held in recording.items()}
+    first = {(key, name): seen[key][name] for key, name in slots_of(seen)}
     first |= {(key, name): holder(optimizer, key)[name] for key, name in settings}
-    entries = []
+    entries, zeroed = [], []
     for slot, value in first.items():
         after = points[-1][1].get(slot)
         counts = type(value) is int and type(after) is int and after != value
         entries.append(Entry(slot, value, counts))
-    # an entry that is stored only after its first update (torch's SGD) has been
-    # recorded too late; before, it can only have been zero
-    zeroed = [
-        replace(entry, value=torch.zeros_like(entry.value))
-        if isinstance(entry.value, Tensor)
-        and entry.slot not in known
-        and equal(entry.value, points[0][1].get(entry.slot))
-        else entry
-        for entry in entries
-    ]
+        # an entry that is stored only after its first update (torch's SGD) has been
+        # recorded too late; before, it can only have been zero
+        late = isinstance(value, Tensor) and slot not in known
+        if late and equal(value, points[0][1].get(slot)):
+            value = torch.zeros_like(value)
+        zeroed.append(replace(entries[-1], value=value))
     return points, [entries, zeroed]

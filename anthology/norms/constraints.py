@@ -75,8 +75,19 @@ class Constraint(ABC):
             )
         return found
 
+    def fits(self, norm: Norm) -> bool:
+        """Whether what this norm measures can be told to stay on this surface."""
+        while isinstance(norm, Scaled | Transpose | Split):
+            norm = norm.base
+        return self._fits(norm)
+
+    def count(self, w: Tensor, norm: Norm) -> int:
+        """How many points, and so radii, a tensor has."""
+        points, _, _ = _apart(w, norm)
+        return sum(math.prod(x.shape[: x.ndim - norm.ndim]) for x in points)
+
     def onto(self, w: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-        """The point of the surface that is nearest to ``w``, shaped like it."""
+        """The point of the surface that is nearest to ``w``, shaped like it; 0 for 0."""
         points, _, back = _apart(w, norm)
         moved = []
         for x in points:
@@ -98,6 +109,9 @@ class Constraint(ABC):
         axes = tuple(range(-norm.ndim, 0))
         sized = [(x / peak(x, axes), at) for x, at in pairs]  # its size does not matter
         return back([self._steepest(x, at, own) for x, at in sized])
+
+    def _fits(self, norm: Norm) -> bool:
+        return norm.ndim == 2
 
     @abstractmethod
     def _size(self, w: Tensor, ndim: int) -> Tensor:
@@ -123,11 +137,15 @@ class Sphere(Constraint):
 
     name = "sphere"
 
+    def _fits(self, norm: Norm) -> bool:
+        return True
+
     def _size(self, w: Tensor, ndim: int) -> Tensor:
         return _length(w, ndim)
 
     def _nearest(self, w: Tensor, ndim: int) -> Tensor:
-        return w / _shaped(_length(w, ndim), ndim)
+        size = _length(w, ndim)
+        return w / _shaped(torch.where(size > 0, size, 1), ndim)
 
     def _steepest(self, g: Tensor, w: Tensor, norm: Norm) -> Tensor:
         inner = norm.base if isinstance(norm, Scaled) else norm
@@ -151,7 +169,8 @@ class SpectralSphere(Constraint):
         return singular_values(w)[..., 0]
 
     def _nearest(self, w: Tensor, ndim: int) -> Tensor:
-        return w / _shaped(self._size(w, ndim), ndim)
+        size = self._size(w, ndim)
+        return w / _shaped(torch.where(size > 0, size, 1), ndim)
 
     def _steepest(self, g: Tensor, w: Tensor, norm: Norm) -> Tensor:
         _must_be_matrix(self, norm.ndim)
@@ -172,6 +191,9 @@ class Stiefel(Constraint):
 
     name = "stiefel"
 
+    def _fits(self, norm: Norm) -> bool:
+        return isinstance(norm, Frobenius | Spectral)
+
     def _size(self, w: Tensor, ndim: int) -> Tensor:
         _must_be_matrix(self, ndim)
         values = singular_values(w)
@@ -184,7 +206,7 @@ class Stiefel(Constraint):
 
     def _steepest(self, g: Tensor, w: Tensor, norm: Norm) -> Tensor:
         inner = norm.base if isinstance(norm, Scaled) else norm
-        if not isinstance(inner, Frobenius | Spectral):
+        if not self._fits(inner):
             raise TypeError(
                 "constrain='stiefel' goes with Frobenius, Spectral and RMSToRMS, got "
                 f"{norm!r}"

@@ -49,6 +49,15 @@ from .parts.matrix.routing import (
     seen_by,
 )
 from .parts.param_norm import spec
+from .parts.surfaces import (
+    RADIUS,
+    check_muon_surface,
+    matrices_of,
+    muon_along,
+    must_have_place,
+    no_radii,
+    radii_made,
+)
 
 # Numbers whose matrices become batches; while one is computed it takes six times that.
 CPU_TOGETHER = 2**19
@@ -56,8 +65,9 @@ DEVICE_TOGETHER = 2**26
 
 
 def _momentum(param: Tensor, group: Group) -> State:
-    """Zeros for ``momentum_buffer`` and for what is averaged of rows."""
-    return {"momentum_buffer": torch.zeros_like(param), **rows_of(param, group)}
+    """Zeros for ``momentum_buffer`` and for what is averaged of rows; the radius."""
+    rows, radius = rows_of(param, group), no_radii(param, matrices_of, group)
+    return {"momentum_buffer": torch.zeros_like(param), **rows, **radius}
 
 
 def _room(grad: Tensor, group: Group) -> float:
@@ -67,8 +77,9 @@ def _room(grad: Tensor, group: Group) -> float:
 
 
 def _kept(group: Group) -> tuple[str, ...]:
-    """An average of rows, where there is one."""
-    return () if group["row_beta"] is None else (ENTRY,)
+    """An average of rows and the radius, where there are such."""
+    rows = () if group["row_beta"] is None else (ENTRY,)
+    return rows if group.get("constrain") is None else (*rows, RADIUS)
 
 
 def _muon(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) -> None:
@@ -76,7 +87,9 @@ def _muon(param: Tensor, grad: Tensor, state: State, step: Any, group: Group) ->
     lr, beta, m = group["lr"], group["momentum"], state["momentum_buffer"]
     m.lerp_(grad, 1 - beta)
     u = grad.lerp(m, beta) if group["nesterov"] else m
-    t = orthogonal(u, group, state[ENTRY] if _kept(group) else None)
+    if group.get("constrain") is not None:
+        return muon_along(param, u, state, group)
+    t = orthogonal(u, group, state.get(ENTRY))
     param.mul_(1 - lr * group["weight_decay"])
     param.sub_(t * lr)
 
@@ -85,12 +98,16 @@ def _muon_lists(
     params: Tensors, grads: Tensors, states: States, steps: list[Any], group: Group
 ) -> None:
     """Lists of tensors; matrices of equal shape are orthogonalised together."""
+    if group.get("constrain") is not None:
+        for args in zip(params, grads, states, steps, strict=True):
+            _muon(*args, group)
+        return
     lr, beta = group["lr"], group["momentum"]
     m = [state["momentum_buffer"] for state in states]
     torch._foreach_lerp_(m, grads, 1 - beta)
     if group["weight_decay"]:
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-    rows = [state[ENTRY] for state in states] if _kept(group) else None
+    rows = None if group["row_beta"] is None else [state[ENTRY] for state in states]
     if group["nesterov"]:
         descend_along(params, grads, m, group, rows)
     else:
@@ -239,7 +256,7 @@ class Muon(BaseOptimizer):
     """
 
     # the counter of matrices is not used
-    rule = Rule(_muon, _muon_lists, _momentum, _room, _kept, ("step", ENTRY))
+    rule = Rule(_muon, _muon_lists, _momentum, _room, _kept, ("step", ENTRY, RADIUS))
 
     card = Card(
         answer="averages the gradients of a matrix and brings all their singular values "
@@ -277,6 +294,7 @@ class Muon(BaseOptimizer):
         adamw_lr: float | Tensor = 3e-3,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-10,
+        constrain: str | None = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -311,6 +329,7 @@ class Muon(BaseOptimizer):
                 )
         at_least_zero("epsilon value", group["adamw_eps"])
         check_betas(group["adamw_betas"])
+        check_muon_surface(group)
 
     def __str__(self) -> str:
         return in_words(self.param_groups)
@@ -342,7 +361,18 @@ class Muon(BaseOptimizer):
                 tensors = without_names(param_group["params"])
                 matrices = [p for p in tensors if rule_for(p, param_group) == MUON]
                 must_view({**param_group, "params": matrices})
+            group = {**self.defaults, **param_group}
+            if group["constrain"] is not None:
+                group["params"] = params = without_names(param_group["params"])
+                matrices = [p for p in params if rule_for(p, group) == MUON]
+                must_have_place(matrices, matrices_of, group)
         super().add_param_group(param_group)
+
+    def state_made(
+        self, p: Tensor, state: State, missing: set[str], group: Group
+    ) -> None:
+        """As in the base; a new radius is that of the weight as it is."""
+        radii_made(p, state, missing, matrices_of, group)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
 from .core.card import Card, Penalty
 from .core.limits import below_one, check_nesterov, number, one_of, renamed
+from .core.names import without_names
 from .core.rule import Group, Rule, coupled
+from .core.state import State
 from .parts.arithmetic import (
     averaged,
     decay,
@@ -26,6 +28,16 @@ from .parts.arithmetic import (
 )
 from .parts.param_norm import dualize, dualize_together, must_fit, norm_for, spec
 from .parts.polyak import check_polyak, excess, shorten
+from .parts.surfaces import (
+    RADIUS,
+    check_surface,
+    dualize_along,
+    must_have_place,
+    no_radii,
+    piece_of,
+    put_back,
+    radii_made,
+)
 
 Plan = tuple[list[Tensor], list[Tensor]]
 
@@ -34,6 +46,17 @@ def _room(grad: Tensor, group: Group) -> float:
     """Room for the dual norm, a sum over the entries, where it is needed."""
     room = grad.numel() if _needs_duals(group) else 1
     return torch.finfo(grad.dtype).max / room
+
+
+def _state(param: Tensor, group: Group) -> State:
+    """Momentum and radius, where there are such."""
+    return momentum_of(param, group) | no_radii(param, piece_of, group)
+
+
+def _entries(group: Group) -> tuple[str, ...]:
+    """The names of both."""
+    constrained = group.get("constrain") is not None
+    return (*momentum_entries(group), *((RADIUS,) if constrained else ()))
 
 
 def dualized_work(s: Subject) -> float:
@@ -100,6 +123,14 @@ class SteepestDescent(BaseOptimizer):
     f_star : float
         f*, the least value of the loss (the largest with ``maximize``), or a bound of
         it. Only for ``step="polyak"``. Default 0.
+    constrain : str, optional
+        Where matrices stay: "sphere" (their root of the sum of squares), "stiefel" (all
+        singular values equal) or "spectral-sphere" (the largest), each of the size it
+        had at the start; the step is the steepest along it, see
+        :class:`~anthology.norms.Constraint`. "hyperball": the sphere, reached by the
+        free step made ηR long. Tensors measured by a vector norm are free; so, for
+        the middle two, are those whose norm is not of singular values. A decay has no
+        effect on the others. Default None.
     decay, foreach, maximize, capturable, differentiable
         See :class:`BaseOptimizer`.
 
@@ -145,7 +176,7 @@ class SteepestDescent(BaseOptimizer):
     """
 
     rule = Rule(
-        coupled, None, momentum_of, _room, momentum_entries, ("step", "momentum_buffer")
+        coupled, None, _state, _room, _entries, ("step", "momentum_buffer", RADIUS)
     )
     _gap: Tensor | None = None  # how far the loss is above f*, during a step
 
@@ -186,6 +217,7 @@ class SteepestDescent(BaseOptimizer):
         *,
         decay: str = "plain",
         f_star: float = 0.0,
+        constrain: str | None = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -217,6 +249,7 @@ class SteepestDescent(BaseOptimizer):
         if group["step_rule"] == "polyak":
             check_polyak(group, first)
         spec(group["norm"])
+        check_surface(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in the base, with ``norm`` (kept as its ``repr``) and ``scale``.
@@ -234,7 +267,17 @@ class SteepestDescent(BaseOptimizer):
                 params = list(params)  # a generator can be read only once
             param_group = {**param_group, "params": params, "norm": norm}
             must_fit(params, norm)
+            group = {**self.defaults, **param_group}
+            if group.get("constrain") is not None:
+                check_surface(group)
+                must_have_place(without_names(params), piece_of, group)
         super().add_param_group(param_group)
+
+    def state_made(
+        self, p: Tensor, state: State, missing: set[str], group: Group
+    ) -> None:
+        """As in the base; a new radius is that of the weight as it is."""
+        radii_made(p, state, missing, piece_of, group)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -287,7 +330,10 @@ class SteepestDescent(BaseOptimizer):
     def _plan(self, batch: Batch) -> Plan:
         """Unit steps of the averaged gradients, and their dual norms over s_l."""
         points = averaged(batch.grads, batch.states, batch.group)
-        moves = self._dualize(batch, points)
+        if batch.group.get("constrain") is None:
+            moves = self._dualize(batch, points)
+        else:
+            moves = dualize_along(points, batch.params, batch.states, batch.group)
         if not _needs_duals(batch.group):
             return moves, []
         return moves, self._duals(batch, points, moves)
@@ -341,7 +387,12 @@ class SteepestDescent(BaseOptimizer):
         decay(batch.params, lr, batch.group["weight_decay"])
         if batch.group["step_rule"] == "steepest" or batch.group["across"] == "l2":
             moves = list(torch._foreach_mul(moves, sizes))
-        descend(batch.params, moves, lr / batch.group["scale"])
+        if batch.group.get("constrain") is None:
+            descend(batch.params, moves, lr / batch.group["scale"])
+        else:
+            put_back(batch.params, batch.states, batch.group)
+            descend(batch.params, moves, lr / batch.group["scale"])
+            put_back(batch.params, batch.states, batch.group)
 
 
 def _needs_duals(rule: Mapping[str, Any]) -> bool:

@@ -23,10 +23,7 @@ _ON_THE_BATCH = ("turn", "sharpness", "blocks")
 
 
 class Probe:
-    r"""Measure the steps of an optimizer against its equation of motion.
-
-    Hangs on its step hooks and writes down, every so many steps, how far each layer is
-    from the regime in which steps follow a motion.
+    r"""Measure, layer by layer, the steps of an optimizer against its equation of motion.
 
     Parameters
     ----------
@@ -35,12 +32,11 @@ class Probe:
     optimizer : torch.optim.Optimizer
         Any one, of this package or not. Its steps stay bit for bit the same.
     loss : callable, optional
-        A loss on a fixed batch, as a function of something to be called like the
-        model: ``lambda net: cross_entropy(net(x), y)``. Without it the parts
-        ``"turn"``, ``"sharpness"`` and ``"blocks"`` are not there.
+        A loss on a fixed batch, given a function to be called like the model:
+        ``lambda net: cross_entropy(net(x), y)``. The parts ``"turn"``, ``"sharpness"``
+        and ``"blocks"`` need it.
     symmetries : sequence of Symmetry, optional
-        What `find_symmetries(model, loss)` found. Without it there is no part
-        ``"symmetry"``.
+        What `find_symmetries(model, loss)` found, for the part ``"symmetry"``.
     every : int or mapping
         Measure the first step and each `every`-th after it; a mapping gives each
         part its own number (1 where it gives none). Default 1.
@@ -51,8 +47,7 @@ class Probe:
     Raises
     ------
     TypeError, ValueError
-        For an argument of the wrong kind, a part that is unknown or lacks its `loss`,
-        or `every` below 1.
+        For a wrong kind, a part that is unknown or lacks what it needs, `every` below 1.
 
     Notes
     -----
@@ -65,27 +60,25 @@ class Probe:
     error is at most ηλ_max, to leading order. With mini-batches it measures their noise
     too: independent gradients give 0.71, steps that turn round each time give 1.
 
-    ``"turn"``, the part of it that is not noise: with ∇f on the fixed batch before
-    and after the step, ``turn`` :math:`= \tfrac12\lVert\nabla f(w+\Delta w) -
-    \nabla f(w)\rVert/\lVert\nabla f(w)\rVert`; for gradient descent on that batch it
-    is what ``error`` will be at the next step, times the ratio of the two gradients.
-    ``gain`` is :math:`-\langle\nabla f(w),\Delta w\rangle`, the fall of the loss that
-    the gradient promises, ``bend`` is
-    :math:`\langle\nabla f(w+\Delta w)-\nabla f(w),\Delta w\rangle`, and
-    ``overshoot`` is bend/gain, the ηλ of the direction in which this optimizer went:
-    above 1 the step goes past the lowest point on its line, at 2 it arrives as high
-    as it started. For a loss that is quadratic along the step, ``fall``, by how much
-    it fell, is gain − bend/2. NaN where the step goes uphill. Two gradients.
+    ``"turn"``, the part of it that is not noise: with g = ∇f on the fixed batch and its
+    change Δg over the step, ``turn`` :math:`= \tfrac12\lVert\Delta g\rVert/\lVert
+    g\rVert`; for gradient descent on that batch it is what ``error`` will be at the next
+    step, times the ratio of the two gradients. ``gain`` is :math:`-\langle g,\Delta
+    w\rangle`, the fall of the loss that the gradient promises, ``bend`` is
+    :math:`\langle\Delta g,\Delta w\rangle`, and ``overshoot`` is bend/gain, the ηλ of the
+    direction in which this optimizer went, NaN where it goes uphill: above 1 the step goes
+    past the lowest point on its line, at 2 it arrives as high as it started. For a loss
+    that is quadratic along the step, ``fall``, by how much it fell, is gain − bend/2. Two
+    gradients.
 
     ``"sharpness"``: ``product`` is ηλ_max on the batch after the step, λ_max of
     :math:`P^{-1}H` where the step is :math:`-\eta P^{-1}` times an (averaged)
     gradient with a diagonal P: 1 for gradient descent, √v̂ + ε for Adam. For other
     optimizers only ``sharpness``, λ_max of H itself, is known, and ``product`` is NaN.
-    ``limit`` is where the motion of the weights ceases to exist and ``stable`` where
-    the method does, for that P held fixed: 1 and 2 without momentum, less and more
-    with it. The first time that ``product`` passes ``limit``, a warning is given.
-    ``"blocks"`` is the same for each tensor alone, the others held still. As much as a
-    hundred gradients or two (Lanczos' method): choose `every`.
+    ``limit`` is where the motion of the weights ends and ``stable`` where the method does,
+    for that P held fixed: 1 and 2 without momentum, less and more with it. The first time
+    that ``product`` passes ``limit``, a warning is given. ``"blocks"`` is the same for each
+    tensor alone. As much as a hundred gradients or two (Lanczos' method): choose `every`.
 
     ``"penalty"``: ``dual`` is ‖∇f‖_* in the norm in which the optimizer measures its
     step (that of its group, or of its card), on the fixed batch if there is one, else
@@ -100,24 +93,19 @@ class Probe:
     a norm that does not share the symmetry; ``drift`` is how far the weights went along
     the symmetry beyond the law, a way on which the loss is constant.
 
-    Reading `records` waits for the device, as does a measurement of ``"sharpness"``.
-    The random numbers and the buffers of the fixed batch are its own; layers keep
-    their mode. Under ``torch.amp`` the gradient at hand is the scaled one. A model
-    wrapped for several devices is to be given bare.
+    ``"sharpness"`` waits for the device. The random numbers and the buffers of the fixed
+    batch are its own; layers keep their mode. Under ``torch.amp`` the gradient at hand is
+    the scaled one. A model wrapped for several devices is to be given bare.
 
     Examples
     --------
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    >>> loss = lambda net: net(x).square().sum() / 2
+    >>> loss = lambda net: net(torch.diag(torch.tensor([1.0, 2.0]))).square().sum() / 2
     >>> with Probe(model, optimizer, loss) as probe:
-    ...     for _ in range(3):
-    ...         optimizer.zero_grad()
-    ...         loss(model).backward()
-    ...         optimizer.step()
-    >>> [round(record["product"], 3) for record in probe.records]  # lr times 4
-    [0.4, 0.4, 0.4]
+    ...     optimizer.step(lambda: loss(model).backward())
+    >>> round(probe.records[0]["product"], 3)  # lr times 4
+    0.4
     """
 
     def __init__(
@@ -146,8 +134,8 @@ class Probe:
         self._laws: dict[Symmetry, Tensor | None] = dict.fromkeys(symmetries)
         self._rows: list[dict[str, Any]] = []
         self._count, self._warned = 0, False
-        self._before: dict[Tensor, Tensor] = {}
-        self._moves: dict[Tensor, Tensor] = {}
+        self._before: readings.Moves = {}
+        self._moves: readings.Moves = {}
         self._slope: tuple[Tensor, Values] | None = None
         self._first, self._last, self._inside = math.nan, math.nan, 0.0
         self._hooks = (
@@ -159,18 +147,17 @@ class Probe:
     def records(self) -> list[dict[str, Any]]:
         """What was measured, as plain numbers; reading waits for the device.
 
-        One dict a measured step: ``step`` (from 1), ``loss`` on the fixed batch before
-        it, figures of the whole model, ``layers``, by name the figures of each
-        parameter, and ``symmetries``. What was not due is absent; NaN has no value.
+        One dict a measured step: ``step`` (from 1), ``loss`` on the fixed batch before it,
+        figures of the model, ``layers`` and ``symmetries``, figures by name. What was not
+        due is absent; NaN has no value.
         """
         return [readings.plain(row) for row in self._rows]
 
     @property
     def overhead(self) -> float:
-        """Seconds inside the hooks per second outside of them; NaN before a step.
+        """Seconds inside the hooks per second outside, from the first step to the last.
 
-        From the first step to the last, so let it see many. On an accelerator only
-        what the host waits for is seen.
+        NaN before a step. On an accelerator only what the host waits for is seen.
         """
         outside = self._last - self._first - self._inside
         return self._inside / outside if outside > 0 else math.nan
@@ -205,11 +192,8 @@ class Probe:
         self._count += 1
         layers = watched(self._model, self._optimizer)
         moving = self._due("steps") or self._due("steps", 1) or self._due("turn")
-        self._before = {
-            x.tensor: x.tensor.detach().clone()
-            for x in layers
-            if moving or x.name in self._lawful
-        }
+        kept = [x.tensor for x in layers if moving or x.name in self._lawful]
+        self._before = {p: p.detach().clone() for p in kept}
         self._slope = None
         evaluates = len(args) > 1 or kwargs.get("closure") is not None
         if self._due("turn") or self._due("penalty"):
@@ -222,12 +206,9 @@ class Probe:
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
         start = time.perf_counter()
-        layers = watched(self._model, self._optimizer)
-        moves = {
-            x.tensor: x.tensor.detach() - self._before[x.tensor]
-            for x in layers
-            if x.tensor in self._before
-        }
+        layers, before = watched(self._model, self._optimizer), self._before
+        known = [x.tensor for x in layers if x.tensor in before]
+        moves = {p: p.detach() - before[p] for p in known}
         found: list[readings.Reading] = []
         if self._due("steps"):
             found.append(readings.of_steps(layers, moves, self._moves))
@@ -265,14 +246,15 @@ class Probe:
         return {str(s): readings.of_law(s, x, new) for s, x in known.items()}
 
     def _on_the_batch(
-        self, batch: FixedBatch, layers: list[Watched], moves: dict[Tensor, Tensor]
+        self, batch: FixedBatch, layers: list[Watched], moves: readings.Moves
     ) -> Iterator[readings.Reading]:
         if self._slope is not None:
-            yield {"loss": self._slope[0]}, {}
-        if self._slope is not None and self._due("turn"):
-            loss, after = batch.gradient()
-            yield {"fall": self._slope[0] - loss}, {}
-            yield readings.of_turn(layers, moves, self._slope[1], after)
+            loss, slope = self._slope
+            yield {"loss": loss}, {}
+            if self._due("turn"):
+                new, after = batch.gradient()
+                yield {"fall": loss - new}, {}
+                yield readings.of_turn(layers, moves, slope, after)
         if self._due("sharpness"):
             found = readings.sharpest(batch, self._optimizer, layers)
             yield found, {}

@@ -1,7 +1,4 @@
-"""The figures of a probe, each a function of what a step left behind.
-
-Figures of the steps stay on the device as 0-d tensors until somebody reads them.
-"""
+"""The figures of a probe, which stay on the device until somebody reads them."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Watched]
 def merged(found: Iterable[Reading], laws: Mapping[str, Figures]) -> dict[str, Any]:
     """What was measured at one step; empty if nothing was."""
     whole: dict[str, Any] = {}
-    layers: dict[str, dict[str, Tensor | float]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for figures, rows in found:
         whole.update(figures)
         for name, row in rows.items():
@@ -163,15 +160,16 @@ def sharpest(
     layers = [x for x in layers if x.tensor.grad is not None]
     if not layers:
         return dict.fromkeys(("sharpness", "product", "limit", "stable"), math.nan)
-    found = [metric(optimizer, x.tensor, x.group) for x in layers]
-    metrics = [m for m in found if m is not None]
-    rates = [float(x.group["lr"]) for x in layers]
-    top = max(rates)
-    known = top > 0 and len(metrics) == len(layers)
-    scales: dict[str, Tensor | float] = {x.name: 1.0 for x in layers}
-    if known:
-        for x, m, rate in zip(layers, metrics, rates, strict=True):
-            scales[x.name] = torch.as_tensor(m * (rate / top)).sqrt()
+    top = max(float(x.group["lr"]) for x in layers)
+    scales: dict[str, Tensor | float] = {}
+    for x in layers:
+        inverse = metric(optimizer, x.tensor, x.group) if top > 0 else None
+        if inverse is not None:
+            part = float(x.group["lr"]) / top
+            scales[x.name] = torch.as_tensor(inverse * part).sqrt()
+    known = len(scales) == len(layers)
+    if not known:
+        scales = {x.name: 1.0 for x in layers}
     sign = -1.0 if any(x.group.get("maximize") for x in layers) else 1.0
     f, zero = batch.around(scales, sign)
     try:
@@ -182,17 +180,15 @@ def sharpest(
             raise
         value = math.nan  # training goes on, whether the eigenvalue was found or not
     limits, stables = zip(*(ends(optimizer, x.group) for x in layers), strict=True)
-    product = top * value if known else math.nan
-    both = {"sharpness": value, "product": product}
-    return {**both, "limit": min(limits), "stable": min(stables)}
+    found = {"sharpness": value, "product": top * value if known else math.nan}
+    return {**found, "limit": min(limits), "stable": min(stables)}
 
 
 def lawful(
     symmetry: Symmetry, before: Tensor | None, old: Values, new: Values, factor: float
 ) -> Tensor:
     """The coordinate after a step of gradient descent, which shrinks by a factor."""
-    if before is None:
-        before = symmetry.coordinate(old)
+    before = symmetry.coordinate(old) if before is None else before
     if symmetry.kind != "scale":
         return before * factor
     moved = {k: new[k] - factor * old[k] for k in symmetry.names}
@@ -201,14 +197,14 @@ def lawful(
 
 def of_law(symmetry: Symmetry, expected: Tensor, now: Values) -> Figures:
     """Lengths of the weights, or of the sums: measured, predicted."""
-    measured = symmetry.coordinate(now)
+    measured, norm = symmetry.coordinate(now), torch.linalg.vector_norm
     if symmetry.kind == "scale":
         lengths = [x.sum().sqrt() for x in (measured, expected)]
-        drift = torch.linalg.vector_norm(measured.sqrt() - expected.sqrt())
+        drift = norm(measured.sqrt() - expected.sqrt())
     else:
-        lengths = [torch.linalg.vector_norm(x) for x in (measured, expected)]
+        lengths = [norm(x) for x in (measured, expected)]
         channels = (symmetry.stop - symmetry.start) // symmetry.parts
-        drift = torch.linalg.vector_norm(measured - expected) / channels**0.5
+        drift = norm(measured - expected) / channels**0.5
     return {"measured": lengths[0], "predicted": lengths[1], "drift": drift}
 
 

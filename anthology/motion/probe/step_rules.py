@@ -1,8 +1,4 @@
-"""What can be said of an optimizer's step without taking it.
-
-Its own norm, the diagonal matrix that multiplies the gradient, the momentum, and
-what follows from them: the penalty, and where the motion and the method end.
-"""
+"""What can be said of an optimizer's step without taking it."""
 
 from __future__ import annotations
 
@@ -31,12 +27,10 @@ _ROOTED_HERE = {torch.optim.RMSprop: "square_avg", torch.optim.Adagrad: "sum"}
 def own_norm(optimizer: torch.optim.Optimizer, p: Tensor, group: Group) -> Norm:
     """The norm in which an optimizer measures a step of one tensor."""
     given: Norm | str | None = group.get("norm")
-    if given is not None:
-        return norm_for(p, given)
     card = getattr(optimizer, "card", None)
     text = card.norm if isinstance(card, optim.Card) else ""
-    if text.startswith("any"):
-        return norm_for(p, None)
+    if given is not None or text.startswith("any"):
+        return norm_for(p, given)
     name = type(optimizer).__name__
     if "spectral" in text or (not text and name == "Muon"):
         return Spectral() if p.ndim > 1 else LInf()
@@ -88,25 +82,16 @@ def metric(
 
 def ends(optimizer: torch.optim.Optimizer, group: Group) -> tuple[float, float]:
     """ηλ at which the motion of the weights ends, and at which the method does."""
-    beta, weight = _momentum(optimizer, group)
+    averages = "betas" in group or isinstance(optimizer, optim.SteepestDescent)
+    beta = float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+    # with dampening the first gradient enters undamped, all others with this weight
+    damped = 1 - float(group.get("dampening", 0.0)) if beta else 1.0
+    weight = 1 - beta if averages else damped
+    motion, stable = (1 - math.sqrt(beta)) ** 2, 2 * (1 + beta)
     if group.get("nesterov"):
         motion = ((1 - beta) / (1 + beta)) ** 2
         stable = 2 * (1 + beta) / (1 + 2 * beta)
-    else:
-        motion, stable = (1 - math.sqrt(beta)) ** 2, 2 * (1 + beta)
     return (motion / weight, stable / weight) if weight > 0 else (math.inf, math.inf)
-
-
-def _momentum(optimizer: torch.optim.Optimizer, group: Group) -> tuple[float, float]:
-    """β, and the weight with which a gradient enters the average."""
-    if "betas" in group:
-        beta = float(group["betas"][0])
-        return beta, 1 - beta
-    beta = float(group.get("momentum", 0.0))
-    if isinstance(optimizer, optim.SteepestDescent):
-        return beta, 1 - beta
-    # the first gradient enters undamped, all others with this weight
-    return beta, 1 - float(group.get("dampening", 0.0)) if beta else 1.0
 
 
 def shrinkage(optimizer: torch.optim.Optimizer, p: Tensor, group: Group) -> float:

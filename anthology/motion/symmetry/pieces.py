@@ -13,10 +13,9 @@ from torch import Tensor
 class Symmetry:
     r"""A way to change parameters that leaves the loss as it is.
 
-    The rows ``start`` to ``stop`` along ``axis`` are cut into `parts` equal pieces,
-    and each piece has the symmetry on its own: a convolution in front of a batch
-    normalisation as many as it has channels, in front of a layer normalisation one.
-    Methods take values by name, tensors in the shapes of the parameters.
+    The rows ``start`` to ``stop`` along ``axis`` are cut into `parts` equal pieces, each
+    with the symmetry on its own: a convolution in front of a batch normalisation as many
+    as it has channels. Methods take tensors by name in the shapes of the parameters.
 
     Parameters
     ----------
@@ -31,10 +30,9 @@ class Symmetry:
     reason : str
         What the layer feeds.
     defect : float
-        What is left of the identity at the weights of the model, with the ε of its
-        normalisation layers: the largest :math:`|\langle w, g\rangle| /
-        \lVert w\rVert\lVert g\rVert` or :math:`|\langle\mathbf 1, g\rangle| /
-        \lVert\mathbf 1\rVert\lVert g\rVert` of the pieces.
+        What the ε of the normalisation layers leaves of the identity at the weights of
+        the model: the largest :math:`|\langle w, g\rangle| / \lVert w\rVert\lVert g\rVert`
+        or :math:`|\langle\mathbf 1, g\rangle| / \lVert\mathbf 1\rVert\lVert g\rVert`.
     """
 
     kind: str
@@ -71,10 +69,8 @@ class Symmetry:
             changed[name] = values[name].clone()
             rows = self._rows(changed[name])
             cut = rows.reshape(self.parts, len(rows) // self.parts, -1)
-            if self.kind == "scale":
-                cut = cut * amount[:, None, None]
-            else:
-                cut = cut + amount[:, None, :]
+            scaled = self.kind == "scale"
+            cut = cut * amount[:, None, None] if scaled else cut + amount[:, None, :]
             rows.copy_(cut.reshape(rows.shape))
         return changed
 

@@ -1,27 +1,15 @@
 r"""What the motion does to weights along a symmetry of the loss.
 
-Gradient descent with weight decay κ, :math:`w' = (1 - \eta\kappa)w - \eta g`,
-can be solved along a symmetry without knowing the loss.
-
-*Scale*, :math:`f(cw) = f(w)` for c > 0 (weights in front of a normalisation): then
-:math:`\langle w, g\rangle = 0`, :math:`Hw = -g`, :math:`T[w, \cdot\,] = -2H`, so the
-length of w has an equation of its own. Gradient flow lets it decay to zero; the first
-counter term makes it grow with the steps, and the two balance. *Translation*,
-:math:`f(w + c\mathbf 1) = f(w)` (logits of a softmax): then :math:`\langle\mathbf 1,
-g\rangle = 0` and :math:`\langle\mathbf 1, w\rangle` only decays.
+Of gradient descent with weight decay, :math:`w' = (1 - \eta\kappa)w - \eta g`. *Scale*,
+:math:`f(cw) = f(w)` for c > 0: then :math:`\langle w, g\rangle = 0`, :math:`Hw = -g`,
+:math:`T[w, \cdot\,] = -2H`, so the length of w has an equation of its own. *Translation*,
+:math:`f(w + c\mathbf 1) = f(w)`: then :math:`\langle\mathbf 1, g\rangle = 0`.
 
 In all functions `lr` is η > 0 and `decay` κ ≥ 0; arguments of the wrong kind or
 range raise TypeError or ValueError; Tensors broadcast, and the result has their
 shape. `order` counts the terms of the motion as in
-:func:`anthology.motion.equation_of_motion`: 1 is gradient flow, 2 has
-:math:`\xi_0`, 3 has :math:`\xi_1`; None is gradient descent itself. Which weights
-of a model are meant, :func:`anthology.motion.find_symmetries` says. Source:
+:func:`anthology.motion.equation_of_motion`; None is gradient descent itself. Source:
 derived here (Miyagawa 2022 treats both kinds of layer).
-
->>> round(equilibrium_angle(lr=0.1, decay=0.5), 4)         # radians a step
-0.3176
->>> round(norm_equilibrium(1.0, lr=0.1, decay=0.5), 4)  # ‖w‖² where both balance
-0.3203
 """
 
 from __future__ import annotations
@@ -40,10 +28,9 @@ Number: TypeAlias = float | Tensor
 def equilibrium_angle(lr: float, decay: float) -> float:
     r"""Angle by which scale-invariant weights turn in one step, at equilibrium.
 
-    Exactly :math:`\arccos(1 - \eta\kappa) \approx \sqrt{2\eta\kappa}`, whatever the
-    loss, for gradient descent on weights whose length no longer changes.
-
-    In radians, for ηκ < 2, else ValueError.
+    Exactly :math:`\arccos(1 - \eta\kappa) \approx \sqrt{2\eta\kappa}` radians, whatever
+    the loss, for gradient descent on weights whose length no longer changes; ηκ < 2, else
+    ValueError.
 
     Notes
     -----
@@ -52,6 +39,9 @@ def equilibrium_angle(lr: float, decay: float) -> float:
     geometric mean of the cosines is 1 − ηκ, for a loss that changes from batch to
     batch too. On one fixed loss the weights often do not settle: about a minimum
     they shrink until the steps of their direction become unstable.
+
+    >>> round(equilibrium_angle(lr=0.1, decay=0.5), 4)
+    0.3176
     """
     product = _positive_product(lr, decay)
     _require_below(product, 2.0, "beyond it the weights grow without bound")
@@ -62,9 +52,8 @@ def equilibrium_angle(lr: float, decay: float) -> float:
 def effective_rate(square: Number, lr: float) -> Number:
     r"""Step size of the direction of scale-invariant weights, η/‖w‖².
 
-    The direction u = w/‖w‖ moves by :math:`\dot u = -\lVert w\rVert^{-2}\,\nabla
-    f(u)` under gradient flow, with decay or without. `square` is ‖w‖², a float or
-    Tensor; infinite at 0.
+    Gradient flow, with decay or without, moves the direction u = w/‖w‖ by :math:`\dot u =
+    -\lVert w\rVert^{-2}\,\nabla f(u)`. `square` is ‖w‖², a float or Tensor; infinite at 0.
     """
     demand(square=square, lr=lr)
     if not isinstance(square, Tensor) and square == 0:
@@ -75,13 +64,10 @@ def effective_rate(square: Number, lr: float) -> Number:
 def translation_rate(lr: float, decay: float, *, order: int | None = None) -> float:
     r"""Rate at which ⟨1, w⟩ decays on translation-invariant weights.
 
-    Gradient descent: :math:`\langle\mathbf 1, w_k\rangle = (1-\eta\kappa)^k
-    \langle\mathbf 1, w_0\rangle = e^{-rt}\langle\mathbf 1, w_0\rangle` with r =
-    :math:`-\log(1-\eta\kappa)/\eta`. The motion of N terms has its first N terms,
+    Per unit of time η·steps. Gradient descent (`order` None) multiplies it by 1 − ηκ in
+    each step, at the rate :math:`-\log(1-\eta\kappa)/\eta`; ηκ < 1, else ValueError: no
+    real motion changes a sign. The motion of N = `order` ≥ 1 terms has its first N terms,
     :math:`\kappa\sum_{j<N}(\eta\kappa)^j/(j+1)`.
-
-    Per unit of time η·steps. `order` is N ≥ 1, or None for gradient descent, which
-    needs ηκ < 1, else ValueError: no real motion changes a sign.
     """
     demand(lr=lr, decay=decay)
     product = lr * decay
@@ -148,6 +134,9 @@ def norm_equilibrium(
     ``slope``, a float or Tensor, is :math:`\hat G = \lVert g\rVert\lVert w\rVert`, the
     length of the gradient on the unit sphere: it depends on the direction of w alone.
     κ > 0, and for gradient descent (``order`` None) ηκ < 2, else ValueError.
+
+    >>> round(norm_equilibrium(1.0, lr=0.1, decay=0.5), 4)
+    0.3203
     """
     demand(slope=slope)
     product = _positive_product(lr, decay)
@@ -163,15 +152,12 @@ def norm_equilibrium(
 def norm_rate(lr: float, decay: float, *, order: int | None = None) -> float:
     r"""Rate at which ‖w‖⁴ relaxes to its equilibrium, for a constant slope.
 
-    Gradient flow 4κ; with :math:`\xi_0` 4κ(1 + ηκ/2), on all of the way. Gradient
-    descent, close to the equilibrium: a deviation is multiplied by
-    :math:`2(1-\eta\kappa)^2 - 1` in each step, so the rate is
+    Per unit of time η·steps: gradient flow (`order` 1) 4κ; with :math:`\xi_0` (2)
+    4κ(1 + ηκ/2), on all of the way. Gradient descent (None), close to the equilibrium,
+    multiplies a deviation by :math:`2(1-\eta\kappa)^2 - 1` in each step, at the rate
     :math:`-\log(2(1-\eta\kappa)^2 - 1)/\eta = 4\kappa + 6\eta\kappa^2 + \dots`: here
-    too only the leading value of the motion with :math:`\xi_0` is right.
-
-    Per unit of time η·steps, for `order` None (gradient descent), 1 or 2. ValueError
-    for κ = 0, or gradient descent with ηκ ≥ 1 − 1/√2, where the length jumps about its
-    equilibrium.
+    too only the leading value of the motion with :math:`\xi_0` is right. ValueError for
+    κ = 0, or gradient descent with ηκ ≥ 1 − 1/√2, where the length jumps about.
     """
     product = _positive_product(lr, decay)
     if order is None:

@@ -28,6 +28,7 @@ OF_TORCH = {
     "renormalize": None,
     "row_beta": None,
     "step_rule": "dualize",
+    "constrain": None,
 }
 ELEMENTWISE = ("embedding", "head", "gain", "bias", "entrywise", "depthwise")
 
