@@ -30,6 +30,10 @@ plain had grown ninefold while hyperball ended at a loss of 1.7:
 7. "hyperball-8", on a sphere of eight times the radius, ties with plain on digits, and
    "sphere-8" with hyperball-8: what hurts is the radius, not the surface.
 
+Of the second matrix a run keeps the size at the end, relative to the start, the angle by
+which it turns in a step, midway, and how even its singular values are: the nuclear norm
+over √r times the Frobenius norm, one if they are equal.
+
 Each stack of runs is stored as soon as it ends; started again, the script goes on where
 it stopped.
 """
@@ -148,15 +152,18 @@ def train(
     with torch.no_grad():
         x, y = (t.expand(len(seeds), *t.shape) for t in p.test)
         end = losses(x, y)
-        size = hidden[1].w.flatten(1).norm(dim=1) / start[1]
+        length = hidden[1].w.flatten(1).norm(dim=1)
+        values = torch.linalg.svdvals(hidden[1].w)
+        even = values.sum(1) / length / values.shape[1] ** 0.5
     angle = torch.stack(turned).mean(0)
     return [
         {
             "loss": round(float(loss), 5) if math.isfinite(loss) else None,
             "size": round(float(s), 4),
             "angle": round(float(a), 5),
+            "even": round(float(e), 4),
         }
-        for loss, s, a in zip(end, size, angle, strict=True)
+        for loss, s, a, e in zip(end, length / start[1], angle, even, strict=True)
     ]
 
 
