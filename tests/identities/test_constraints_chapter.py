@@ -240,3 +240,28 @@ def test_the_projected_step_earns_nine_tenths(claim, shape):
     t = along(polar(along(g)))
     share = inner(g, t) / norms.Spectral().norm(t) / inner(g, a)
     assert share.min() > 0.9
+
+
+@pytest.mark.claim("constraints-odd", tol=1e-6, trials=3)
+@pytest.mark.parametrize(
+    ("shape", "singular"), [((5, 3), True), ((7, 4), True), ((6, 3), False)], ids=str
+)
+def test_odd_shapes_end_at_a_singular_gradient(claim, shape, singular):
+    """By the multipliers of a convex solver."""
+    cvxpy = pytest.importorskip("cvxpy")
+    for _ in range(claim.trials):
+        w, g = polar(random(*shape)), random(*shape)
+        a = cvxpy.Variable(shape)
+        tangent = w.numpy().T @ a + a.T @ w.numpy() == 0
+        value = cvxpy.sum(cvxpy.multiply(g.numpy(), a))
+        problem = cvxpy.Problem(
+            cvxpy.Maximize(value), [cvxpy.sigma_max(a) <= 1, tangent]
+        )
+        best = problem.solve(solver="CLARABEL")
+        x = torch.as_tensor(tangent.dual_value)
+        # the sign of a multiplier is the solver's own
+        found = [g + s * w @ (x + x.mT) for s in (1, -1)]
+        shifted = min(found, key=norms.Spectral().dual)
+        assert abs(norms.Spectral().dual(shifted) / best - 1) < claim.tol
+        values = torch.linalg.svdvals(shifted)
+        assert (values[-1] < 1e-3 * values[0]) == singular
