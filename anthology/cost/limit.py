@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,8 +147,7 @@ def _counted(
     if not isinstance(optimizer, torch.optim.Optimizer):
         if model_or_params is None:
             raise TypeError("a class has no parameters: limit(AdamW, model)")
-        meta = [torch.empty_like(p, device="meta").requires_grad_() for p in chosen]
-        optimizer, counted = optimizer(meta or [torch.empty(0, device="meta")]), None
+        optimizer, counted = _made(optimizer, chosen), None
     own = [p for group in optimizer.param_groups for p in group["params"]]
     counts = {id(p) for p in (own if counted is None else counted)}
     if missing := counts - {id(p) for p in own}:
@@ -158,6 +157,19 @@ def _counted(
         )
     first = [p.device for p in (*chosen, *own)]
     return optimizer, counts, first[0] if first else torch.device("cpu")
+
+
+def _made(maker: Maker, params: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """An optimizer of tensors of these shapes, which take no memory."""
+    some = params or [torch.empty(0)]
+    try:
+        return maker(
+            [torch.empty_like(p, device="meta").requires_grad_() for p in some]
+        )
+    except RuntimeError:  # fused=True asks for numbers: one for all entries
+        ones = [torch.ones((), dtype=p.dtype, device=p.device) for p in some]
+        pairs = zip(ones, some, strict=True)
+        return maker([one.expand(p.shape).requires_grad_() for one, p in pairs])
 
 
 def _subject(

@@ -1,7 +1,7 @@
 """Rules that work entry by entry, as one pass over the memory.
 
-The learning rate and what depends on the step count are read from the device, and so
-is the flag that says whether the gradient may be used: nothing waits for the host,
+Entries whose gradient is not finite are left alone, averages and all. The learning rate
+and what depends on the step count are read from the device: nothing waits for the host,
 nothing compiles anew when they change, and a launch can be captured in a CUDA graph.
 `anthology.kernels.many` does the same for many small tensors in one launch.
 """
@@ -17,6 +17,7 @@ from .launch import check_flat, require
 RULES = {"descent": 0, "sgd": 1, "signum": 1, "lion": 1}
 RULES |= {"adamw": 2, "rmsprop": 2, "rootfree": 2}
 BLOCK = 1024
+LARGEST = torch.finfo(torch.float32).max
 
 
 def step_eager(
@@ -30,6 +31,7 @@ def step_eager(
     eps: float = 0.0,
     decay: float = 0.0,
     terms: float = 1.0,
+    limit: float = LARGEST,
     nesterov: bool = False,
     residual: Tensor | None = None,
 ) -> None:
@@ -37,10 +39,12 @@ def step_eager(
 
     Parameters
     ----------
-    rule, p, g, averages, numbers, betas, eps, decay, terms, nesterov, residual
+    rule, p, g, averages, numbers, betas, eps, decay, terms, limit, nesterov, residual
         As for `step`.
     """
     lr, rate, weight = numbers.unbind()
+    written = [p, *averages, *([] if residual is None else [residual])]
+    kept, fine = [x.clone() for x in written], g.abs() <= limit
     w, g = p.to(numbers.dtype), g.to(numbers.dtype)
     if residual is not None:
         w = w + residual
@@ -69,6 +73,8 @@ def step_eager(
     p.copy_(w)
     if residual is not None:
         residual.copy_(torch.where(p.isfinite(), w - p, 0.0))
+    for x, old in zip(written, kept, strict=True):
+        x.copy_(torch.where(fine, x, old))
 
 
 def step(
@@ -79,10 +85,12 @@ def step(
     numbers: Tensor,
     *,
     finite: Tensor | None = None,
+    refused: Tensor | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 0.0,
     decay: float = 0.0,
     terms: float = 1.0,
+    limit: float = LARGEST,
     nesterov: bool = False,
     residual: Tensor | None = None,
     seed: Tensor | None = None,
@@ -104,10 +112,15 @@ def step(
         1 − β₂ᵗ (root-free). The last two are η and 1 without bias correction.
     finite : Tensor, optional
         0-d boolean on the device; where it is False nothing is written.
+    refused : Tensor, optional
+        One float32 on the device, which becomes 1 if an entry is left alone.
     betas : tuple of float
         β₁ (or the momentum) and β₂ (or α). Default (0.9, 0.999).
     eps, decay, terms : float
         ε, κ and the number B of terms of the loss. Default 0, 0, 1.
+    limit : float
+        Entries with a gradient beyond it, or NaN, are left alone: p, averages and
+        residual. Default: the largest float32.
     nesterov : bool
         Look ahead, for SGD and Signum. Default False.
     residual : Tensor, optional
@@ -143,6 +156,8 @@ def step(
 
     grid = (-(-p.numel() // BLOCK),)
     rounding = rounding_of(residual, seed)
+    if refused is None:
+        refused = torch.zeros((), device=p.device)
     with torch.no_grad(), torch.cuda.device_of(p):
         entrywise[grid](
             p,
@@ -154,7 +169,8 @@ def step(
             numbers,
             p if finite is None else finite.view(torch.uint8),
             p.numel(),
-            *constants(betas, eps, decay, terms),
+            *constants(betas, eps, decay, terms, limit),
+            refused,
             rule,
             nesterov,
             rounding,
@@ -168,6 +184,7 @@ def constants(
     eps: float = 0.0,
     decay: float = 0.0,
     terms: float = 1.0,
+    limit: float = LARGEST,
 ) -> tuple[float, ...]:
     """What the kernels take for these settings, which are those of `step`.
 
@@ -175,16 +192,17 @@ def constants(
     ----------
     betas : tuple of float
         β₁ and β₂. Default (0.9, 0.999).
-    eps, decay, terms : float
-        ε, κ and B. Default 0, 0, 1.
+    eps, decay, terms, limit : float
+        ε, κ, B and the largest gradient. Default 0, 0, 1 and the largest float32.
 
     Returns
     -------
     tuple of float
-        β₁, 1 − β₁, β₂, 1 − β₂, (1 − β₂)B, ε, κ.
+        β₁, 1 − β₁, β₂, 1 − β₂, (1 − β₂)B, ε, κ, the limit.
     """
     beta1, beta2 = betas
-    return (beta1, 1 - beta1, beta2, 1 - beta2, (1 - beta2) * terms, eps, decay)
+    shares = (beta1, 1 - beta1, beta2, 1 - beta2, (1 - beta2) * terms)
+    return (*shares, eps, decay, limit)
 
 
 def rounding_of(residual: object | None, seed: object | None) -> str:

@@ -26,6 +26,7 @@ def step_many(
     numbers: Tensor,
     *,
     finite: Tensor | None = None,
+    refused: Tensor | None = None,
     residuals: Sequence[Tensor] | None = None,
     seeds: Tensor | None = None,
     nesterov: bool = False,
@@ -45,12 +46,12 @@ def step_many(
         gradients, one device.
     numbers : Tensor
         (tensors, 3), contiguous; a row as for ``step`` each.
-    finite, seeds : Tensor, optional
+    finite, refused, seeds : Tensor, optional
         (tensors,), contiguous; an entry as for ``step`` each.
     nesterov : bool
         As for ``step``. Default False.
     **settings
-        ``betas``, ``eps``, ``decay`` and ``terms`` of all of them.
+        ``betas``, ``eps``, ``decay``, ``terms`` and ``limit`` of all of them.
 
     Raises
     ------
@@ -79,6 +80,8 @@ def step_many(
     if not params:
         return
     first = params[0]
+    if refused is None:
+        refused = torch.zeros(len(params), device=first.device)
     everything = list(zip(params, grads, averages, residuals or params, strict=True))
     rows = [_row(i, *some) for i, some in enumerate(everything)]
     kinds = tuple((p.dtype, g.dtype) for p, g in zip(params, grads, strict=True))
@@ -100,6 +103,7 @@ def step_many(
                     own,
                     numbers[i],
                     finite=None if finite is None else finite[i],
+                    refused=refused[i],
                     residual=rest if residuals else None,
                     seed=None if seeds is None else seeds[i],
                     nesterov=nesterov,
@@ -122,6 +126,7 @@ def step_many(
                 numbers,
                 numbers if finite is None else finite.view(torch.uint8),
                 *constants(**settings),
+                refused,
                 rule,
                 nesterov,
                 rounding,

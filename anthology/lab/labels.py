@@ -59,8 +59,9 @@ def _label_axes(axes: Any) -> list[Any]:
     axes.get_figure().draw_without_rendering()  # so that the layout is known
     points_high = axes.bbox.height * 72 / axes.get_figure().dpi
     size = optional("matplotlib", "matplotlib").rcParams["font.size"]
-    ends = {text: _end(line) for text, line in named.items()}
-    order = sorted(named, key=lambda text: ends[text][1])
+    # a line without a finite point is not to be seen, nor named
+    ends = {text: _end(line) for text, line in named.items() if _fractions(line)}
+    order = sorted(ends, key=lambda text: ends[text][1])
     heights = [size * _LEADING * (1 + text.count("\n")) for text in order]
     wanted = [ends[text][1] * points_high for text in order]
     return [

@@ -138,8 +138,8 @@ class Adam(BaseOptimizer):
 
     Notes
     -----
-    Equal to ``torch.optim.Adam`` step for step, and it loads its checkpoints. A
-    gradient that is not finite, or whose square is not, skips its tensor.
+    Equal to ``torch.optim.Adam`` step for step, and it loads its checkpoints. Where
+    a gradient is not finite, or its square is not, the entry is left alone.
 
     Source: Kingma & Ba 2015, Algorithm 1; as steepest descent, Bernstein &
     Newhouse 2024, eqs. 3-8.

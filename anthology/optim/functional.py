@@ -162,7 +162,7 @@ def _updated(
         )
     counted = [_copied(kept) for kept in state["groups"]]
     for group, kept in zip(optimizer.param_groups, counted, strict=True):
-        group.update({**kept, **changes})
+        group.update({k: _as_in(group, k, v) for k, v in kept.items()} | changes)
         optimizer.check(group)
     before = [dict(group) for group in optimizer.param_groups]
     found = gradients(params, grads, tensors)
@@ -173,9 +173,16 @@ def _updated(
     for p in tensors:
         p.grad = None
     for kept, group, old in zip(counted, optimizer.param_groups, before, strict=True):
-        kept |= {k: v for k, v in group.items() if v is not old.get(k)}
+        new = {k: v for k, v in group.items() if v is not old.get(k)}
+        # an ensemble hands on tensors alone
+        kept |= {k: torch.as_tensor(v) for k, v in new.items()}
     states = [dict(optimizer.state[p]) for p in tensors]
     return rebuilt(params, tensors), {"state": states, "groups": counted}
+
+
+def _as_in(group: dict[str, Any], name: str, value: Tensor) -> Any:
+    """What a group counts, as it keeps it: a number or a tensor."""
+    return value if isinstance(group.get(name), Tensor | None) else value.item()
 
 
 def _copied(kept: dict[str, Any]) -> dict[str, Any]:

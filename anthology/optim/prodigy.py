@@ -19,7 +19,7 @@ from .core.rule import Group, Rule, coupled
 from .core.state import State
 from .parts.arithmetic import add_scaled, mapped, on_cpu, one_norms, scale
 from .parts.prodigy.distance import _DistanceEstimate, estimate_entries, estimate_state
-from .parts.prodigy.plan import two_passes
+from .parts.prodigy.passes import two_passes
 from .parts.prodigy.totals import counted, factor, top_rate
 from .parts.prodigy.update import corrected, move
 

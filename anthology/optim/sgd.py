@@ -135,7 +135,7 @@ class SGD(BaseOptimizer):
     checkpoints. Without dampening it is `SteepestDescent` under ``L2()`` with
     ``across="l2"`` and momentum μ: at rate η/(1−μ) with ``step="steepest"``, or, for
     the normalised form, at rate η with ``step="dualize"``. A gradient that could
-    overflow the momentum skips its tensor.
+    overflow the momentum skips its entry, or, normalised, its tensor.
 
     Source: Polyak 1964 (momentum); Cutkosky & Mehta 2020 (arXiv 2002.03305),
     Algorithm 1 (normalised); as steepest descent, Bernstein & Newhouse 2024, Prop. 1.
@@ -238,7 +238,7 @@ class SGD(BaseOptimizer):
         joint = [batch for batch in batches if batch.group["normalised"]]
         moves = []
         for batch in joint:
-            batch.open(self)
+            batch.open(self, whole=True)  # which one norm measures
             lists = (batch.params, batch.grads, batch.states)
             if batch.foreach and batch.params:
                 found = _directions(*lists, batch.group)

@@ -89,12 +89,20 @@ class Gradients(Subject):
         self._recovers(1.0, math.inf, "a gradient with one infinity")
 
     def nan_skips_the_tensor(self) -> None:
-        """A tensor that should sit out a bad batch is moved by decay or old momentum."""
+        """What should sit out a bad batch is moved by decay or old momentum.
+
+        That is the tensor or, where a rule works entry by entry, the entry.
+        """
         trial = self.on(weight())
         trial.step()
         before = trial.now()
         trial.step(torch.full((4, 3), math.nan))
         require(trial.stands_at(before), "a parameter with a NaN gradient was moved")
+        spoilt = torch.randn(4, 3)
+        spoilt[1, 2] = math.nan
+        trial.step(spoilt)
+        kept = equal_bits(trial.now()[0][1, 2], before[0][1, 2])
+        require(kept, "an entry with a NaN gradient was moved")
 
     def nan_spares_the_others(self) -> None:
         """One bad layer stops or poisons every other layer."""

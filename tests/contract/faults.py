@@ -111,7 +111,7 @@ def _(self: Sound) -> None:
 def _(self: Sound) -> None:
     for p, g in self.pairs:
         if g.isnan().any() and not g.isnan().all():
-            p.fill_(math.nan)
+            p[g.isfinite()] = math.nan
 
 
 @after("infinite gradient")
@@ -124,8 +124,8 @@ def _(self: Sound) -> None:
 @after("nan skips the tensor")
 def _(self: Sound) -> None:
     for p, g in self.pairs:
-        if g.numel() and g.isnan().all():
-            p.mul_(0.99)
+        if g.isnan().any():
+            p.mul_(torch.where(g.isnan(), 0.99, 1.0))
 
 
 @after("non contiguous parameter")

@@ -99,7 +99,7 @@ def test_what_is_not_finite_leaves_no_residual(device: str) -> None:
     g[1] = torch.inf
     rest = torch.zeros_like(p)
     one = torch.full((3,), 2.0**-10, device=device)
-    step("descent", p, g, [], one, residual=rest)
+    step("descent", p, g, [], one, residual=rest, limit=torch.inf)
     assert p.tolist() == [1.0, -torch.inf, 1.0]
     assert rest.tolist() == [-(2.0**-10), 0.0, -(2.0**-10)]
 
@@ -136,7 +136,7 @@ def test_random_rounding_keeps_what_it_must(device: str) -> None:
     step("descent", p, g, [], numbers, seed=seed)
     assert torch.equal(p, before)
     g[0], p[1] = torch.inf, torch.nan
-    step("descent", p, g, [], numbers, seed=seed)
+    step("descent", p, g, [], numbers, seed=seed, limit=torch.inf)
     assert bool(p[1].isnan()) and p[0] == -torch.inf
     assert torch.equal(p[2:], before[2:])
 
@@ -154,6 +154,42 @@ def test_what_is_not_finite_is_left_alone(device: str) -> None:
         step("lion", p, g, averages, numbers, finite=flag)
         assert p.tolist() == [0.5 if finite else 1.0] * 5
         assert averages[0].tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "compensated", "stochastic"])
+@pytest.mark.parametrize("rule", RULES)
+def test_bad_entries_are_left_alone(rule: str, rounding: str, device: str) -> None:
+    """Parameter, averages and residual keep their bits; the others do not see them."""
+    kind = torch.float32 if rounding == "nearest" else torch.bfloat16
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(4, 1100, generator=generator) + 0.5
+    bad = torch.zeros(1100, dtype=torch.bool, device=device)
+    bad[[0, 1023, 1024, 1099]] = True
+    for take in (step, step_eager):
+        ends = []
+        for spoilt in (True, False):
+            p, g, *averages = drawn.clone().to(device)
+            p, g, averages = p.to(kind), g.to(kind), averages[: RULES[rule]]
+            rest = torch.full_like(p, 2.0**-9)
+            if spoilt:
+                values = [torch.nan, torch.inf, -torch.inf, 1e10]
+                g[bad] = torch.tensor(values, device=device).to(kind)
+            numbers = torch.full((3,), 0.5, device=device)
+            extra: dict[str, Any] = {"limit": 1e9, "eps": 0.1}
+            if rounding == "compensated":
+                extra["residual"] = rest
+            if take is step:
+                extra["refused"] = torch.zeros((), device=device)
+                if rounding == "stochastic":
+                    extra["seed"] = torch.tensor(5, device=device)
+            start = [x.clone() for x in (p, rest, *averages)]
+            take(rule, p, g, averages, numbers, **extra)
+            ends.append([p, rest, *averages])
+            if take is step:
+                assert float(extra["refused"]) == spoilt
+        for old, x, y in zip(start, *ends, strict=True):
+            assert torch.equal(x[bad], old[bad])
+            assert torch.equal(x[~bad], y[~bad])
 
 
 def test_empty(device: str) -> None:

@@ -37,6 +37,8 @@ BYTES = [  # bytes a single-precision parameter and step, and of state
     (optim.Adam, 28, 8),
     (optim.AdamW, 28, 8),
     (torch.optim.AdamW, 28, 8),
+    (lambda p: optim.AdamW(p, fused=True), 28, 8),
+    (lambda p: torch.optim.AdamW(p, fused=True), 28, 8),
     (lambda p: optim.AdamW(p, amsgrad=True), 36, 12),
     (with_batch(optim.RootFreeRMSProp, momentum=0.0), 20, 4),
     (with_batch(optim.RootFreeRMSProp), 28, 8),

@@ -77,6 +77,13 @@ def test_a_line_is_labelled_once_and_where_it_is_last_inside():
     assert abs(box.x0 - axes.transData.transform((1, 1))[0]) < 20
 
 
+def test_a_line_without_a_point_has_no_label():
+    _, axes = plt.subplots()
+    axes.plot([0, 1], [1, 2], label="seen")
+    axes.plot([0, 1], [math.nan, math.inf], label="never")
+    assert [label.get_text() for label in lab.label_lines(axes)] == ["seen"]
+
+
 def test_a_label_at_some_x_is_on_its_side_of_the_line():
     figure, axes = plt.subplots()
     (line,) = axes.plot([1, 100], [1, 100])

@@ -52,10 +52,13 @@ def trained(shapes, poison, kind=AdamW, steps=6, **options):
     return params, optimizer
 
 
-KINDS = [
+ENTRYWISE = [
     (AdamW, {"lr": 0.1}),
     (AdamW, {"lr": 0.1, "amsgrad": True, "foreach": False}),
     (AdamW, {"lr": 0.1, "fused": True}),
+]
+KINDS = [
+    *ENTRYWISE,
     (SteepestDescent, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
     (SteepestDescent, {"lr": 0.1, "momentum": 0.9, "step": "steepest"}),
     (SteepestDescent, {"lr": 0.1, "momentum": 0.9, "across": "l2"}),
@@ -63,7 +66,7 @@ KINDS = [
 SHAPES = [(4, 3), (5,), (), (2, 3)]
 
 
-@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize(("kind", "options"), KINDS[3:])
 def test_a_bad_tensor_is_left_as_if_it_had_no_gradient(kind, options):
     """Parameter, state and counters; the others move as if it were not there."""
     bad = {0: float("nan"), 2: float("inf")}
@@ -84,6 +87,44 @@ def test_a_bad_tensor_is_left_as_if_it_had_no_gradient(kind, options):
                 assert torch.equal(optimizer.state[p][name], value)
     assert optimizer.skipped == {"0.0": 1, "0.2": 1}
     assert reference.skipped == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [*ENTRYWISE, (Lion, {"decay": "cautious"})]
+)
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), 3e38])
+def test_a_bad_entry_is_left_alone(kind, options, free, bad, monkeypatch):
+    """Parameter and state, where a rule works entry by entry; the others do not see."""
+    monkeypatch.setattr(batch, "reads_flags_for_free", lambda device: free)
+    runs = [trained(SHAPES, {0: x, 2: x}, kind, **options) for x in (bad, 1.0)]
+    for i, (p, q) in enumerate(zip(*(params for params, _ in runs), strict=True)):
+        lists = [(p, q)]
+        there, here = runs[0][1].state[p], runs[1][1].state[q]
+        assert there["step"] == here["step"]
+        lists += [
+            (x, here[k]) for k, x in there.items() if k not in ("step", "skipped")
+        ]
+        for x, y in lists:
+            same = x == y
+            assert bool(same.view(-1)[:-1].all())
+            assert bool(same.view(-1)[-1]) == (i not in (0, 2))
+    assert runs[0][1].skipped == {"0.0": 1, "0.2": 1}
+
+    # the entry itself: as if this step had not been
+    w = torch.tensor([1.0, 2.0]).requires_grad_()
+    optimizer = kind([w], weight_decay=0.5, **options)
+    for last in (0.3, bad, 0.3):
+        before = [
+            w.detach().clone(),
+            {k: x.clone() for k, x in optimizer.state[w].items()},
+        ]
+        w.grad = torch.tensor([1.0, last])
+        optimizer.step()
+        after = optimizer.state[w]
+        still = [w[1] == before[0][1]]
+        still += [after[k][1] == x[1] for k, x in before[1].items() if x.dim()]
+        assert all(still) == any(still[1:]) == (last is bad)
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)

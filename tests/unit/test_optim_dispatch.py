@@ -19,6 +19,7 @@ from anthology.optim import (
 )
 from anthology.optim.core import dispatch
 from anthology.optim.core.batch import Batch
+from anthology.optim.core.fused import passes
 from anthology.optim.core.fused.compile import missing_compiler
 from anthology.optim.core.fused.passes import compiled_kernels
 from tests.examples import EXAMPLES
@@ -27,6 +28,12 @@ CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(
     bool(missing_compiler(CPU)), reason=f"no {missing_compiler(CPU)} here"
 )
+
+
+@pytest.fixture(autouse=True)
+def _small_ones_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "LEAST", 2)
+
 
 # Every rule with every branch it has, in as few kernels as that takes.
 RULES: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from anthology import optim
+from anthology.optim.core.fused import passes
 from anthology.optim.core.fused.compile import missing_compiler
 from anthology.optim.core.fused.passes import compiled_kernels
 from anthology.optim.parts.prodigy.compiled import pass_kernels
@@ -16,6 +17,13 @@ from tests.examples import EXAMPLES, Example
 pytestmark = pytest.mark.skipif(
     bool(missing_compiler(torch.device("cpu"))), reason="no compiler here"
 )
+
+
+@pytest.fixture(autouse=True)
+def _small_ones_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "LEAST", 2)
+
+
 # What a schedule may change, of all that have it.
 SCHEDULED = (
     *("betas", "momentum", "alpha", "dampening"),

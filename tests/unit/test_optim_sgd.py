@@ -106,8 +106,8 @@ def test_options_switched_on_later_act_as_in_torch(late):
     assert gap([q.detach()], [p.detach()]) < 1e-14
 
 
-def test_a_skipped_first_gradient_is_not_the_first():
-    """With dampening, the first gradient that counts enters undamped."""
+def test_a_first_gradient_with_a_bad_entry_is_the_first():
+    """With dampening it enters undamped; the bad entry has later ones only."""
     for free in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(batch, "reads_flags_for_free", lambda device, f=free: f)
@@ -117,8 +117,9 @@ def test_a_skipped_first_gradient_is_not_the_first():
                 options = {"momentum": 0.9, "dampening": 0.5, "foreach": foreach}
                 one, other = SGD([p], 0.1, **options), SGD([q], 0.1, **options)
                 p.grad = torch.tensor([float("nan"), 1.0])
+                q.grad = torch.tensor([0.0, 1.0])
                 one.step()
-                assert torch.equal(p.detach(), torch.zeros(2))
+                other.step()
                 for _ in range(3):
                     p.grad = torch.randn(2)
                     q.grad = p.grad.clone()

@@ -24,20 +24,28 @@ def advance(
     share2,
     eps,
     decay,
+    limit,
+    refused_ptr,
     RULE: tl.constexpr,
     NESTEROV: tl.constexpr,
     ROUNDING: tl.constexpr,
 ):
     """One block of one tensor."""
     lr = tl.load(numbers)
-    p = tl.load(p_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    old = tl.load(p_ptr + at, mask=mask, other=0.0)
+    p, rest = old.to(tl.float32), 0.0
     g = tl.load(g_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    fine = tl.abs(g) <= limit
+    refused = tl.max(tl.where(fine, 0, 1), 0)
+    tl.store(refused_ptr, 1.0, mask=refused > 0)
     if ROUNDING == "compensated":
-        p += tl.load(rest_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        rest = tl.load(rest_ptr + at, mask=mask, other=0.0)
+        p += rest.to(tl.float32)
     if RULE == "descent":
         p -= lr * (g + decay * p)
     else:
         m = tl.load(m_ptr + at, mask=mask, other=0.0)
+        old_m = m
         if RULE == "sgd":
             g += decay * p
             m = beta1 * m + g
@@ -54,6 +62,7 @@ def advance(
             m += rest2 * (g - m)
         else:
             v = tl.load(v_ptr + at, mask=mask, other=1.0)
+            old_v = v
             v = beta2 * v + share2 * g * g
             if RULE == "rmsprop":
                 m = beta1 * m + (g / (v + eps) + decay * p)
@@ -67,13 +76,15 @@ def advance(
                 else:
                     below = v / weight
                 p = p * (1 - lr * decay) - rate * m / (below + eps)
-            tl.store(v_ptr + at, v, mask=mask)
-        tl.store(m_ptr + at, m, mask=mask)
-    put(p_ptr, rest_ptr, seed_ptr, at, mask, p, ROUNDING)
+            tl.store(v_ptr + at, tl.where(fine, v, old_v), mask=mask)
+        tl.store(m_ptr + at, tl.where(fine, m, old_m), mask=mask)
+    put(p_ptr, rest_ptr, seed_ptr, at, mask, p, fine, old, rest, ROUNDING)
 
 
-# Rows of numbers, flags and seeds lie anywhere: one compilation serves all of them.
-@triton.jit(do_not_specialize_on_alignment=["numbers", "finite_ptr", "seed_ptr"])
+# Rows of numbers, flags and seeds lie anywhere: one compilation serves all.
+@triton.jit(
+    do_not_specialize_on_alignment=["numbers", "finite_ptr", "seed_ptr", "refused_ptr"]
+)
 def entrywise(
     p_ptr,
     g_ptr,
@@ -91,6 +102,8 @@ def entrywise(
     share2,
     eps,
     decay,
+    limit,
+    refused_ptr,
     RULE: tl.constexpr,
     NESTEROV: tl.constexpr,
     ROUNDING: tl.constexpr,
@@ -118,6 +131,8 @@ def entrywise(
         share2,
         eps,
         decay,
+        limit,
+        refused_ptr,
         RULE,
         NESTEROV,
         ROUNDING,
@@ -141,6 +156,8 @@ def entrywise_many(
     share2,
     eps,
     decay,
+    limit,
+    refused_ptr,
     RULE: tl.constexpr,
     NESTEROV: tl.constexpr,
     ROUNDING: tl.constexpr,
@@ -190,6 +207,8 @@ def entrywise_many(
         share2,
         eps,
         decay,
+        limit,
+        refused_ptr + tensor,
         RULE,
         NESTEROV,
         ROUNDING,

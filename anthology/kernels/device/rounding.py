@@ -29,15 +29,26 @@ def jittered(x, seed, at):
 
 
 @triton.jit
-def put(p_ptr, rest_ptr, seed_ptr, at, mask, p, ROUNDING: tl.constexpr):
-    """Store float32 as parameters, rounded as asked; see `anthology.kernels`."""
+def put(
+    p_ptr,
+    rest_ptr,
+    seed_ptr,
+    at,
+    mask,
+    p,
+    fine,
+    old,
+    rest,
+    ROUNDING: tl.constexpr,
+):
+    """Store float32 as parameters, rounded as asked, or what was there."""
     if ROUNDING == "stochastic":
-        tl.store(p_ptr + at, jittered(p, tl.load(seed_ptr), at), mask=mask)
+        near = jittered(p, tl.load(seed_ptr), at)
     else:
         near = narrowed(p, p_ptr.dtype.element_ty)
-        tl.store(p_ptr + at, near, mask=mask)
-        if ROUNDING == "compensated":
-            wide = near.to(tl.float32)
-            rest = tl.where(tl.abs(wide) < float("inf"), p - wide, 0.0)
-            kind: tl.constexpr = rest_ptr.dtype.element_ty
-            tl.store(rest_ptr + at, narrowed(rest, kind), mask=mask)
+    tl.store(p_ptr + at, tl.where(fine, near, old), mask=mask)
+    if ROUNDING == "compensated":
+        wide = near.to(tl.float32)
+        gone = tl.where(tl.abs(wide) < float("inf"), p - wide, 0.0)
+        gone = narrowed(gone, rest_ptr.dtype.element_ty)
+        tl.store(rest_ptr + at, tl.where(fine, gone, rest), mask=mask)

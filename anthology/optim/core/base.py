@@ -36,10 +36,11 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
 class BaseOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` that needs only an update rule, its `rule`.
 
-    A tensor whose gradient is not finite is skipped whole: neither the parameter
-    nor its state changes, weight decay included, and `skipped` counts it. Where that
-    happens at every step, one warning names the tensors after 25 to 50 steps; for it
-    the host does not wait for a CUDA device.
+    Where a gradient is not finite, neither parameter nor state changes, weight decay
+    included: a rule that works entry by entry leaves such entries alone, any other the
+    whole tensor, and `skipped` counts the tensor once a step. Where that happens at every
+    step, one warning names the tensors after 25 to 50 steps; for it the host does not
+    wait for a CUDA device.
 
     The flags of every class, each of which a group may override:
 
@@ -257,9 +258,9 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How often each tensor was skipped because its gradient was not finite.
+        """How often each tensor, or an entry of it, was skipped for its gradient.
 
-        A dict of those skipped at least once, by name or, without names, as
+        In how many steps, of those with at least one: by name or, without names, as
         ``"group.index"``. Reading it waits for the device.
         """
         kept = [(x, self.state.get(p, {})) for x, p in named(self.param_groups)]

@@ -5,12 +5,12 @@ an update rule should not have to know. A `Batch` holds tensors of one parameter
 group that share a device and a dtype. `open` prepares them for the rule,
 `close` writes the results back.
 
-The NaN policy lives here too: a tensor whose gradient is not finite (or too large
-for the state, see ``Rule.gradient_limit``) is left exactly as it was,
-parameter and state, and its ``skipped`` counter goes up. Where the flag can be read
-for nothing (CPU) such tensors are taken out before the rule runs. Elsewhere reading
-it would make the host wait for the device, so the rule runs on a gradient of zeros
-and the old values are selected afterwards.
+The NaN policy lives here too. An entry of a gradient is bad if it is not finite, or
+too large for the state (``Rule.gradient_limit``). A rule that works entry by entry
+leaves the bad ones exactly as they were, parameter and state, any other rule the whole
+tensor; the ``skipped`` counter of the tensor goes up. The rule runs on zeros there, and
+the old values are selected afterwards. Where flags can be read for nothing (CPU),
+tensors without a bad entry pay no more than the look, and whole ones are taken out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .decay import Decay, apart
 from .rounding import RESIDUAL, opened, rounding_of, written
+from .rule import Rule
 from .state import State, real, state_dtype, tensors_of
 
 __all__ = ["Batch", "StateKeeper", "reads_flags_for_free"]
@@ -55,16 +56,15 @@ class Batch:
         As above; `open` takes skipped tensors out where it can.
     params, grads : list of Tensor
         What the rule sees: real, at least float32, finite. ``params`` and the
-        states are written in place; ``grads`` may be the users' gradients and are
-        never written.
+        states are written in place; ``grads`` may be the users' and never are.
     states : list of dict
         The state of each parameter, as real tensors.
     steps : list of float or Tensor
         How many steps each parameter has taken, this one included.
     finite : list of Tensor or None
-        Where the flags could not be read: 0-d booleans, False for the tensors whose
-        update will be undone, for a gradient that is not finite or counts as none.
-        None where such tensors have been taken out.
+        Where tensors are left alone whole and flags could not be read: 0-d booleans,
+        False for a gradient that has a bad entry or counts as none. None where such
+        tensors have been taken out.
     agreed : list of Tensor or None
         The flags where several processes have found them together, as 0-d booleans.
     moved : list of Tensor or None
@@ -93,7 +93,7 @@ class Batch:
         self.before: Callable[[], None] | None = None
         self.after: Callable[[], None] | None = None
         self._kept: list[State] = []
-        self._fine: list[Tensor] = []
+        self._flags: list[Tensor | None] = []  # what may change, of each; None: all
         self._how = "nearest"
         self._decay: Decay | None = None
         self._saved: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -116,13 +116,16 @@ class Batch:
             return bool(asked)
         return {type(p) for p in self.tensors} <= {Tensor, torch.nn.Parameter}
 
-    def open(self, optimizer: StateKeeper) -> None:
+    def open(self, optimizer: StateKeeper, whole: bool | None = None) -> None:
         """Prepare what the rule sees and set aside what must not change.
 
         Parameters
         ----------
         optimizer : BaseOptimizer
             Gives the state of each tensor and the largest gradient it can take.
+        whole : bool, optional
+            Whether a bad entry stops its whole tensor. Default: if the rule does not
+            work entry by entry.
         """
         if self.before is not None:
             self.before()
@@ -134,23 +137,23 @@ class Batch:
         if self.is_complex:
             self.grads = [real(g) for g in self.grads]
         self._kept = states_of(optimizer, self.tensors, group)
-        limits = _limits(optimizer, self.grads, group)
+        rule = optimizer.rule_of(group)
+        if whole is None:
+            whole = not rule.entrywise
+        limits, told = _limits(rule, self.grads, group), None
+        if rule.zero_is_none:
+            told = self.moved or nonzero_flags(self.grads)
         if differentiable or reads_flags_for_free(self.tensors[0].device):
-            agreed = self.agreed and torch.stack(self.agreed).tolist()
-            stack = self.foreach and not group.get("fused")
-            fine = agreed or _readable_flags(self.grads, limits, stack)
-            self._take_out(fine, self._told(optimizer))
+            self._look(limits, told, whole)
+            taken = None
         else:
-            self._fine = self.agreed or _device_flags(self.grads, limits)
-            told = self._told(optimizer)
-            pairs = zip(self._fine, told or self._fine, strict=True)
-            self.finite = [a & b for a, b in pairs] if told else self._fine
+            taken = self._flagged(limits, told, whole)
         if differentiable:
             self._kept = [
                 {k: v.clone() for k, v in tensors_of(s).items()} for s in self._kept
             ]
         if self._kept:
-            self._count()
+            self._count(taken)
         if group["maximize"] and self.grads:
             self.grads = list(torch._foreach_neg(self.grads))
         self.states = self._kept
@@ -166,8 +169,8 @@ class Batch:
         if self.params and group.get("decay", "plain") != "plain" and apart(group):
             self._decay = Decay(self.params, group)
             self.group = {**group, "weight_decay": 0.0}
-        if self.finite is not None:
-            self._set_aside(self.finite)
+        if self._flags:
+            self._set_aside()
 
     def close(self, optimizer: StateKeeper) -> None:
         """Undo the tensors that were to be left alone; write the others back.
@@ -183,12 +186,15 @@ class Batch:
             early = [watched > 0 and t <= watched for t in self.steps]
             self._decay.act(self.params, rates, early)
         for flag, new, old in self._saved:
-            torch.where(flag, new, old, out=new)
+            if self.group["differentiable"]:
+                new.copy_(torch.where(flag, new, old))
+            else:
+                torch.where(flag, new, old, out=new)
         self._saved = []
         if self._how != "nearest":
             for i, (p, new) in enumerate(zip(self.tensors, self.params, strict=True)):
-                fine = self.finite[i] if self.finite else None
-                written(p, new, self._kept[i], self._how, fine)
+                some = self._flags[i] if self._flags else None
+                written(p, new, self._kept[i], self._how, some)
         elif self._copied:
             for p, new in zip(self.tensors, self.params, strict=True):
                 real(p).copy_(new)
@@ -208,48 +214,73 @@ class Batch:
         same = [opened(p, state, wide, self._how) for p, state in pairs]
         return [real(p.clone() if differentiable else p) for p in same]
 
-    def _told(self, optimizer: StateKeeper) -> list[Tensor] | None:
-        """Which gradients are not zero, if a zero counts as none."""
-        if not optimizer.rule_of(self.group).zero_is_none:
-            return None
-        return self.moved or nonzero_flags(self.grads)
-
-    def _take_out(self, fine: list[bool], told: list[Tensor] | None) -> None:
+    def _look(
+        self, limits: list[float], told: list[Tensor] | None, whole: bool
+    ) -> None:
+        """Find the bad entries where that is free; take tensors out that rest whole."""
+        agreed = self.agreed and torch.stack(self.agreed).tolist()
+        stack = self.foreach and not self.group.get("fused")
+        fine: list[bool] = agreed or _readable_flags(self.grads, limits, stack)
+        if told is None and all(fine):
+            return
         for state, kept in zip(self._kept, fine, strict=True):
             if not kept:
                 state["skipped"] += 1
-        moved = torch.stack(told).tolist() if told else fine
-        keep = [a and b for a, b in zip(fine, moved, strict=True)]
-        if all(keep):
-            return
-        self.tensors = _where(keep, self.tensors)
-        self.grads = _where(keep, self.grads)
-        self._kept = _where(keep, self._kept)
+        moved = torch.stack(told).tolist() if told else [True] * len(fine)
+        keep = [a and (b or not whole) for a, b in zip(moved, fine, strict=True)]
+        if not whole and not all(fine):
+            triples = zip(fine, self.grads, limits, strict=True)
+            self._flags = [None if a else g.abs() <= top for a, g, top in triples]
+        if not all(keep):
+            self.tensors = _where(keep, self.tensors)
+            self.grads = _where(keep, self.grads)
+            self._kept = _where(keep, self._kept)
+            self._flags = _where(keep, self._flags) if self._flags else []
 
-    def _count(self) -> None:
-        """Advance the counters: steps taken, and those that will be undone."""
+    def _flagged(
+        self, limits: list[float], told: list[Tensor] | None, whole: bool
+    ) -> list[Tensor] | None:
+        """The same by flags on the device; which tensors take the step, None for all."""
+        fine = self.agreed or _device_flags(self.grads, limits)
+        skipped = [state["skipped"] for state in self._kept]
+        refused = 1.0 - torch.stack(fine).to(skipped[0].dtype)
+        torch._foreach_add_(skipped, list(refused.unbind()))
+        flags, taken = fine, told
+        if not whole:
+            pairs = zip(self.grads, limits, strict=True)
+            flags = [g.abs() <= top for g, top in pairs]
+        if told is not None:
+            flags = [a & b for a, b in zip(flags, told, strict=True)]
+        if whole:
+            self.finite = taken = flags
+        self._flags = list(flags)
+        return taken
+
+    def _count(self, taken: list[Tensor] | None) -> None:
+        """Advance the counters of steps, where flags say so or all of them."""
         counters = [state["step"] for state in self._kept]
         self.steps = counters
-        if self.finite is not None:
-            taken = torch.stack(self.finite).to(counters[0].dtype)
-            torch._foreach_add_(counters, list(taken.unbind()))
-            skipped = [state["skipped"] for state in self._kept]
-            fine = torch.stack(self._fine).to(taken.dtype)
-            torch._foreach_add_(skipped, list((1.0 - fine).unbind()))
-            return
-        if counters[0].is_cpu and not self.group["differentiable"]:
+        if taken is not None:
+            ones = torch.stack(taken).to(counters[0].dtype)
+            torch._foreach_add_(counters, list(ones.unbind()))
+        elif counters[0].is_cpu and not self.group["differentiable"]:
             advance(counters)
         else:
             torch._foreach_add_(counters, 1.0)
-        if not self.group["capturable"]:
+        here = self.group["differentiable"] or reads_flags_for_free(counters[0].device)
+        if here and not self.group["capturable"]:
             self.steps = _read(counters, self.group)
 
-    def _set_aside(self, flags: list[Tensor]) -> None:
-        pairs = zip(flags, self.grads, strict=True)
-        self.grads = [torch.where(flag, g, 0.0) for flag, g in pairs]
-        for flag, p, state in zip(flags, self.params, self.states, strict=True):
-            own = tensors_of(state).items()
+    def _set_aside(self) -> None:
+        """Give the rule zeros for what is bad, and keep what must not change."""
+        for i, flag in enumerate(self._flags):
+            if flag is None:
+                continue
+            self.grads[i] = torch.where(flag, self.grads[i], 0.0)
+            p, own = self.params[i], tensors_of(self.states[i]).items()
             kept = [v for k, v in own if k not in ("step", "skipped")]
+            if flag.dim():  # what is one number for the tensor goes on
+                kept = [v for v in kept if v.shape == p.shape]
             self._saved += [(flag, x, x.clone()) for x in (p, *kept)]
 
 
@@ -274,14 +305,11 @@ def reads_flags_for_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _limits(
-    optimizer: StateKeeper, grads: list[Tensor], group: Mapping[str, Any]
-) -> list[float]:
+def _limits(rule: Rule, grads: list[Tensor], group: Mapping[str, Any]) -> list[float]:
     """How large each gradient may be; asked once for all of one shape."""
     shapes = [g.shape for g in grads]
     some = dict(zip(shapes, grads, strict=True))
-    limit = optimizer.rule_of(group).gradient_limit
-    known = {x: limit(g, group) for x, g in some.items()}
+    known = {x: rule.gradient_limit(g, group) for x, g in some.items()}
     return [known[shape] for shape in shapes]
 
 
@@ -294,16 +322,22 @@ def _readable_flags(
     grads: list[Tensor], limits: list[float], stack: bool = False
 ) -> list[bool]:
     """Whether each gradient is finite and within its limit."""
+    if not grads:
+        return []
     shapes = {g.shape for g in grads}
-    if len(grads) > 2 and max(shape.numel() for shape in shapes) < SMALL:
-        if stack and len(shapes) == 1:
-            fine = _within(torch.stack(grads), min(limits))
-        else:
-            norms = torch.stack(torch._foreach_norm(grads))
-            fine = float(norms.max()) <= min(limits)
-        if fine:
-            return [True] * len(grads)
-    return [_within(g, limit) for g, limit in zip(grads, limits, strict=True)]
+    small = len(grads) > 2 and max(shape.numel() for shape in shapes) < SMALL
+    if small and stack and len(shapes) == 1:
+        norms = torch.linalg.vector_norm(torch.stack(grads).flatten(1), dim=1)
+    else:
+        norms = torch.stack(torch._foreach_norm(grads))
+    # a length below the limit says it of every entry, and is read twice as fast
+    lengths = [
+        norm < 0.99 * limit for norm, limit in zip(norms.tolist(), limits, strict=True)
+    ]
+    if all(lengths):
+        return lengths
+    rows = zip(lengths, grads, limits, strict=True)
+    return [short or _within(g, limit) for short, g, limit in rows]
 
 
 def _within(x: Tensor, limit: float) -> bool:

@@ -51,7 +51,7 @@ class Rule:
         tensors; ``param`` is real, at least float32. Default: none.
     gradient_limit : callable
         ``gradient_limit(grad, group)``: the largest entry of a gradient that the state
-        can hold; one beyond it counts as not finite. A rule that keeps squares returns
+        can hold; one beyond it counts as not finite, in every form of the rule. A rule that keeps squares returns
         the square root of the largest number. Default: the largest number.
     entries : callable, optional
         ``entries(group)``: names of the state that a group may switch on later.
@@ -60,7 +60,8 @@ class Rule:
         Names of the state that a checkpoint may lack: they start as in a new one.
     entrywise : bool
         Whether it treats every entry alike and alone, so that tensors may be laid flat,
-        the step be fused, and shards do as well as wholes.
+        the step be fused, shards do as well as wholes, and a bad gradient stops its
+        entry only.
     numbers : tuple of str
         Hyper-parameters that compiled code of `single` reads as a `Coefficient`, so
         that a schedule may change them.

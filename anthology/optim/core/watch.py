@@ -62,8 +62,8 @@ class Watch:
             self._told, self._last = True, None
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             warnings.warn(
-                f"no finite gradient in {LONG} steps in a row, so these tensors stand "
-                f"still: {', '.join(names[:5])}{more}. Look for an overflow in the loss "
+                f"no finite gradient in {LONG} steps in a row, so these tensors, or "
+                f"entries of them, stand still: {', '.join(names[:5])}{more}. Look for an overflow in the loss "
                 "or in its scale, or for a NaN in the data; optimizer.skipped counts "
                 "such steps, and this is said only once",
                 RuntimeWarning,

@@ -2,8 +2,8 @@
 
 The eager twin is ``Rule.single`` itself. The rate, what depends on the step
 count and the hyper-parameters that a class lists as its `numbers` are read from a
-tensor, so that none compiles anew. The same pass finds out whether the gradient is
-finite and keeps the old values if it is not.
+tensor, so that none compiles anew. The same pass keeps the old values of entries whose
+gradient is not finite.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..state import Coefficient
+from ..batch import reads_flags_for_free
+from ..state import Coefficient, State, real, state_dtype
 
 # The length compiled for: long enough that the code is made for many threads.
 EXAMPLE = 2**18
@@ -71,6 +72,100 @@ def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
     return found
 
 
+# Hyper-parameters that change from step to step, or not what is computed.
+VARYING = ("lr", "foreach", "fused", "capturable", "rounding", "decay", "max_lr")
+
+
+class Numbers:
+    """The hyper-parameters of a group in one step, as compiled code has them."""
+
+    def __init__(self, optimizer: Any, group: Mapping[str, Any]) -> None:
+        self.optimizer, self.group = optimizer, group
+        self.rule = optimizer.rule_of(group)
+        self.varying = _varying(optimizer, group)
+        read = {*VARYING, *self.varying}
+        known = [name for name in optimizer.defaults if name not in read]
+        self.plain = {name: _plain(group[name]) for name in known}
+        self.key = (self.varying, *self.plain.items())
+        self._known: dict[Any, Tensor] = {}
+        self._limits: dict[torch.dtype, float] = {}
+
+    def of(self, state: State, dtype: torch.dtype) -> Tensor:
+        """What compiled code reads for a tensor: one vector on its device."""
+        step = state["step"]
+        if reads_flags_for_free(step.device):
+            return self.at(float(step), dtype)
+        kind, like = state_dtype(dtype).to_real(), step.double() + 1
+        if (dtype, step.device) not in self._known:  # the same for all
+            # a number is filled in on the device, for a copy would wait
+            lr = self.group["lr"]
+            fixed = [lr, at_most(self.limit(dtype), kind), *self._own(lr)]
+            self._known[dtype, step.device] = torch.stack(
+                [
+                    x.to(like) if isinstance(x, Tensor) else like.new_full((), x)
+                    for x in fixed
+                ]
+            )
+        found = self._known[dtype, step.device]
+        counted = []
+        for beta in self._betas():
+            weight = 1 - torch.pow(beta, like)
+            counted += [weight, weight.rsqrt(), found[0] / weight]
+        return torch.cat(
+            [found[:2], torch.stack([like]), found[2:], *map(torch.atleast_1d, counted)]
+        ).to(kind)
+
+    def at(self, step: float, dtype: torch.dtype) -> Tensor:
+        """The same for so many steps taken, on a CPU."""
+        if (step, dtype) not in self._known:
+            kind, lr = state_dtype(dtype).to_real(), float(self.group["lr"])
+            found = [lr, at_most(self.limit(dtype), kind), step + 1, *self._own(lr)]
+            for beta in self._betas():
+                weight = 1 - beta ** (step + 1)
+                found += [weight, 1 / math.sqrt(weight), lr / weight]
+            self._known[step, dtype] = torch.tensor(found, dtype=kind)
+        return self._known[step, dtype]
+
+    def _betas(self) -> Sequence[float]:
+        """Those whose powers compiled code reads."""
+        betas: Sequence[float] = self.group["betas"] if "betas" in self.varying else ()
+        return betas
+
+    def _own(self, lr: Any) -> list[Any]:
+        """What a `Coefficient` holds of each hyper-parameter but for its powers."""
+        values: list[Any] = []
+        for name in self.varying:
+            x = self.group[name]
+            values += x if name == "betas" else [x]
+        return [y for x in values for y in (x, 1 - x, 1 - lr * x)]
+
+    def limit(self, dtype: torch.dtype) -> float:
+        """The largest entry of a gradient that counts as finite."""
+        if dtype not in self._limits:
+            like = real(torch.empty(0, dtype=state_dtype(dtype), device="meta"))
+            self._limits[dtype] = self.rule.gradient_limit(like, self.group)
+        return self._limits[dtype]
+
+
+def _varying(optimizer: Any, group: Mapping[str, Any]) -> tuple[str, ...]:
+    """The hyper-parameters that are numbers to be read, and no part of the code."""
+    rule, decay = optimizer.rule_of(group), "weight_decay"
+    on = optimizer.defaults.get(decay)
+    return tuple(x for x in rule.numbers if group[x] or (x == decay and on))
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def at_most(limit: float, kind: torch.dtype) -> float:
+    """The largest number of a dtype that is not above a limit."""
+    if kind == torch.float64:
+        return limit
+    near = ctypes.c_float(limit).value  # no tensor, of which one would have to read
+    return near - math.ldexp(1, math.frexp(near)[1] - 24) if near > limit else near
+
+
 def plain_step(
     rule: Any,
     plain: Mapping[str, Any],
@@ -94,28 +189,25 @@ def plain_step(
     return step
 
 
-def flat_step(pure: Kernel, kind: Any, zero_is_none: bool) -> Kernel:
-    """The same, only where the gradient is finite, and none of zeros if told so."""
+def flat_step(pure: Kernel, kind: Any, resting: bool) -> Kernel:
+    """The same, but for bad entries; not at all if `resting` and all is zero.
+
+    Returns how many were left alone, about: 0 if none, -1 if the tensor rests.
+    """
 
     def step(xs: list[Tensor]) -> Tensor:
         p, g, numbers, *entries = xs
-        top = g.to(kind).abs().amax()
-        code = (top <= numbers[LIMIT]).to(kind)
-        if zero_is_none:
-            code = torch.where(top == 0, 2.0, code)
-        taken = code == 1
-        new_p, *new = (x.clone() for x in (p, *entries))
-        pure([new_p, g, numbers, *new])
-        for old, x in zip((p, *entries), (new_p, *new), strict=True):
-            old.copy_(torch.where(taken, x, old))
-        return code
+        size = g.to(kind).abs()
+        fine = size <= numbers[LIMIT]
+        moved = size.amax() != 0 if resting else None
+        take = fine if moved is None else fine & moved
+        new = [x.clone() for x in (p, *entries)]
+        pure([new[0], g, numbers, *new[1:]])
+        for old, x in zip((p, *entries), new, strict=True):
+            flag = take if x.dim() else moved
+            old.copy_(x if flag is None else torch.where(flag, x, old))
+        # with the parameter in it, the sum is taken in the loop that writes that
+        bad = torch.where(fine, 0.0, 1 + new[0].to(kind).abs()).sum()
+        return bad if moved is None else torch.where(moved, bad, -1.0)
 
     return step
-
-
-def at_most(limit: float, kind: torch.dtype) -> float:
-    """The largest number of a dtype that is not above a limit."""
-    if kind == torch.float64:
-        return limit
-    near = ctypes.c_float(limit).value  # no tensor, of which one would have to read
-    return near - math.ldexp(1, math.frexp(near)[1] - 24) if near > limit else near

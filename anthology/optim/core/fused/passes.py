@@ -1,37 +1,39 @@
-"""One pass over the memory by `torch.compile`, for rules that work entry by entry.
-
-What is compiled, once for each choice of hyper-parameters, stands in `compiling`.
-Here it meets the tensors of an optimizer: on a CPU all in one call, elsewhere one by
-one.
-"""
+"""One pass over the memory by `torch.compile`, for rules that work entry by entry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch import Batch, advance, reads_flags_for_free, states_of
 from ..state import State, real, state_dtype
-from .compile import EXAMPLE, flat_step, plain_step
+from .compile import EXAMPLE, Numbers, flat_step, plain_step
 from .direct import Kernel, compile_direct
-from .lists import Lists, compile_lists
-from .numbers import Numbers
 
-_kernels: dict[Any, Kernel | Lists | None] = {}
+_kernels: dict[Any, Kernel] = {}
+COUNTERS = ("step", "skipped")
+# For fewer numbers a call takes longer than list operations do.
+LEAST = 2**14
 
 
 def compiled_kernels() -> int:
     """How many passes have been compiled so far in this process."""
-    return sum(kernel is not None for kernel in _kernels.values())
+    return len(_kernels)
 
 
 def run(optimizer: Any, batch: Batch) -> list[Tensor]:
     """One step of the tensors of a batch that compiled passes can take."""
-    passes = Passes(optimizer, batch.group)
-    left = passes.run(batch.tensors)
+    passes, left = Passes(optimizer, batch.group), []
+    for p, state in zip(
+        batch.tensors, states_of(optimizer, batch.tensors, batch.group), strict=True
+    ):
+        if p.numel() < LEAST or not _lies_flat(p, state):
+            left.append(p)
+        elif not (passes.rule.zero_is_none and _rests(p)):
+            passes.step(p, state)
     passes.finish()
     return left
 
@@ -40,102 +42,62 @@ class Passes:
     """The passes over tensors of one group in one step."""
 
     def __init__(self, optimizer: Any, group: Mapping[str, Any]) -> None:
-        self.optimizer, self.group = optimizer, group
         self.numbers = Numbers(optimizer, group)
-        threads = torch.get_num_threads()
         self.rule = optimizer.rule_of(group)
-        self.key = (self.rule, threads, *self.numbers.key)
-        self.kernels: dict[Any, Kernel | Lists | None] = {}
-        self.taken: list[Tensor] = []
+        self.key = (self.rule, torch.get_num_threads(), *self.numbers.key)
+        self.kernels: dict[Any, Kernel] = {}
+        self.bad: list[Tensor] = []
         self.states: list[State] = []
 
-    def run(self, tensors: list[Tensor]) -> list[Tensor]:
-        """One step of those that lie flat in the memory."""
-        states = states_of(self.optimizer, tensors, self.group)
-        sorts, left = _sorts(tensors, states)
-        for sort in sorts:
-            if not self.all_in_one(sort):
-                for p, state in zip(sort.tensors, sort.states, strict=True):
-                    self.alone(p, state)
-        return left
-
-    def all_in_one(self, sort: _Sort) -> bool:
-        """One call for tensors of one sort; False where that cannot be."""
-        p, states = sort.tensors[0], sort.states
-        if not reads_flags_for_free(p.device) or p.is_complex():
-            return False
-        lists: Any = self.kernel(p, sort.grads[0], states[0], compile_lists)
-        if lists is None:
-            return False
-        counters = [state["step"] for state in states]
-        steps = torch.stack(counters).tolist()
-        numbers = {t: self.numbers.at(t, p.dtype).data_ptr() for t in set(steps)}
-        tensors = (sort.tensors, sort.grads, *sort.entries)
-        columns = [list(map(Tensor.data_ptr, xs)) for xs in tensors]
-        if len(set(columns[0])) < len(columns[0]):
-            return False  # two parameters in one place must not move at the same time
-        columns.insert(2, [numbers[t] for t in steps])
-        limit = self.numbers.limit(p.dtype)
-        taken = lists(columns, sort.sizes, limit, self.rule.zero_is_none)
-        if set(taken) != {1}:
-            pairs = zip(counters, taken, strict=True)
-            counters = [counter for counter, code in pairs if code == 1]
-            for state, code in zip(states, taken, strict=True):
-                state["skipped"] += code == 0
-        if counters:
-            advance(counters)
-        return True
-
-    def alone(self, p: Tensor, state: State) -> None:
+    def step(self, p: Tensor, state: State) -> None:
         """A pass over one tensor, which finds out whether it counts."""
-        grad = _flat(p.grad)  # type: ignore[arg-type]
-        kernel: Any = self.kernel(p, grad, state, compile_direct)
+        names, grad = _names(state), _flat(p.grad)  # type: ignore[arg-type]
+        kernel = self.kernel(p, grad, state, names)
         numbers = self.numbers.of(state, p.dtype)
-        entries = [_flat(state[name]) for name in _names(state)]
-        self.taken.append(kernel(_flat(p), grad, numbers, *entries))
+        entries = [_flat(state[name]) for name in names]
+        self.bad.append(kernel(_flat(p), grad, numbers, *entries))
         self.states.append(state)
 
     def finish(self) -> None:
-        """Advance the counters: steps taken, and those not taken."""
+        """Advance the counters: of steps taken, and of those with bad entries."""
         if not self.states:
             return
         steps = [state["step"] for state in self.states]
-        codes = torch.stack(self.taken)
-        taken = (codes == 1).to(steps[0].dtype)
-        torch._foreach_add_(steps, list(taken.unbind()))
-        if not reads_flags_for_free(taken.device) or not taken.all():
-            skipped = [state["skipped"] for state in self.states]
-            refused = (codes == 0).to(taken.dtype)
-            torch._foreach_add_(skipped, list(refused.unbind()))
+        skipped = [state["skipped"] for state in self.states]
+        bad = torch.stack(self.bad).to(steps[0].dtype)
+        if reads_flags_for_free(bad.device):
+            advance(steps)
+            if not bad.any():
+                return
+        else:
+            torch._foreach_add_(steps, list((bad != -1).to(bad.dtype).unbind()))
+        counted = (bad != 0) & (bad != -1)
+        torch._foreach_add_(skipped, list(counted.to(bad.dtype).unbind()))
 
-    def kernel(self, p: Tensor, grad: Tensor, state: State, compiler: Any) -> Any:
+    def kernel(self, p: Tensor, grad: Tensor, state: State, names: list[str]) -> Kernel:
         """The compiled pass for these hyper-parameters, made at the first call."""
-        short = (compiler, p.device, p.dtype, grad.dtype, *state)
+        short = (p.device, p.dtype, grad.dtype, *state)
         if short in self.kernels:
             return self.kernels[short]
-        names = _names(state)
-        kinds = [(state[name].dtype, state[name].dim() > 0) for name in names]
+        kinds = [(state[name].dtype.to_real(), state[name].dim() > 0) for name in names]
         key = (self.key, short, *kinds)
         if key not in _kernels:
-            like = real(torch.empty(0, dtype=state_dtype(p.dtype), device="meta"))
-            rule = (self.rule, self.numbers.plain, names, like.dtype)
-            pure = plain_step(*rule, self.numbers.varying)
-            if compiler is not compile_lists:
-                pure = flat_step(pure, like.dtype, rule[0].zero_is_none)
+            home, kind = p.device, state_dtype(p.dtype).to_real()
+            pure = plain_step(
+                self.rule, self.numbers.plain, names, kind, self.numbers.varying
+            )
+            resting = self.rule.zero_is_none and not reads_flags_for_free(home)
             length = self.numbers.at(0.0, p.dtype).numel()
-            sizes = [real(p).dtype, grad.dtype]
-            example = [torch.zeros(EXAMPLE, dtype=x, device=p.device) for x in sizes]
-            example.append(torch.ones(length, dtype=like.dtype, device=p.device))
+            example = [torch.zeros(EXAMPLE, dtype=p.dtype.to_real(), device=home)]
+            example.append(torch.zeros(EXAMPLE, dtype=grad.dtype, device=home))
+            example.append(torch.ones(length, dtype=kind, device=home))
             example += [
-                _flat(torch.zeros(EXAMPLE if whole else (), dtype=x, device=p.device))
-                for x, whole in ((x.to_real(), whole) for x, whole in kinds)
+                torch.zeros(EXAMPLE if whole else (), dtype=x, device=home)
+                for x, whole in kinds
             ]
-            _kernels[key] = compiler(pure, example)
+            _kernels[key] = compile_direct(flat_step(pure, kind, resting), example)
         self.kernels[short] = _kernels[key]
         return self.kernels[short]
-
-
-COUNTERS = ("step", "skipped")
 
 
 def _names(state: State) -> list[str]:
@@ -144,58 +106,22 @@ def _names(state: State) -> list[str]:
     return [name for name, x in own if name not in COUNTERS and isinstance(x, Tensor)]
 
 
-class _Sort(NamedTuple):
-    """Tensors that go through the same pass, with what they bring along."""
-
-    tensors: list[Tensor]
-    states: list[State]
-    grads: list[Tensor]
-    entries: list[list[Tensor]]  # one list a name
-    sizes: list[int]
-
-
-def _sorts(
-    tensors: list[Tensor], states: list[State]
-) -> tuple[list[_Sort], list[Tensor]]:
-    """All tensors by sort, and those that do not fit."""
-    if len({tuple(state) for state in states}) == 1:
-        sort = _sort(tensors, states)
-        if _uniform(sort):
-            return [sort], []
-    found: dict[Any, tuple[list[Tensor], list[State]]] = {}
-    left = []
-    for p, state in zip(tensors, states, strict=True):
-        alone = _sort([p], [state])
-        if not _uniform(alone):
-            left.append(p)
-            continue
-        kinds = [(xs[0].dtype, xs[0].dim() > 0) for xs in alone.entries]
-        lists = found.setdefault((alone.grads[0].dtype, *state, *kinds), ([], []))
-        lists[0].append(p)
-        lists[1].append(state)
-    return [_sort(*lists) for lists in found.values()], left
-
-
-def _sort(tensors: list[Tensor], states: list[State]) -> _Sort:
-    grads: list[Tensor] = [p.grad for p in tensors]  # type: ignore[misc]
-    entries = [[state[name] for state in states] for name in _names(states[0])]
-    return _Sort(tensors, states, grads, entries, list(map(Tensor.numel, tensors)))
-
-
-def _uniform(sort: _Sort) -> bool:
-    """Whether all lie flat, with a gradient and averages alike in dtype and length."""
-    if min(sort.sizes) < 2 or not all(map(Tensor.is_contiguous, sort.tensors)):
-        return False
-    ones = [1] * len(sort.sizes)
+def _lies_flat(p: Tensor, state: State) -> bool:
+    """Whether a tensor, its gradient and its averages are lines of one length."""
+    lines = [p, p.grad, *(state[name] for name in _names(state))]
     return all(
-        len({x.dtype for x in xs}) == 1
-        and all(map(Tensor.is_contiguous, xs))
-        and list(map(Tensor.numel, xs)) == (sort.sizes if xs[0].dim() else ones)
-        for xs in (sort.grads, *sort.entries)
+        x is not None and x.is_contiguous() and (not x.dim() or x.numel() == p.numel())
+        for x in lines
     )
 
 
+def _rests(p: Tensor) -> bool:
+    """Whether a gradient is zero, where one may look; a sample nearly always tells."""
+    if not reads_flags_for_free(p.device):
+        return False
+    g = _flat(p.grad)  # type: ignore[arg-type]
+    return not (g[:: -(-len(g) // 64)].any() or g.any())
+
+
 def _flat(x: Tensor) -> Tensor:
-    if x.is_complex():
-        x = torch.view_as_real(x)
-    return x.detach().view(-1) if x.dim() else x
+    return real(x).detach().view(-1) if x.dim() else x

@@ -1,13 +1,12 @@
 """One pass over the memory by the Triton kernels of `anthology.kernels.entrywise`.
 
-Nothing here waits for the device: whether a gradient is finite, the step count and
-the learning rate stay there, and each kernel reads what it needs of them.
+Nothing here waits for the device: the step count and the learning rate stay there, and
+each kernel reads what it needs of them.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from anthology.kernels.entrywise import step
 from anthology.kernels.launch import missing
 from anthology.kernels.many import step_many
 
-from ..batch import Batch
+from ..batch import Batch, nonzero_flags
 from ..decay import apart
 from ..rounding import RESIDUAL, rounding_of
 from ..state import State
@@ -25,64 +24,40 @@ from ..state import State
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
 # Tensors of fewer numbers go together in one launch.
 SMALL = 2**18
-# Numbers whose flags are found at once: gradients of that many stay in the cache of
-# the device (50 MB on an H100) until the pass that follows reads them again.
+# Where gradients are looked at first, whether they are zero: that many stay in the cache
+# of the device (50 MB on an H100) until the pass that follows reads them again.
 NEAR = 2**22
 Group = Mapping[str, Any]
 Plan = tuple[str, list[str], dict[str, Any]]
 
 
-def _adamw(group: Group) -> Plan:
-    settings = {name: group[name] for name in ("betas", "eps")}
-    return "adamw", ["exp_avg", "exp_avg_sq"], settings
-
-
-def _lion(group: Group) -> Plan:
-    return "lion", ["exp_avg"], {"betas": group["betas"]}
-
-
-def _signum(group: Group) -> Plan:
-    settings = {"betas": (group["momentum"], 0.0), "nesterov": group["nesterov"]}
-    return "signum", ["momentum_buffer"], settings
-
-
-def _sgd(group: Group) -> Plan:
-    if not group["momentum"]:
-        return "descent", [], {}
-    return "sgd", *_signum(group)[1:]
-
-
-def _rmsprop(group: Group) -> Plan:
-    betas = group["momentum"], group["alpha"]
-    settings = {"betas": betas, "eps": group["eps"], "terms": group["batch_size"]}
-    return "rmsprop", ["momentum_buffer", "exp_avg_sq"], settings
-
-
-def _rootfree(group: Group) -> Plan:
-    _, names, settings = _adamw(group)
-    return "rootfree", names, {**settings, "terms": group["batch_size"]}
-
-
-# By what a class calls its kernel.
-PLANS: dict[str, Callable[[Group], Plan]] = {
-    "adamw": _adamw,
-    "lion": _lion,
-    "signum": _signum,
-    "sgd": _sgd,
-    "rmsprop": _rmsprop,
-    "rootfree": _rootfree,
+# The averages of each kernel, by what a class calls it.
+MOMENTS = ["exp_avg", "exp_avg_sq"]
+AVERAGES: dict[str | None, list[str]] = {
+    "adamw": MOMENTS,
+    "rootfree": MOMENTS,
+    "lion": MOMENTS[:1],
+    "sgd": ["momentum_buffer"],
+    "signum": ["momentum_buffer"],
+    "rmsprop": ["momentum_buffer", "exp_avg_sq"],
 }
+# What the kernels call some hyper-parameters.
+SETTINGS = {"eps": "eps", "nesterov": "nesterov", "terms": "batch_size"}
 
 
 def plan_of(optimizer: Any, group: Group) -> Plan | None:
-    """Which kernel does what a group asks for."""
+    """Which kernel does what a group asks for, its averages and its settings."""
     name = optimizer.rule_of(group).triton
     unknown = group["maximize"] or group.get("amsgrad") or group.get("dampening")
-    still = group.get("momentum", 1.0) == 0 and name != "sgd"
-    if name not in PLANS or unknown or still or apart(group):
+    still = group.get("momentum", 1.0) == 0
+    if name not in AVERAGES or unknown or (still and name != "sgd") or apart(group):
         return None
-    rule, names, settings = PLANS[name](group)
-    return rule, names, {**settings, "decay": group["weight_decay"]}
+    decay = {"decay": group["weight_decay"]}
+    if still:
+        return "descent", [], decay
+    betas = group.get("betas") or (group["momentum"], group.get("alpha", 0.0))
+    named = {name: group[own] for name, own in SETTINGS.items() if own in group}
+    return name, AVERAGES[name], {"betas": betas, **named, **decay}
 
 
 def require(x: Tensor) -> None:
@@ -149,34 +124,26 @@ def _launch(
     seeds = None
     if how == "stochastic":
         seeds = torch.randint(2**62, (len(states),), dtype=torch.int64, device=home)
-    flags, kept, start = [], list[Tensor](), 0
+    refused, moved, start = torch.zeros(len(states), device=home), list[Tensor](), 0
     for part in parts:
         here = slice(start, start + len(part))
-        fine, moved = _flags([p.grad for p in part], limit)  # type: ignore[misc]
-        found = fine & moved if rule.zero_is_none else fine
+        extra: dict[str, Any] = {"refused": refused[here], "limit": limit}
+        if rule.zero_is_none:
+            moved += nonzero_flags([p.grad for p in part])  # type: ignore[misc]
+            extra["finite"] = torch.stack(moved[here])
         some = seeds if seeds is None else seeds[here]
-        _pass(part, states[here], numbers[here], found, some, plan, how)
-        flags.append(fine)
-        kept.append(found)
+        _pass(part, states[here], numbers[here], extra, some, plan, how)
         start += len(part)
-    taken = torch.cat(kept).to(counters[0].dtype)
+    taken = torch.stack(moved).to(refused) if moved else torch.ones_like(refused)
     torch._foreach_add_(counters, list(taken.unbind()))
-    skipped = [state["skipped"] for state in states]
-    refused = 1.0 - torch.cat(flags).to(taken.dtype)
-    torch._foreach_add_(skipped, list(refused.unbind()))
-
-
-def _flags(grads: list[Tensor], limit: float) -> tuple[Tensor, Tensor]:
-    """Whether each gradient is within its limit, and is not zero, on the device."""
-    largest = torch.stack(torch._foreach_norm(grads, ord=math.inf)).float()
-    return largest <= limit, largest != 0
+    torch._foreach_add_([state["skipped"] for state in states], list(refused.unbind()))
 
 
 def _pass(
     params: list[Tensor],
     states: list[State],
     numbers: Tensor,
-    flags: Tensor,
+    extra: dict[str, Any],
     seeds: Tensor | None,
     plan: Plan,
     how: str,
@@ -191,14 +158,16 @@ def _pass(
                 state[RESIDUAL] = torch.zeros_like(p)
         rests = [state[RESIDUAL] for state in states]
     if len(params) > 1 and params[0].numel() < SMALL:
-        extra: dict[str, Any] = {"finite": flags, "residuals": rests, "seeds": seeds}
+        extra = {**extra, "residuals": rests, "seeds": seeds}
         step_many(rule, params, grads, averages, numbers, **extra, **settings)
         return
     for i, (p, g, own) in enumerate(zip(params, grads, averages, strict=True)):
-        rest = rests if rests is None else rests[i]
-        seed = seeds if seeds is None else seeds[i]
-        extra = {"finite": flags[i], "residual": rest, "seed": seed}
-        step(rule, p, g, own, numbers[i], **extra, **settings)
+        given: dict[str, Any] = {
+            name: x[i] if isinstance(x, Tensor) else x for name, x in extra.items()
+        }
+        given["residual"] = rests if rests is None else rests[i]
+        given["seed"] = seeds if seeds is None else seeds[i]
+        step(rule, p, g, own, numbers[i], **given, **settings)
 
 
 def _numbers(steps: Tensor, group: Group, rule: str) -> Tensor:

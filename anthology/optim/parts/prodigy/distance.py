@@ -24,7 +24,6 @@ from anthology.optim.core.state import State, real, state_dtype
 from anthology.optim.parts import arithmetic as passes
 from anthology.optim.parts.arithmetic import Rate
 from anthology.optim.parts.prodigy.totals import (
-    apart,
     factor,
     gathered,
     one_by_one,
@@ -105,7 +104,12 @@ class _DistanceEstimate(BaseOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As in the base; each tensor has a d of its own, as some files demand."""
-        return apart(super().state_dict(), ("d", "d_max"))
+        saved = super().state_dict()
+        for key, state in saved["state"].items():
+            if isinstance(state, Mapping) and "step" in state:
+                own = {n: state[n].clone() for n in self.shared if n in state}
+                saved["state"][key] = {**state, **own}
+        return saved
 
     @property
     def d(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
@@ -51,15 +50,15 @@ def factor(value: Any, batch: Batch) -> Any:
 
 def counted(batch: Batch, values: list[Tensor]) -> list[Tensor]:
     """0-d values, zero for tensors that sit this step out or do not move at all."""
-    if not batch.counts:
+    lr = batch.group["lr"]
+    if not batch.counts or (not isinstance(lr, Tensor) and lr <= 0):
         return [torch.zeros_like(value) for value in values]
     if batch.finite is not None:
         pairs = zip(batch.finite, values, strict=True)
         values = [torch.where(flag, value, 0.0) for flag, value in pairs]
-    lr = batch.group["lr"]
     if isinstance(lr, Tensor):
         return [torch.where(lr > 0, value, 0.0) for value in values]
-    return values if lr > 0 else [torch.zeros_like(value) for value in values]
+    return values
 
 
 def gathered(rows: list[list[Tensor]], home: torch.device | None = None) -> Tensor:
@@ -69,17 +68,6 @@ def gathered(rows: list[list[Tensor]], home: torch.device | None = None) -> Tens
     if any(x.device != home for x in every):
         every = [x.to(home, non_blocking=True) for x in every]
     return torch.stack(every)
-
-
-def apart(saved: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """A state dict in which entries of these names share memory with no other."""
-    state = {
-        key: {n: x.clone() if n in names else x for n, x in entries.items()}
-        if isinstance(entries, Mapping) and "step" in entries
-        else entries
-        for key, entries in saved["state"].items()
-    }
-    return {**saved, "state": state}
 
 
 class Numbers:
