@@ -2,6 +2,6 @@
 
 from .limit import Limit, limit
 from .rates import Rates, device_rates
-from .work import Cost, Subject, Work
+from .work import Cost, Seen, Work
 
-__all__ = ["Cost", "Limit", "Rates", "Subject", "Work", "device_rates", "limit"]
+__all__ = ["Cost", "Limit", "Rates", "Seen", "Work", "device_rates", "limit"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .rates import Rates, device_rates
 from .table import cost_of
-from .work import Subject
+from .work import Seen
 
 Maker = Callable[[list[Tensor]], torch.optim.Optimizer]
 COUNTERS = ("step", "skipped", "started", "d", "d_max", "numerator")
@@ -174,7 +174,7 @@ def _made(maker: Maker, params: Sequence[Tensor]) -> torch.optim.Optimizer:
 
 def _subject(
     held: torch.optim.Optimizer, p: Tensor, group: Mapping[str, Any], symmetric: bool
-) -> Subject:
+) -> Seen:
     """A parameter as its rule sees it."""
     wide = torch.promote_types(p.dtype, torch.float32)
     seen = torch.empty(p.shape, dtype=wide, device="meta")
@@ -185,4 +185,4 @@ def _subject(
         with torch.no_grad():
             state = held.rule_of(group).new_state(seen, group).items()
         kept = {k: tuple(x.shape) for k, x in state if k not in COUNTERS}
-    return Subject(tuple(seen.shape), seen.dtype, group, kept, symmetric)
+    return Seen(tuple(seen.shape), seen.dtype, group, kept, symmetric)

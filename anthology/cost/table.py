@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from .work import Subject, Work
+from .work import Seen, Work
 
 
-def cost_of(optimizer: torch.optim.Optimizer) -> Callable[[Subject], Work]:
+def cost_of(optimizer: torch.optim.Optimizer) -> Callable[[Seen], Work]:
     """The cost of an optimizer's step on one parameter.
 
     ``torch.optim`` has the names and group keys of this package for SGD, Adam, AdamW
@@ -20,7 +20,7 @@ def cost_of(optimizer: torch.optim.Optimizer) -> Callable[[Subject], Work]:
 
     namesakes = (getattr(optim, k.__name__, None) for k in type(optimizer).__mro__)
     for held in (optimizer, *namesakes):
-        own: Callable[[Subject], Work] | None = getattr(held, "cost", None)
+        own: Callable[[Seen], Work] | None = getattr(held, "cost", None)
         if callable(own):
             return own
     known = [x for x in optim.__all__ if hasattr(getattr(optim, x), "cost")]

@@ -30,7 +30,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Seen:
     """One parameter as its optimizer's cost sees it.
 
     `shape` is that of the real tensor that the rule sees (a complex one has pairs),
@@ -64,12 +64,12 @@ class Subject:
 class Cost:
     """A rule's cost, as a value that the class of an optimizer holds as ``cost``.
 
-    Called with a `Subject` it returns its `Work`; decorates the function that knows it.
+    Called with a `Seen` it returns its `Work`; decorates the function that knows it.
     """
 
-    of: Callable[[Subject], Work]
+    of: Callable[[Seen], Work]
 
-    def __call__(self, subject: Subject) -> Work:
+    def __call__(self, subject: Seen) -> Work:
         return self.of(subject)
 
 
@@ -82,7 +82,7 @@ def keeping(*kept: tuple[float, float], **rest: Any) -> Work:
 def averages(*switches: str | int) -> Cost:
     """Of a rule that keeps averages: always so many, or where a setting is not 0."""
 
-    def of(s: Subject) -> Work:
+    def of(s: Seen) -> Work:
         values = [s.group[x] if isinstance(x, str) else x for x in switches]
         firsts = [x[0] if isinstance(x, tuple | list) else x for x in values]
         return Work(sum(map(bool, firsts)) * s.numbers)

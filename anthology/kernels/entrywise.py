@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .launch import check_flat, require
+from .launch import check_flat, must_launch
 
 # What each rule does, with none, one or two averages m and v.
 RULES = {"descent": 0, "sgd": 1, "signum": 1, "lion": 1}
@@ -149,13 +149,13 @@ def step(
     tensor([-0.5000,  0.5000])
     """
     check_step(rule, p, g, averages, numbers, residual, seed)
-    require(p)
+    must_launch(p)
     if not p.numel():
         return
     from .device.entrywise import entrywise
 
     grid = (-(-p.numel() // BLOCK),)
-    rounding = rounding_of(residual, seed)
+    rounding = rounding_name(residual, seed)
     if refused is None:
         refused = torch.zeros((), device=p.device)
     with torch.no_grad(), torch.cuda.device_of(p):
@@ -205,7 +205,7 @@ def constants(
     return (*shares, eps, decay, limit)
 
 
-def rounding_of(residual: object | None, seed: object | None) -> str:
+def rounding_name(residual: object | None, seed: object | None) -> str:
     """How the kernels round, by what they are given.
 
     Parameters

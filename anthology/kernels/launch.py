@@ -21,7 +21,7 @@ def missing(x: Tensor) -> str:
     return "" if x.is_cuda or interpreted() else "a CUDA device"
 
 
-def require(x: Tensor) -> None:
+def must_launch(x: Tensor) -> None:
     """Refuse a tensor on which kernels cannot run."""
     lacking = missing(x)
     if lacking:

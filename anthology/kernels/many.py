@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import tables
-from .entrywise import BLOCK, check_step, constants, rounding_of, step
-from .launch import require
+from .entrywise import BLOCK, check_step, constants, rounding_name, step
+from .launch import must_launch
 
 
 def step_many(
@@ -93,7 +93,7 @@ def step_many(
             check_step(rule, p, g, own, numbers, given, seeds)
         if len(set(kinds)) > 1 or any(p.device != first.device for p in params):
             raise ValueError("step tensors of one dtype and one device together")
-        require(first)
+        must_launch(first)
         if tables.is_capturing(first.device):
             for i, (p, g, own, rest) in enumerate(everything):
                 step(
@@ -113,7 +113,7 @@ def step_many(
         found = tables.made(key, rows, BLOCK, first.device)
     from .device.entrywise import entrywise_many
 
-    rounding = rounding_of(residuals, seeds)
+    rounding = rounding_name(residuals, seeds)
     with torch.no_grad(), torch.cuda.device_of(first):
         for table in found:
             entrywise_many[(len(table.owners),)](

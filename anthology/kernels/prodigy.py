@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .launch import check_flat, require
+from .launch import check_flat, must_launch
 
 BLOCK = 1024
 
@@ -85,7 +85,7 @@ def observe(
     tensor([6., 3.])
     """
     check_flat([p, g, start, *averages])
-    require(p)
+    must_launch(p)
     blocks = -(-p.numel() // BLOCK)
     sums = torch.zeros(2, blocks, device=p.device)
     if blocks:
@@ -153,7 +153,7 @@ def move(
     tensor([-0.2500,  0.7500])
     """
     check_flat([p, *averages])
-    require(p)
+    must_launch(p)
     if p.numel():
         from .device.prodigy import move_kernel
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .launch import interpreted, require
+from .launch import interpreted, must_launch
 
 
 def gram_eager(x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _product(x: Tensor, b: float, c: float, add: bool) -> Tensor:
             f"got {x.dtype} of shape {tuple(x.shape)}; it must be matrices in "
             "float32, bfloat16 or float16"
         )
-    require(x)
+    must_launch(x)
     if not x.numel():
         return x @ x.mT
     m, n = x.shape[-2:]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from anthology import optim
-from anthology.optim import Penalty
+from anthology.optim import SilentPenalty
 
 __all__ = ["PENALTIES", "Penalised", "answers", "charge", "delay", "penalty_table"]
 
@@ -73,7 +73,7 @@ class Penalised:
     """One row of the table: a class, and what it says of itself."""
 
     name: str
-    said: Penalty
+    said: SilentPenalty
 
     def make(self, weights: list[Tensor]) -> torch.optim.Optimizer:
         """The optimizer, with η = 1."""
@@ -109,7 +109,7 @@ _CARDED = {
 PENALTIES = tuple(
     Penalised(name, said)
     for name, own in _CARDED.items()
-    for said in own.get("silent", (Penalty("open"),))
+    for said in own.get("silent", (SilentPenalty("open"),))
 )
 
 

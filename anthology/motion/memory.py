@@ -202,7 +202,7 @@ def adam_terms(
     r"""Two terms of the motion of Adam: :math:`F_0 = -d` and
     :math:`F_1 = -\frac{\{\dots\}}{2s} H d`, all products entry by entry.
 
-    d = g/s with s = √(g² + ε) (ε inside the root) or |g| + ε (outside, as
+    d = g/s with s = √(g² + ε) (ε inside the root) or \|g\| + ε (outside, as
     ``torch.optim``), and {…} is :func:`adam_braces`.
 
     Parameters

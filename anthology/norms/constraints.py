@@ -12,7 +12,6 @@ norm. Those of the Stiefel manifold are WS with S symmetric.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -34,7 +33,7 @@ HALVINGS = 24
 ROUNDS, PENALTY = 20, 3.0
 
 
-class Constraint(ABC):
+class Constraint:
     """A surface ‖W‖ = R, or WᵀW = R²I, for each point of a tensor that a norm measures.
 
     The blocks of a `Split` (heads, fused weights) and the leading axes (experts) are
@@ -113,17 +112,17 @@ class Constraint(ABC):
     def _fits(self, norm: Norm) -> bool:
         return norm.ndim == 2
 
-    @abstractmethod
     def _size(self, w: Tensor, ndim: int) -> Tensor:
         """R of each point."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _nearest(self, w: Tensor, ndim: int) -> Tensor:
         """The nearest point of the surface of radius one."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _steepest(self, g: Tensor, w: Tensor, norm: Norm) -> Tensor:
         """The steepest tangent unit step."""
+        raise NotImplementedError
 
 
 class Sphere(Constraint):
@@ -257,11 +256,9 @@ def _along(x: Tensor, frame: Tensor) -> Tensor:
 
 
 def _beside(g: Tensor, normal: Tensor, norm: Norm) -> Tensor:
-    """Steepest where there is one normal N: dualize(G + λN) with ⟨N, A⟩ = 0.
-
-    ⟨N, dualize(G + λN)⟩ never falls as λ grows. Where it jumps over zero the steps on
-    both sides are as good, and so is the mean of them that is tangent.
-    """
+    """Steepest where there is one normal N: dualize(G + λN) with ⟨N, A⟩ = 0."""
+    # that product never falls as λ grows; where it jumps over zero the steps on both
+    # sides are as good, and so is the mean of them that is tangent
     ndim = norm.ndim
     reach = 2 * norm.dual(g) / norm.dual(normal)
     low, high = -_shaped(reach, ndim), _shaped(reach, ndim)

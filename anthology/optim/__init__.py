@@ -3,7 +3,7 @@
 from .adam import Adam, AdamW
 from .certify import Certificates, StepCertificate, certificates
 from .core.base import BaseOptimizer
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.rule import Rule
 from .count import BatchCounter, count_batch_size
 from .escape import FreeSteepestDescent
@@ -45,7 +45,7 @@ __all__ = [  # noqa: RUF022 - the order of the table of optimizers
     "BaseOptimizer",
     "Rule",
     "Card",
-    "Penalty",
+    "SilentPenalty",
     "convert_lr",
     "joined",
     "count_batch_size",

@@ -14,7 +14,7 @@ from torch import Tensor
 from anthology.cost.work import averages
 
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -167,7 +167,7 @@ class Adam(BaseOptimizer):
         source="Kingma & Ba 2015, Alg. 1; Bernstein & Newhouse 2024, eqs. 3-8",
     )
     cost = averages("betas", 1, "amsgrad")
-    silent = (Penalty(_SOFT, _FACTOR, 19 - 1999.0, ask="charge", steps=10_000),)
+    silent = (SilentPenalty(_SOFT, _FACTOR, 19 - 1999.0, ask="charge", steps=10_000),)
     rule = _rule(decoupled=False)
 
     def __init__(
@@ -221,7 +221,7 @@ class AdamW(Adam):
         answer="is Adam with its weight decay taken out of the gradient.",
         source="Loshchilov & Hutter 2019, Alg. 2",
     )
-    silent = (Penalty(_SOFT, _FACTOR, 0.0, {"betas": (0.9, 0.9)}, "charge"),)
+    silent = (SilentPenalty(_SOFT, _FACTOR, 0.0, {"betas": (0.9, 0.9)}, "charge"),)
     rule = _rule(decoupled=True)
 
     def __init__(

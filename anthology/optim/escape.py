@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 from anthology.norms import Norm
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.rule import Group, Rule, coupled
 from .core.state import State
 from .parts.arithmetic import momentum_entries, momentum_of
@@ -49,7 +49,7 @@ def _room(grad: Tensor, group: Group) -> float:
 
 
 @Cost
-def _free_cost(s: Subject) -> Work:
+def _free_cost(s: Seen) -> Work:
     n, momentum, memory = s.numbers, bool(s.group["momentum"]), bool(s.group["beta3"])
     work = (1 + (momentum or memory)) * dualized_work(s)
     moves = {"grad_reads": 2, "param_moves": 3}
@@ -163,7 +163,7 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         source="Bernstein & Newhouse 2024, eqs. 28-29; any norm: derived here",
     )
     cost = _free_cost
-    silent = (Penalty("that of its norm, while its length stands still"),)
+    silent = (SilentPenalty("that of its norm, while its length stands still"),)
 
     def __init__(
         self,

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from anthology.cost.flops import EIGH, by_axes
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.arithmetic import multiplied
@@ -76,7 +76,7 @@ def _kradagrad(
 
 
 @Cost
-def _kradagrad_cost(s: Subject) -> Work:
+def _kradagrad_cost(s: Seen) -> Work:
     axes = [shape[0] for shape in s.named("factor_")]
     every, square = s.group["refresh"], sum(d * d for d in axes)
     # GGᵀL and L times it; εL²; the root
@@ -197,7 +197,9 @@ class KrADagrad(BaseOptimizer):
         source="Mei, Moreno & Walters 2023 (2305.19416), published code",
     )
     cost = _kradagrad_cost
-    silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
+    silent = (
+        SilentPenalty("none that lasts: its sums never forget, so its steps fade"),
+    )
 
     def __init__(
         self,

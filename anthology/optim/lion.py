@@ -12,7 +12,7 @@ from torch import Tensor
 from anthology.cost.work import averages
 
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import below_one, check_betas, check_nesterov
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -101,7 +101,7 @@ class Signum(BaseOptimizer):
         source="Bernstein et al. 2018 (1802.04434), Alg. 2",
     )
     cost = averages("momentum")
-    silent = (Penalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 19.0),)
+    silent = (SilentPenalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 19.0),)
     rule = Rule(
         alone(_signum),
         _signum,
@@ -211,7 +211,9 @@ class Lion(BaseOptimizer):
         source="Chen et al. 2023 (2302.06675), Alg. 2",
     )
     cost = averages(1)
-    silent = (Penalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 181.0, steps=2000),)
+    silent = (
+        SilentPenalty(r"$\lVert\nabla f\rVert_1$", r"1+2\tau", 181.0, steps=2000),
+    )
     rule = Rule(
         alone(_lion),
         _lion,

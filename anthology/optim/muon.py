@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from anthology.cost.flops import polar_factor
-from anthology.cost.work import Cost, Subject, Work
+from anthology.cost.work import Cost, Seen, Work
 from anthology.linalg.polar import check_method, check_normalizers
 
 from .adam import AdamW
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import at_least_zero, below_one, check_betas, one_of, renamed
 from .core.names import without_names
 from .core.rule import Group, Rule
@@ -115,7 +115,7 @@ def _muon_lists(
 
 
 @Cost
-def _muon_cost(s: Subject) -> Work:
+def _muon_cost(s: Seen) -> Work:
     group = s.group
     if group.get("rule") == "adamw":
         return Work(2 * s.numbers)
@@ -270,7 +270,7 @@ class Muon(BaseOptimizer):
         source="Jordan et al. 2024, code; Bernstein & Newhouse 2024, Prop. 5",
     )
     cost = _muon_cost
-    silent = (Penalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", r"1+2\tau", 37.1),)
+    silent = (SilentPenalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", r"1+2\tau", 37.1),)
 
     def __init__(
         self,

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 
 from .core.base import Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import at_least_zero, check_betas
 from .core.rule import Group, Rule, coupled
 from .core.state import State
@@ -37,7 +37,7 @@ def _room(grad: Tensor, group: Group) -> float:
 
 
 @Cost
-def _prodigy_cost(s: Subject) -> Work:
+def _prodigy_cost(s: Seen) -> Work:
     """Pass 1: g, w, w₀, s for the estimate. Pass 2: g, m, v, w for the step."""
     n, thin = s.numbers, math.ceil(s.numbers / s.group["slice_p"])
     beta2, beta3 = s.group["betas"][1], s.group["beta3"]
@@ -173,7 +173,7 @@ class Prodigy(_DistanceEstimate):
         source="Mishchenko & Defazio 2024; Bernstein & Newhouse 2024, eqs. 22-29",
     )
     cost = _prodigy_cost
-    silent = (Penalty("that of its norm, while its length stands still"),)
+    silent = (SilentPenalty("that of its norm, while its length stands still"),)
 
     _shelves: dict[Any, Any] | None = None
 

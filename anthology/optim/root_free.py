@@ -16,7 +16,7 @@ from torch import Tensor
 from anthology.cost.work import averages
 
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import at_least_zero, below_one, check_betas, check_terms
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -144,7 +144,7 @@ class RootFreeRMSProp(BaseOptimizer):
     )
     cost = averages("momentum", 1)
     silent = (
-        Penalty(
+        SilentPenalty(
             _LOG,
             r"(1+2\tau_1)$ $(1-2\rho)$ ${}-4\tau_2\rho",
             19 - 434 * _RHO,
@@ -259,7 +259,7 @@ class RootFreeAdamW(BaseOptimizer):
     )
     cost = averages("betas", 1)
     silent = (
-        Penalty(
+        SilentPenalty(
             _LOG,
             r"(1+2\tau_1)$ ${}-2(1+2\tau_2)\,\rho",
             19 - 398 * _RHO,

@@ -23,7 +23,7 @@ from anthology.norms import (
 
 from .core.base import Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import number, one_of
 from .parts.arithmetic import descend, scale
 from .parts.param_norm import spec
@@ -103,7 +103,7 @@ class Scion(SteepestDescent):
         source="Pethick et al. 2025 (2502.07529), Alg. 1 and 2",
     )
     silent = (
-        Penalty(
+        SilentPenalty(
             r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer",
             r"1+2\tau",
             19.0,

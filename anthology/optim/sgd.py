@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import at_least_zero, number
 from .core.rule import Group, Rule
 from .core.state import State, States, Tensors
@@ -81,7 +81,7 @@ _SQUARE = r"$\tfrac12\lVert\nabla f\rVert_2^2$"
 
 
 @Cost
-def _sgd_cost(s: Subject) -> Work:
+def _sgd_cost(s: Seen) -> Work:
     kept = bool(s.group["momentum"]) * s.numbers
     # the length of all must be known before anything moves: one more read of m or g
     again = bool(s.group.get("normalised"))
@@ -165,9 +165,9 @@ class SGD(BaseOptimizer):
     )
     cost = _sgd_cost
     silent = (
-        Penalty(_SQUARE, "1", 1.0, ask="charge"),
-        Penalty(_SQUARE, r"1+2\tau", 19.0, {"momentum": 0.9}, "charge"),
-        Penalty(
+        SilentPenalty(_SQUARE, "1", 1.0, ask="charge"),
+        SilentPenalty(_SQUARE, r"1+2\tau", 19.0, {"momentum": 0.9}, "charge"),
+        SilentPenalty(
             _SQUARE, r"1+2\tau", 17.2, {"momentum": 0.9, "nesterov": True}, "charge"
         ),
     )

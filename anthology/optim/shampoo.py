@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from anthology.cost.flops import EIGH, by_axes
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 from anthology.linalg import ROOT_METHODS
 
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
@@ -70,7 +70,7 @@ def _shampoo(
 
 
 @Cost
-def _shampoo_cost(s: Subject) -> Work:
+def _shampoo_cost(s: Seen) -> Work:
     group, factors, n = s.group, s.named("factor_"), s.numbers
     every, coupled = group["refresh"], group["factors"] == "kl"
     blocks: dict[str, list[int]] = {}
@@ -214,7 +214,9 @@ class Shampoo(BaseOptimizer):
         "eqs. 12-16",
     )
     cost = _shampoo_cost
-    silent = (Penalty("none that lasts: its sums never forget, so its steps fade"),)
+    silent = (
+        SilentPenalty("none that lasts: its sums never forget, so its steps fade"),
+    )
     before = (("relative_eps", False), ("factors", "sum"), ("sides", "all"))
 
     def __init__(

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.rule import Group
 from .core.state import State, States, Tensors
 from .parts.arithmetic import descend
@@ -68,7 +68,7 @@ def _sirf_shampoo(
 
 
 @Cost
-def _sirf_shampoo_cost(s: Subject) -> Work:
+def _sirf_shampoo_cost(s: Seen) -> Work:
     if not s.kept:  # a bias whose weight has the state of both
         return Work(0)
     every, shape = s.group["refresh"], s.kept["momentum_buffer"]
@@ -192,7 +192,7 @@ class SIRFShampoo(BaseOptimizer):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     cost = _sirf_shampoo_cost
-    silent = (Penalty("open: its averages are matrices"),)
+    silent = (SilentPenalty("open: its averages are matrices"),)
 
     def __init__(
         self,

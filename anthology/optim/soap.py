@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from anthology.cost.flops import QR, by_axes
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 
 from .core import limits
 from .core.base import BaseOptimizer, Params, hyperparameters
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.rule import Group
 from .core.state import State, States, Tensors, real
 from .parts.kronecker import basis
@@ -54,7 +54,7 @@ def _soap(
 
 
 @Cost
-def _soap_cost(s: Subject) -> Work:
+def _soap_cost(s: Seen) -> Work:
     axes = [shape[0] for shape in s.named("gram_")]
     every, square = s.group["refresh"], sum(d * d for d in axes)
     # m is kept in the old basis and turned when that turns, or turned at every step
@@ -172,7 +172,7 @@ class SOAP(BaseOptimizer):
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
     cost = _soap_cost
-    silent = (Penalty("open: its averages are matrices"),)
+    silent = (SilentPenalty("open: its averages are matrices"),)
     before = (("basis_eps", 0.0), ("factors", "sum"))
 
     def __init__(

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from anthology.cost.flops import dualized
-from anthology.cost.work import Cost, Subject, Work, keeping
+from anthology.cost.work import Cost, Seen, Work, keeping
 from anthology.norms import L2, LInf, Norm, RMSToRMS, Spectral
 
 from .core.base import BaseOptimizer, Params, hyperparameters
 from .core.batch import Batch
-from .core.card import Card, Penalty
+from .core.card import Card, SilentPenalty
 from .core.limits import below_one, check_nesterov, number, one_of, renamed
 from .core.names import without_names
 from .core.rule import Group, Rule, coupled
@@ -59,14 +59,14 @@ def _entries(group: Group) -> tuple[str, ...]:
     return (*momentum_entries(group), *((RADIUS,) if constrained else ()))
 
 
-def dualized_work(s: Subject) -> float:
+def dualized_work(s: Seen) -> float:
     """Operations of one duality map of the group's norm."""
     norm = norm_for(torch.empty(s.shape, device="meta"), s.group["norm"])
     return dualized(norm, s.shape, s.symmetric)
 
 
 @Cost
-def _steepest_cost(s: Subject) -> Work:
+def _steepest_cost(s: Seen) -> Work:
     kept = bool(s.group["momentum"]) * s.numbers
     rule, most = s.group["step_rule"], s.group["across"] == "max"
     # where one number of all layers must be known first: one more read of m or g
@@ -192,11 +192,15 @@ class SteepestDescent(BaseOptimizer):
         source="Bernstein & Newhouse 2024, Prop. 1 and 7",
     )
     cost = _steepest_cost
-    silent: ClassVar[tuple[Penalty, ...]] = (
-        Penalty(r"$\lVert\nabla_lf\rVert_2$, layer by layer", "1", 1.0, {"norm": L2()}),
-        Penalty(r"$\lVert\nabla f\rVert_1$", "1", 1.0, {"norm": LInf()}),
-        Penalty(r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", "1", 1.0, {"norm": Spectral()}),
-        Penalty(
+    silent: ClassVar[tuple[SilentPenalty, ...]] = (
+        SilentPenalty(
+            r"$\lVert\nabla_lf\rVert_2$, layer by layer", "1", 1.0, {"norm": L2()}
+        ),
+        SilentPenalty(r"$\lVert\nabla f\rVert_1$", "1", 1.0, {"norm": LInf()}),
+        SilentPenalty(
+            r"$\sum_l\sum_i\sigma_i(\nabla_lf)$", "1", 1.0, {"norm": Spectral()}
+        ),
+        SilentPenalty(
             r"$\sum_l\sqrt{d_{out}/d_{in}}$ $\sum_i\sigma_i(\nabla_lf)$",
             r"1+2\tau",
             19.0,

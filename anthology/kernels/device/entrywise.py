@@ -7,7 +7,7 @@ from .rounding import put
 
 
 @triton.jit
-def advance(
+def advanced(
     p_ptr,
     g_ptr,
     m_ptr,
@@ -114,7 +114,7 @@ def entrywise(
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     if CHECKED:  # a tensor to be left alone is neither read nor written
         n = n * tl.load(finite_ptr).to(tl.int64)
-    advance(
+    advanced(
         p_ptr,
         g_ptr,
         m_ptr,
@@ -190,7 +190,7 @@ def entrywise_many(
     if CHECKED:
         n = n * tl.load(finite_ptr + tensor).to(tl.int64)
     at = block * BLOCK + tl.arange(0, BLOCK)
-    advance(
+    advanced(
         p_ptr,
         g_ptr,
         m_ptr,

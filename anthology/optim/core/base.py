@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import checkpoint, dispatch
 from .batch import Batch
-from .card import Card, Penalty
+from .card import Card, SilentPenalty
 from .decay import check_decay, note_peaks
 from .dispatch import CPU_BATCH, DEVICE_BATCH, FUSED_BATCH, gather, must_hold_numbers
 from .limits import FLAGS, at_least_zero
@@ -83,7 +83,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     """
 
     card: ClassVar[Card]
-    silent: ClassVar[tuple[Penalty, ...]] = ()
+    silent: ClassVar[tuple[SilentPenalty, ...]] = ()
     tends_state: ClassVar[bool] = False  # `state_of` does more than make what misses
     rule: ClassVar[Rule] = Rule(coupled)
 

@@ -60,7 +60,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Penalty:
+class SilentPenalty:
     r"""What a class silently adds to the loss: :math:`\tfrac\eta2 c\,\varphi(\nabla f)`.
 
     Attributes

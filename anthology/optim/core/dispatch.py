@@ -147,7 +147,7 @@ def way_of(optimizer: Any, batch: Batch) -> str:
     if not fused or not {type(p) for p in batch.tensors} <= PLAIN:
         return "foreach" if batch.foreach else "loop"
     if fused == "triton":
-        launching.require(batch.tensors[0])
+        launching.must_have_triton(batch.tensors[0])
         return "triton"
     if rounding_of(batch.tensors[0], batch.group) != "nearest" or apart(batch.group):
         return "foreach"  # other passes round to the nearest, and decay plainly
@@ -170,9 +170,9 @@ def apply(optimizer: Any, batches: list[Batch]) -> None:
     ways = [way_of(optimizer, batch) for batch in batches]
     for batch, way in zip(batches, ways, strict=True):
         if way == "triton" and not _joint(batch):
-            batch.tensors = launching.run(optimizer, batch)
+            batch.tensors = launching.run_kernels(optimizer, batch)
         elif way == "compile" and not _joint(batch):
-            batch.tensors = compiled.run(optimizer, batch)
+            batch.tensors = compiled.run_compiled(optimizer, batch)
         if not batch.tensors:
             continue
         batch.open(optimizer)

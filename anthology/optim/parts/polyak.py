@@ -20,7 +20,7 @@ from anthology.optim.core.batch import Batch
 from anthology.optim.core.limits import number
 from anthology.optim.core.sharding.layer import is_sharded
 
-from .prodigy.totals import counted, factor, gathered
+from .prodigy.totals import collected, counted, factor
 
 
 def check_polyak(group: Mapping[str, Any], first: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ def shorten(
         return duals
     order = 2 if batches[0].group["across"] == "l2" else 1
     rows = [counted(b, d) for b, d in zip(batches, duals, strict=True)]
-    own = gathered([row for row in rows if row])
+    own = collected([row for row in rows if row])
     dual = torch.linalg.vector_norm(own, order)
     gap = gap.to(own.device, own.dtype, non_blocking=True)
     every = optimizer.over_all(torch.stack([dual, gap]))

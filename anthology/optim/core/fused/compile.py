@@ -55,7 +55,7 @@ LR, LIMIT, STEP = HEAD = range(3)
 OWN = 3
 
 
-def coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
+def as_coefficients(names: Sequence[str], numbers: Tensor) -> dict[str, Any]:
     """Hyper-parameters by name, out of the numbers that compiled code reads."""
     found: dict[str, Any] = {}
     at = len(HEAD)
@@ -180,7 +180,7 @@ def plain_step(
         p, g, numbers, *entries = xs
         g = g.to(kind)
         g = -g if maximize else g
-        group = {**plain, "lr": numbers[LR], **coefficients(varying, numbers)}
+        group = {**plain, "lr": numbers[LR], **as_coefficients(varying, numbers)}
         state = dict(zip(names, entries, strict=True))
         new = p.to(kind)
         single(new, g, state, numbers[STEP], group)

@@ -24,7 +24,7 @@ def compiled_kernels() -> int:
     return len(_kernels)
 
 
-def run(optimizer: Any, batch: Batch) -> list[Tensor]:
+def run_compiled(optimizer: Any, batch: Batch) -> list[Tensor]:
     """One step of the tensors of a batch that compiled passes can take."""
     passes, left = Passes(optimizer, batch.group), []
     for p, state in zip(

@@ -60,7 +60,7 @@ def plan_of(optimizer: Any, group: Group) -> Plan | None:
     return name, AVERAGES[name], {"betas": betas, **named, **decay}
 
 
-def require(x: Tensor) -> None:
+def must_have_triton(x: Tensor) -> None:
     """Refuse a tensor on whose device the kernels do not run."""
     lacking = missing(x)
     if lacking:
@@ -69,7 +69,7 @@ def require(x: Tensor) -> None:
         )
 
 
-def run(optimizer: Any, batch: Batch) -> list[Tensor]:
+def run_kernels(optimizer: Any, batch: Batch) -> list[Tensor]:
     """One step of the tensors of a batch that the kernels can take."""
     group, plan = batch.group, plan_of(optimizer, batch.group)
     if plan is None:

@@ -24,8 +24,8 @@ from anthology.optim.core.state import State, real, state_dtype
 from anthology.optim.parts import arithmetic as passes
 from anthology.optim.parts.arithmetic import Rate
 from anthology.optim.parts.prodigy.totals import (
+    collected,
     factor,
-    gathered,
     one_by_one,
     thinned,
 )
@@ -171,7 +171,7 @@ class _DistanceEstimate(BaseOptimizer):
         if not values:
             kind = state_dtype(first.dtype).to_real()
             return torch.full((), rule["d0"], dtype=kind, device=first.device)
-        return gathered([list(values.values())], first.device).max()
+        return collected([list(values.values())], first.device).max()
 
     @property
     def couples(self) -> bool:
@@ -182,9 +182,9 @@ class _DistanceEstimate(BaseOptimizer):
         self, products: list[list[Tensor]], lengths: list[list[Tensor]], order: int = 1
     ) -> tuple[Tensor, Tensor]:
         """r and ‖s‖_* of all tensors of a scope, wherever they lie."""
-        own = gathered(lengths)
+        own = collected(lengths)
         length = own.sum() if order == 1 else torch.linalg.vector_norm(own)
-        every = self.over_all(torch.stack([gathered(products).sum(), length]))
+        every = self.over_all(torch.stack([collected(products).sum(), length]))
         if len(every) == 1:
             return every[0, 0], every[0, 1]
         return every[:, 0].sum(), torch.linalg.vector_norm(every[:, 1], order)

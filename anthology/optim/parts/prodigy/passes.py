@@ -26,8 +26,8 @@ from anthology.optim.core.state import State, real, state_dtype
 from anthology.optim.parts.prodigy.compiled import pass_kernel
 from anthology.optim.parts.prodigy.distance import memory
 from anthology.optim.parts.prodigy.eager import first_eager, second_eager
-from anthology.optim.parts.prodigy.rows import Room, Row, Shelf, make_lines
-from anthology.optim.parts.prodigy.totals import Numbers
+from anthology.optim.parts.prodigy.rows import Shelf, Space, Strip, make_lines
+from anthology.optim.parts.prodigy.totals import Sums
 from anthology.optim.parts.prodigy.update import correction
 
 
@@ -54,10 +54,10 @@ class TwoPasses:
         like = torch.empty(0, dtype=self.kind, device="meta")
         self.limit = optimizer.rule_of(group).gradient_limit(like, group)
         self.states: list[State] = []
-        self.rows: list[Row] = []
-        self.rooms = Room(), Room()  # for gradients and for parameters
+        self.rows: list[Strip] = []
+        self.rooms = Space(), Space()  # for gradients and for parameters
         self.flags: Tensor | None = None
-        self._numbers = Numbers(self.kind, self.home)
+        self._numbers = Sums(self.kind, self.home)
         self.key = id(group["params"]), self.home, first.dtype, self.names
         names = ["p0", *self.names, "step", *["numerator"] * (self.memory > 0)]
         shelves: dict[Any, Shelf] = optimizer.shelves
@@ -132,10 +132,10 @@ class TwoPasses:
             return float(x)
         return x.to(self.home, self.kind, non_blocking=True)
 
-    def _correction(self, row: Row) -> Any:
+    def _correction(self, row: Strip) -> Any:
         return correction(self.group, row.step, self.kind)
 
-    def _planned(self) -> Iterator[Row]:
+    def _planned(self) -> Iterator[Strip]:
         """What goes through the passes, just before it does."""
         corrected = self.group["use_bias_correction"]
         states = self.states
@@ -144,7 +144,7 @@ class TwoPasses:
             flags = batching._device_flags(grads, [self.limit] * len(grads))
             for p, state, flag in zip(self.tensors, states, flags, strict=True):
                 make_lines(state)
-                yield Row([p], [state], state["step"] + 1 if corrected else 0.0, flag)
+                yield Strip([p], [state], state["step"] + 1 if corrected else 0.0, flag)
             return
         for row in self.shelf.rows_of(self.tensors, states):
             steps = [0.0]
@@ -157,16 +157,16 @@ class TwoPasses:
             else:
                 yield from self._alone(row, steps)
 
-    def _finite(self, row: Row) -> bool:
+    def _finite(self, row: Strip) -> bool:
         row.grads = row.joined([p.grad for p in row.tensors], self.rooms[0])  # type: ignore[misc]
         low, high = torch.aminmax(row.grads)
         fine: bool = -self.limit <= float(low) and float(high) <= self.limit
         return fine
 
-    def _alone(self, row: Row, steps: list[float]) -> Iterator[Row]:
+    def _alone(self, row: Strip, steps: list[float]) -> Iterator[Strip]:
         """Those of a row that are finite, one by one."""
         for i, (p, state) in enumerate(zip(row.tensors, row.states, strict=True)):
-            single = Row([p], [state], steps[i % len(steps)])
+            single = Strip([p], [state], steps[i % len(steps)])
             if self._finite(single):
                 yield single
             else:
@@ -206,7 +206,7 @@ class TwoPasses:
         self.flags = flags
         return torch.where(flags, products, 0.0), torch.where(flags, lengths, 0.0)
 
-    def _first(self, row: Row, d: Any, weight: Any) -> Tensor:
+    def _first(self, row: Strip, d: Any, weight: Any) -> Tensor:
         (beta1, beta2), ahead = self.group["betas"], self.sign * d
         values = [beta1, (1 - beta1) * ahead, beta2, ahead, 1 - beta2]
         values += [self.memory, self.sign * weight]
@@ -227,13 +227,13 @@ class TwoPasses:
         sums: Tensor = run(params, grads, start, numbers, *averages.values(), *flags)
         return sums
 
-    def _grads(self, row: Row) -> Tensor:
+    def _grads(self, row: Strip) -> Tensor:
         if row.grads is None:
             return row.joined([p.grad for p in row.tensors], self.rooms[0])  # type: ignore[misc]
         grads, row.grads = row.grads, None
         return grads
 
-    def _second(self, row: Row, d: Any, size: Any, least: Any) -> None:
+    def _second(self, row: Strip, d: Any, size: Any, least: Any) -> None:
         decay, there = self.group["weight_decay"], self.group["betas"][0] > 0
         if self.way == "triton":
             numbers, p = self._numbers.of([size, least]), row.tensors[0].detach()

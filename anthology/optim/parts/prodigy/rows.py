@@ -21,7 +21,7 @@ SMALL = 2**14
 ROW = 2**18
 
 
-class Row:
+class Strip:
     """One tensor, or several small ones of one shape, on their way through a step."""
 
     def __init__(
@@ -73,13 +73,13 @@ class Row:
             for state, view in zip(self.states, views, strict=True)
         )
 
-    def of_these(self, tensors: list[Tensor]) -> Row:
+    def of_these(self, tensors: list[Tensor]) -> Strip:
         """The same row in a step of which these are the parameters."""
-        row = Row(tensors, self.states)
+        row = Strip(tensors, self.states)
         row.laid, row._views = self.laid, self._views
         return row
 
-    def joined(self, xs: list[Tensor], room: Room) -> Tensor:
+    def joined(self, xs: list[Tensor], room: Space) -> Tensor:
         """Parameters or gradients end to end: a copy, or of a single one a view."""
         if len(xs) == 1:
             return real(xs[0].detach()).view(-1)
@@ -88,7 +88,7 @@ class Row:
         torch.cat(xs, out=flat)
         return flat.view(len(xs), -1)
 
-    def write(self, room: Room) -> None:
+    def write(self, room: Space) -> None:
         """Write back parameters that have been joined."""
         if len(self.tensors) > 1:
             xs = self.tensors
@@ -96,7 +96,7 @@ class Row:
             torch._foreach_copy_(xs, room.like(xs)[1])
 
 
-class Room:
+class Space:
     """Memory for one row of tensors at a time, taken once for all."""
 
     def __init__(self) -> None:
@@ -122,9 +122,9 @@ class Shelf:
 
     def __init__(self, optimizer: Any, names: list[str]) -> None:
         self.optimizer, self.names = optimizer, names
-        self.rows: list[Row] = []
+        self.rows: list[Strip] = []
 
-    def rows_of(self, tensors: list[Tensor], states: list[State]) -> list[Row]:
+    def rows_of(self, tensors: list[Tensor], states: list[State]) -> list[Strip]:
         """All tensors in rows: small ones of one shape together."""
         here = {id(state): i for i, state in enumerate(states)}
         found, kept = [], []
@@ -147,7 +147,7 @@ class Shelf:
 
     def _new(
         self, tensors: list[Tensor], states: list[State], places: list[int]
-    ) -> list[Row]:
+    ) -> list[Strip]:
         """Rows of those that are in none; one whose row is not whole stays alone."""
         taken = {id(s) for row in self.rows for s in row.states} if places else set()
         alike: dict[Any, list[int]] = {}
@@ -162,7 +162,7 @@ class Shelf:
             length = max(1, ROW // _numbers(tensors[same[0]]))
             for start in range(0, len(same), length):
                 some = same[start : start + length]
-                row = Row([tensors[i] for i in some], [states[i] for i in some])
+                row = Strip([tensors[i] for i in some], [states[i] for i in some])
                 found.append(row)
                 if id(states[some[0]]) not in taken:
                     row.lay(self.names)
@@ -170,7 +170,7 @@ class Shelf:
                     self.rows[-1].refs = [ref(p) for p in row.tensors]
         return found
 
-    def _known(self, row: Row) -> bool:
+    def _known(self, row: Strip) -> bool:
         """Whether its states are still those of the optimizer."""
         kept, params = self.optimizer.state, [known() for known in row.refs]
         pairs = zip(params, row.states, strict=True)

@@ -1,4 +1,4 @@
-"""Numbers of several batches together, wherever they lie."""
+"""Sums of several batches together, wherever they lie."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def counted(batch: Batch, values: list[Tensor]) -> list[Tensor]:
     return values
 
 
-def gathered(rows: list[list[Tensor]], home: torch.device | None = None) -> Tensor:
+def collected(rows: list[list[Tensor]], home: torch.device | None = None) -> Tensor:
     """0-d tensors of several batches as one vector, on the device of the first."""
     home = home or rows[0][0].device
     every = [x for row in rows for x in row]
@@ -70,8 +70,8 @@ def gathered(rows: list[list[Tensor]], home: torch.device | None = None) -> Tens
     return torch.stack(every)
 
 
-class Numbers:
-    """Numbers as tensors on a device, the same tensor for the same plain numbers."""
+class Sums:
+    """Sums as tensors on a device, the same tensor for the same plain numbers."""
 
     def __init__(self, kind: torch.dtype, home: torch.device) -> None:
         self.kind, self.home = kind, home
