@@ -77,7 +77,7 @@ BETA, DECAY, ADAMW = 0.95, 0.1, 3e-3
 # The polynomials find the polar factor to about one part in a thousand.
 LAYER = norms.RMSToRMS(method="polar-express")
 # So do ten halvings find the multiplier; the step is exactly tangent in any case.
-constraints.HALVINGS = 10
+HALVINGS = 10
 
 
 class Hidden:
@@ -121,6 +121,16 @@ def train(
     p: Problem, kind: str, rates: Sequence[float], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """One stack of runs, a rate and a seed for each."""
+    usual, constraints.HALVINGS = constraints.HALVINGS, HALVINGS
+    try:
+        return _trained(p, kind, rates, seeds)
+    finally:
+        constraints.HALVINGS = usual
+
+
+def _trained(
+    p: Problem, kind: str, rates: Sequence[float], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
     models = [p.model(seed=seed) for seed in seeds]
     params, _ = stack_module_state(models)
     base = models[0].to("meta")
