@@ -86,7 +86,7 @@ class Constraint:
         return sum(math.prod(x.shape[: x.ndim - norm.ndim]) for x in points)
 
     def onto(self, w: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-        """The point of the surface that is nearest to ``w``, shaped like it; 0 for 0."""
+        """``w`` brought back: the nearest point, but for `SpectralSphere`, which scales."""
         points, _, back = _apart(w, norm)
         moved = []
         for x in points:
@@ -117,7 +117,7 @@ class Constraint:
         raise NotImplementedError
 
     def _nearest(self, w: Tensor, ndim: int) -> Tensor:
-        """The nearest point of the surface of radius one."""
+        """Onto the surface of radius one."""
         raise NotImplementedError
 
     def _steepest(self, g: Tensor, w: Tensor, norm: Norm) -> Tensor:
