@@ -175,9 +175,15 @@ def _updated(
     for kept, group, old in zip(counted, optimizer.param_groups, before, strict=True):
         new = {k: v for k, v in group.items() if v is not old.get(k)}
         # an ensemble hands on tensors alone
-        kept |= {k: torch.as_tensor(v) for k, v in new.items()}
+        kept |= {k: _as_tensor(v) for k, v in new.items()}
     states = [dict(optimizer.state[p]) for p in tensors]
     return rebuilt(params, tensors), {"state": states, "groups": counted}
+
+
+def _as_tensor(value: Any) -> Tensor:
+    """What a group counts; a number keeps all its digits."""
+    wide = torch.float64 if isinstance(value, float) else None
+    return torch.as_tensor(value, dtype=wide)
 
 
 def _as_in(group: dict[str, Any], name: str, value: Tensor) -> Any:

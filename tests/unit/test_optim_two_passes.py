@@ -90,7 +90,7 @@ def same_state(ours: Prodigy, theirs: Prodigy, tolerance: float) -> None:
         assert gap(*pairs) < tolerance
 
 
-def laid(optimizer: Prodigy) -> list[rows.Row]:
+def laid(optimizer: Prodigy) -> list[rows.Strip]:
     """The rows of several tensors."""
     found = [row for shelf in optimizer.shelves.values() for row in shelf.rows]
     return [row for row in found if len(row.states) > 1]
