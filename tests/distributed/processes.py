@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-SECONDS = 120
+SECONDS = 200
 
 
 def serve(rank: int, orders: Any, answers: Any) -> None:

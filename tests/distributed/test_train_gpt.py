@@ -32,7 +32,7 @@ SMALL = {"width": 16, "depth": 1, "batch": 4, "context": 16, "steps": 8}
 OFTEN = {"save-every": 3, "log-every": 1}
 TINY = [f"--{name}={value}" for name, value in (SMALL | OFTEN).items()]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-PATIENCE = 150  # seconds; a job takes ten on a machine with nothing else to do
+PATIENCE = 400  # seconds; a job takes ten on a machine with nothing else to do
 
 
 def start(*command: object) -> subprocess.Popen[str]:
