@@ -12,7 +12,6 @@ norm. Those of the Stiefel manifold are WS with S symmetric.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -23,7 +22,7 @@ from anthology.linalg.products import peak
 from anthology.norms.base import Norm, Scaled
 from anthology.norms.lp import L2, RMS, Frobenius
 from anthology.norms.spectral import Spectral
-from anthology.norms.stored import Split, Transpose
+from anthology.norms.stored import Split, Transpose, split_up
 
 __all__ = ["CONSTRAINTS", "Constraint", "SpectralSphere", "Sphere", "Stiefel"]
 
@@ -63,7 +62,7 @@ class Constraint:
         ValueError if a point has no size (an empty or zero weight) or is not finite:
         it has no place on the surface.
         """
-        points, _, _ = _apart(w, norm)
+        points, _, _ = split_up(w, norm)
         found = torch.cat([self._size(x, norm.ndim).reshape(-1) for x in points])
         if not ((found > 0) & found.isfinite()).all():
             raise ValueError(
@@ -82,12 +81,12 @@ class Constraint:
 
     def count(self, w: Tensor, norm: Norm) -> int:
         """How many points, and so radii, a tensor has."""
-        points, _, _ = _apart(w, norm)
+        points, _, _ = split_up(w, norm)
         return sum(math.prod(x.shape[: x.ndim - norm.ndim]) for x in points)
 
     def onto(self, w: Tensor, radius: Tensor, norm: Norm) -> Tensor:
         """``w`` brought back: the nearest point, but for `SpectralSphere`, which scales."""
-        points, _, back = _apart(w, norm)
+        points, _, back = split_up(w, norm)
         moved = []
         for x in points:
             lead = x.shape[: x.ndim - norm.ndim]
@@ -102,8 +101,8 @@ class Constraint:
         Zero where ``g`` is normal to the surface. TypeError if this surface does not go
         with the norm.
         """
-        points, own, back = _apart(g, norm)
-        places, _, _ = _apart(w, norm)
+        points, own, back = split_up(g, norm)
+        places, _, _ = split_up(w, norm)
         pairs = zip(points, places, strict=True)
         axes = tuple(range(-norm.ndim, 0))
         sized = [(x / peak(x, axes), at) for x, at in pairs]  # its size does not matter
@@ -302,28 +301,3 @@ def _must_be_matrix(constraint: Constraint, ndim: int) -> None:
             f"constrain={constraint.name!r} is for matrices, and this weight is measured "
             f"by a norm on {ndim} {'axis' if ndim == 1 else 'axes'}"
         )
-
-
-Back = Callable[[list[Tensor]], Tensor]
-
-
-def _apart(x: Tensor, norm: Norm) -> tuple[list[Tensor], Norm, Back]:
-    """What a norm measures one by one, the norm of each, and the way back."""
-    if isinstance(norm, Scaled):
-        points, own, back = _apart(x, norm.base)
-        return points, Scaled(own, norm.s), back
-    if isinstance(norm, Transpose):
-        points, own, back = _apart(norm._turn(x), norm.base)
-        return points, own, lambda ys: norm._turn(back(ys))
-    if not isinstance(norm, Split):
-        return [x], norm, lambda ys: ys[0]
-    each = [_apart(block, norm.base) for block in norm._blocks(x)]
-    at = x.ndim - norm.ndim
-
-    def joined(ys: list[Tensor]) -> Tensor:
-        rest = iter(ys)
-        blocks = [back([next(rest) for _ in own]) for own, _, back in each]
-        one = isinstance(norm.parts, int)
-        return blocks[0].flatten(at, at + 1) if one else torch.cat(blocks, at)
-
-    return [y for own, _, _ in each for y in own], each[0][1], joined

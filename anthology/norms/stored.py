@@ -1,13 +1,15 @@
 """Norms of weights that are stored turned over, or several in one tensor."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from anthology.norms.base import Norm, _Around
+from anthology.norms.base import Norm, Scaled, _Around
 
 Parts = int | tuple[int, ...]
+Back = Callable[[list[Tensor]], Tensor]
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,3 +117,25 @@ def transposed(norm: Norm, stored: bool | str) -> Norm:
 def in_parts(norm: Norm, parts: Parts) -> Norm:
     """The norm of a weight that is so many in one tensor, or one alone."""
     return norm if parts == 1 else Split(norm, parts)
+
+
+def split_up(x: Tensor, norm: Norm) -> tuple[list[Tensor], Norm, Back]:
+    """What a norm measures one by one, the norm of each, and the way back."""
+    if isinstance(norm, Scaled):
+        points, own, back = split_up(x, norm.base)
+        return points, Scaled(own, norm.s), back
+    if isinstance(norm, Transpose):
+        points, own, back = split_up(norm._turn(x), norm.base)
+        return points, own, lambda ys: norm._turn(back(ys))
+    if not isinstance(norm, Split):
+        return [x], norm, lambda ys: ys[0]
+    each = [split_up(block, norm.base) for block in norm._blocks(x)]
+    at = x.ndim - norm.ndim
+
+    def joined(ys: list[Tensor]) -> Tensor:
+        rest = iter(ys)
+        blocks = [back([next(rest) for _ in own]) for own, _, back in each]
+        one = isinstance(norm.parts, int)
+        return blocks[0].flatten(at, at + 1) if one else torch.cat(blocks, at)
+
+    return [y for own, _, _ in each for y in own], each[0][1], joined

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anthology.linalg.polar import raw_polar
 from anthology.norms import Norm, Split, Transpose, from_spec
+from anthology.norms.stored import split_up
 from anthology.optim.core.limits import at_least_zero, number, one_of
 from anthology.optim.core.state import Group
 
@@ -45,31 +46,32 @@ def _matrices(
     x: Tensor, norm: Norm | None, kernel: str, axes: int | None
 ) -> tuple[list[Tensor], Back]:
     """The blocks of a tensor, each (…, out, in, *space), as matrices."""
-    if isinstance(norm, Transpose):
-        found, back = _matrices(norm._turn(x), norm.base, kernel, axes)
-        return found, lambda ys: norm._turn(back(ys))
-    if isinstance(norm, Split):
-        each = [_matrices(block, norm.base, kernel, axes) for block in norm._blocks(x)]
-        at = x.ndim - norm.ndim
+    if not isinstance(norm, Split | Transpose):
+        y, folded = _matrix(x, kernel, axes)
+        return [y], lambda ys: folded(*ys)
+    blocks, _, back = split_up(x, norm)
+    found = [_matrix(block, kernel, axes) for block in blocks]
 
-        def joined(ys: Iterable[Tensor]) -> Tensor:
-            rest = iter(ys)
-            blocks = [back([next(rest) for _ in own]) for own, back in each]
-            one = isinstance(norm.parts, int)
-            return blocks[0].flatten(at, at + 1) if one else torch.cat(blocks, at)
+    def joined(ys: Iterable[Tensor]) -> Tensor:
+        return back([folded(y) for (_, folded), y in zip(found, ys, strict=True)])
 
-        return [y for own, _ in each for y in own], joined
+    return [y for y, _ in found], joined
+
+
+def _matrix(
+    x: Tensor, kernel: str, axes: int | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A block as a matrix, and the way back."""
     lead = x.ndim - (axes or x.ndim)
     y, positions = x, False
     if kernel != "stack" and x.ndim - lead > 2:
         positions = kernel == "positions"
         y = x.flatten(lead + 2).movedim(-1, lead) if positions else x.flatten(lead + 1)
 
-    def folded(ys: Iterable[Tensor]) -> Tensor:
-        (t,) = ys
+    def folded(t: Tensor) -> Tensor:
         return (t.movedim(-3, -1) if positions else t).reshape(x.shape)
 
-    return [y], folded
+    return y, folded
 
 
 def must_view(group: Group) -> None:
