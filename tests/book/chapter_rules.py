@@ -29,6 +29,8 @@ SECTIONS = [
     "Convention card",
     "History and credit",
 ]
+# What a short chapter of the shelf may leave out, where it has nothing to say.
+SHELF_MAY_SKIP = {"In the wild", "Further", "What it costs", "Convention card"}
 MAX_STATEMENTS = 3  # before the theorem is over
 MAX_SHARE = 0.25  # of a page's words in the section of the theorem
 STATEMENT = re.compile(
@@ -87,10 +89,16 @@ def _headings(text: str) -> Iterator[re.Match[str]]:
     return HEADING.finditer(text)
 
 
+def is_short(nb: nbformat.NotebookNode) -> bool:
+    """Whether it stands on the shelf, by the address under its title."""
+    return "/chapters/shelf/" in nb.cells[0].source
+
+
 def wrong_order(nb: nbformat.NotebookNode) -> list[str]:
     """The headings, unless they are those of the template in its order."""
     names = [match[1].strip() for match in _headings(markdown(nb))]
-    return [] if names == SECTIONS else names
+    spared = SHELF_MAY_SKIP - set(names) if is_short(nb) else set()
+    return [] if names == [s for s in SECTIONS if s not in spared] else names
 
 
 def early_statements(nb: nbformat.NotebookNode) -> list[str]:
