@@ -81,7 +81,9 @@ def charge(make: Make, g: float = 1.0, steps: int = 400) -> float:
     return float((up - down - 2 * (grown - shrunk)) / (2 * h * base))
 
 
-def toll(make: Make, at: Tensor, along: Tensor, steps: int = 400) -> tuple[float, float]:
+def toll(
+    make: Make, at: Tensor, along: Tensor, steps: int = 400
+) -> tuple[float, float]:
     """What a changing matrix is charged: ⟨E, {…}E⟩, and ⟨E, DE⟩ beside it.
 
     The gradient stands at the matrix ``at`` and changes slowly ``along`` E; {…} are the
