@@ -4,7 +4,8 @@ To second order in η a step that follows ∇φ of an averaged gradient descends
 :math:`f + \tfrac\eta2 c\,\varphi(\nabla f)` (the chapter
 chapters/motion/beyond-gradient-descent). The factor c is a property of the
 optimizer's memory alone, so it can be read off the class: give it gradients
-that change slowly, and see how late it follows.
+that change slowly, and see how late it follows. Matrices can grow and they can turn,
+and a class may charge for one and reward the other.
 
 >>> from anthology import optim
 >>> from anthology.lab.silent import delay
@@ -23,22 +24,34 @@ from torch import Tensor
 from anthology import optim
 from anthology.optim import SilentPenalty
 
-__all__ = ["PENALTIES", "Penalised", "answers", "charge", "delay", "penalty_table"]
+__all__ = [
+    "PENALTIES",
+    "Penalised",
+    "answers",
+    "charge",
+    "delay",
+    "penalty_table",
+    "toll",
+]
 
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
 _PROBES = 20
 
 
 def answers(make: Make, gradients: Tensor) -> Tensor:
-    """The directions an optimizer takes when it is given these gradients."""
-    weights = [torch.zeros(1, 1, dtype=torch.float64) for _ in gradients[0]]
+    """The directions an optimizer takes when it is given these gradients.
+
+    Of shape (steps, tensors), numbers, or (steps, tensors, rows, columns), matrices.
+    """
+    shape = gradients.shape[2:] or (1, 1)
+    weights = [torch.zeros(*shape, dtype=torch.float64) for _ in gradients[0]]
     optimizer, moved = make(weights), []
     lr = float(optimizer.param_groups[0]["lr"])
     for row in gradients:
         for w, g in zip(weights, row, strict=True):
-            w.grad = g.view(1, 1).clone()
+            w.grad = g.reshape(shape).clone()
         optimizer.step()
-        moved.append(torch.cat(weights).flatten() / -lr)
+        moved.append(torch.stack(weights).reshape(row.shape) / -lr)
         for w in weights:
             w.zero_()
     return torch.stack(moved)
@@ -66,6 +79,40 @@ def charge(make: Make, g: float = 1.0, steps: int = 400) -> float:
     k = torch.arange(1.0 - steps, 1.0, dtype=torch.float64)[:, None]
     base, up, down, grown, shrunk = answers(make, g * (1 + level + growth * k))[-1]
     return float((up - down - 2 * (grown - shrunk)) / (2 * h * base))
+
+
+def toll(
+    make: Make, at: Tensor, along: Tensor, steps: int = 400
+) -> tuple[float, float]:
+    """What a changing matrix is charged: ⟨E, {…}E⟩, and ⟨E, DE⟩ beside it.
+
+    The gradient stands at the matrix ``at`` and changes slowly ``along`` E; {…} are the
+    braces of the motion, D the derivative of the direction. Of a duality map with an
+    average of age τ the first is 1 + 2τ times the second.
+    """
+    h = 1e-3 / steps
+    level = torch.tensor([h, -h, 0.0, 0.0], dtype=torch.float64)
+    growth = torch.tensor([0.0, 0.0, h, -h], dtype=torch.float64)
+    k = torch.arange(1.0 - steps, 1.0, dtype=torch.float64)[:, None]
+    given = at + (level + growth * k)[..., None, None] * along
+    up, down, grown, shrunk = (answers(make, given)[-1] * along).sum((-2, -1)) / (2 * h)
+    slope = float(up - down)
+    return slope - 2 * float(grown - shrunk), slope
+
+
+def _grown(make: Make, steps: int) -> float:
+    """The factor c of a multiple of the identity that grows."""
+    unit = torch.eye(2, dtype=torch.float64)
+    base = answers(make, unit.expand(steps, 1, 2, 2))[-1, 0].trace()
+    return toll(make, unit, unit, steps)[0] / float(base)
+
+
+def _turned(make: Make, steps: int) -> float:
+    """The factor c of the identity that turns, so of equal singular values."""
+    unit = torch.eye(2, dtype=torch.float64)
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    charged, slope = toll(make, unit, turn, steps)
+    return charged / slope
 
 
 @dataclass(frozen=True)
@@ -96,9 +143,10 @@ class Penalised:
         """The factor c as the class shows it."""
         if self.said.factor is None:
             return None
-        if self.said.ask == "charge":
-            return charge(self.make, steps=self.said.steps)
-        return 1 + 2 * delay(self.make, steps=self.said.steps)
+        asked = {"charge": charge, "growth": _grown, "turn": _turned}.get(self.said.ask)
+        if asked is None:
+            return 1 + 2 * delay(self.make, steps=self.said.steps)
+        return float(asked(self.make, steps=self.said.steps))  # type: ignore[operator]
 
 
 _CARDED = {

@@ -163,7 +163,14 @@ class FreeSteepestDescent(_DistanceEstimate, SteepestDescent):
         source="Bernstein & Newhouse 2024, eqs. 28-29; any norm: derived here",
     )
     cost = _free_cost
-    silent = (SilentPenalty("that of its norm, while its length stands still"),)
+    silent = (
+        SilentPenalty(
+            r"$\lVert\nabla f\rVert_*$, with $\eta d$ for $\eta$ once $d$ stands still",
+            "1",
+            1.0,
+            {"d0": 1.0},
+        ),
+    )
 
     def __init__(
         self,

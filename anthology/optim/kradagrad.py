@@ -198,7 +198,13 @@ class KrADagrad(BaseOptimizer):
     )
     cost = _kradagrad_cost
     silent = (
-        SilentPenalty("none that lasts: its sums never forget, so its steps fade"),
+        SilentPenalty(
+            r"$\sum_l\sum_i\sigma_i$ where it grows, after $k=400$ steps",
+            r"1+\tau-k",
+            9.1 - 400,
+            {"initial": 1e6},
+            "charge",
+        ),
     )
 
     def __init__(

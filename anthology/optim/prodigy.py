@@ -173,7 +173,17 @@ class Prodigy(_DistanceEstimate):
         source="Mishchenko & Defazio 2024; Bernstein & Newhouse 2024, eqs. 22-29",
     )
     cost = _prodigy_cost
-    silent = (SilentPenalty("that of its norm, while its length stands still"),)
+    silent = (
+        SilentPenalty(
+            r"$\lVert\nabla f\rVert_1$, rounded at ε, with $\eta d$ for $\eta$ once $d$ "
+            "stands still",
+            r"(1+2\tau_1)$ ${}-(1+2\tau_2)\,\rho",
+            19 - 199.0,
+            {"d0": 1.0, "betas": (0.9, 0.99)},
+            "charge",
+            2000,
+        ),
+    )
 
     _shelves: dict[Any, Any] | None = None
 

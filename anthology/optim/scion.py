@@ -104,10 +104,16 @@ class Scion(SteepestDescent):
     )
     silent = (
         SilentPenalty(
-            r"$\sum_l\lVert\nabla_lf\rVert_*$, layer by layer",
+            "its Frank–Wolfe gap, less $f$",
             r"1+2\tau",
             19.0,
             {"momentum": 0.9},
+        ),
+        SilentPenalty(
+            r"the radius times $\sum_l\lVert\nabla_lf\rVert_*$",
+            "1",
+            1.0,
+            {"unconstrained": True},
         ),
     )
 

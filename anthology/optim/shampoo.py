@@ -69,6 +69,10 @@ def _shampoo(
     descend(params, moves, group["lr"])
 
 
+# Of which the table of silent penalties speaks beside the default.
+_AVERAGED = {"betas": (0.9, 0.98)}
+
+
 @Cost
 def _shampoo_cost(s: Seen) -> Work:
     group, factors, n = s.group, s.named("factor_"), s.numbers
@@ -215,7 +219,23 @@ class Shampoo(BaseOptimizer):
     )
     cost = _shampoo_cost
     silent = (
-        SilentPenalty("none that lasts: its sums never forget, so its steps fade"),
+        SilentPenalty(
+            r"$\sum_l\sum_i\sigma_i$ where it grows, after $k=400$ steps",
+            r"1+2\tau-k",
+            19 - 400.0,
+            ask="growth",
+        ),
+        SilentPenalty(
+            r"$\sum_l\sum_i\sigma_i(\nabla_lf)$, where it grows",
+            r"2(\tau_1-\tau_2)",
+            19 - 99.0,
+            _AVERAGED,
+            "growth",
+            600,
+        ),
+        SilentPenalty(
+            "the same, where it turns", r"1+2\tau_1", 19.0, _AVERAGED, "turn", 600
+        ),
     )
     before = (("relative_eps", False), ("factors", "sum"), ("sides", "all"))
 

@@ -67,6 +67,10 @@ def _sirf_shampoo(
     descend(params, heavy_ball(moves, states, group), group["lr"])
 
 
+# ρ of the silent penalty, σ² = 1, d = 2 and the default damping.
+_RHO = 0.5 / 0.501
+
+
 @Cost
 def _sirf_shampoo_cost(s: Seen) -> Work:
     if not s.kept:  # a bias whose weight has the state of both
@@ -192,7 +196,25 @@ class SIRFShampoo(BaseOptimizer):
         source="Lin et al. 2024 (2402.03496), published code",
     )
     cost = _sirf_shampoo_cost
-    silent = (SilentPenalty("open: its averages are matrices"),)
+    silent = (
+        SilentPenalty(
+            r"$\tfrac d{2B}\sum_i$ $\log(\tfrac Bd\sigma_i^2+\lambda)$ of square "
+            "matrices, where it grows",
+            r"(1+2\tau_1)$ $(1-2\rho)$ ${}-4\tau_2\rho",
+            19 - 234 * _RHO,
+            {"batch_size": 1},
+            "growth",
+            600,
+        ),
+        SilentPenalty(
+            "the same, where it turns",
+            r"1+2\tau_1",
+            19.0,
+            {"batch_size": 1},
+            "turn",
+            600,
+        ),
+    )
 
     def __init__(
         self,

@@ -172,7 +172,15 @@ class SOAP(BaseOptimizer):
         source="Vyas et al. 2024 (2409.11321), Alg. 3-4, published code",
     )
     cost = _soap_cost
-    silent = (SilentPenalty("open: its averages are matrices"),)
+    silent = (
+        SilentPenalty(
+            r"$\sum_l\sum_i\sigma_i(\nabla_lf)$, where it grows",
+            r"2(\tau_1-\tau_2)",
+            0.0,
+            ask="growth",
+        ),
+        SilentPenalty("rewards turns: its basis is older than its averages"),
+    )
     before = (("basis_eps", 0.0), ("factors", "sum"))
 
     def __init__(

@@ -13,7 +13,7 @@ from torch.func import grad, jvp
 from anthology import lab, norms, optim
 from anthology.lab import silent
 from anthology.lab.problems import two_weights
-from anthology.motion import average_factor, flow
+from anthology.motion import average_factor, flow, generator, smooth_nuclear, step_map
 
 RESULTS = Path(__file__).resolve().parents[2] / "experiments" / "results"
 STORE = RESULTS / "beyond_gradient_descent.json"
@@ -130,6 +130,144 @@ def test_every_class_shows_the_factor_of_the_table(claim):
             assert found == pytest.approx(row.said.factor, rel=claim.tol, abs=0.1), row
 
 
+def rooted(gram, eps):
+    values, basis = torch.linalg.eigh(gram + eps * torch.eye(len(gram)).double())
+    return basis * values**-0.25 @ basis.T
+
+
+@pytest.mark.claim("matrix-braces", tol=0.1)
+@pytest.mark.parametrize("betas", [(0.5, 0.8), (0.8, 0.5)])
+def test_two_memories_of_a_matrix(claim, betas):
+    """Shampoo's velocity, of the class, against (1 + 2τ₂)D + 2(τ₁ − τ₂)P."""
+    a, b, target, w0 = (gaussian(3, 3, seed=seed) for seed in range(4))
+    eps, phi = 0.1, smooth_nuclear(0.1)
+    first, second = (beta / (1 - beta) for beta in betas)
+
+    def loss(w):
+        return (a @ w @ b - target).cosh().log().sum() / 3
+
+    def motion(w, lr):
+        g = grad(loss)(w)
+        direction = phi.direction(g)
+        e = jvp(grad(loss), (w,), (direction,))[1]
+        p = rooted(g @ g.T, eps) @ e @ rooted(g.T @ g, eps)
+        d = jvp(phi.direction, (g,), (e,))[1]
+        return -direction - lr / 2 * ((1 + 2 * second) * d + 2 * (first - second) * p)
+
+    errors = []
+    for lr in (0.002, 0.001):
+        w = w0.clone().requires_grad_()
+        shampoo = optim.Shampoo([w], lr, betas, eps=eps, relative_eps=False)
+        step = step_map(shampoo, lambda w=w: loss(w).backward())
+        v = step.start
+        for _ in range(round(0.4 / lr)):
+            v = step(v)
+        here, velocity = map(step.parameters, (v, generator(step, v, 4, lr)))
+        errors.append((velocity.view(3, 3) - motion(here.view(3, 3), lr)).norm())
+    assert abs(math.log2(errors[0] / errors[1]) - 2) < claim.tol
+
+
+def charged(make, sizes, change, steps):
+    return silent.toll(make, torch.diag(torch.tensor(sizes).double()), change, steps)
+
+
+TURN = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double()
+
+
+@pytest.mark.claim("shampoo-braces", tol=1e-3, trials=4)
+def test_shampoo_pays_for_growing_and_turning(claim):
+    """By the proposition's sums; and turns are charged up to a quotient of 3.87."""
+
+    def shampoo(p):
+        return optim.Shampoo(p, 1.0, (0.9, 0.98), eps=0.0)
+
+    for seed in range(claim.trials):
+        k, s = gaussian(2, 2, seed=seed), [1.0, 0.3 + 0.2 * seed]
+        roots = torch.tensor(s).double().sqrt()
+        grown = (k * k / torch.outer(roots, roots)).sum()
+        turned = (k[0, 1] - k[1, 0]) ** 2 / sum(s)
+        said = -80 * grown + 99 * turned
+        scale = 80 * grown + 99 * turned
+        assert abs(charged(shampoo, s, k, 1000)[0] - said) < claim.tol * scale
+    assert charged(shampoo, [3.8, 1.0], TURN, 1000)[0] > 0
+    assert charged(shampoo, [3.9, 1.0], TURN, 1000)[0] < 0
+
+
+@pytest.mark.claim("sums-never-settle", tol=1e-3, trials=3)
+def test_what_sums_have_been_charged_after_k_steps(claim):
+    """Growing: 1 + 2τ − k, so it never settles; turning: 1 + 2τ, at any k."""
+    asked = [(100, 0.9), (200, 0.5), (200, 0.8)]
+    assert len(asked) == claim.trials
+    unit = torch.eye(2).double()
+    for k, beta in asked:
+
+        def shampoo(p, beta=beta):
+            return optim.Shampoo(p, 1.0, (beta, 1.0))
+
+        c = (1 + beta) / (1 - beta)
+        base = 2 / math.sqrt(k)
+        grown = charged(shampoo, [1.0, 1.0], unit, k)[0]
+        # started at zero, the average is short of β^k times k at most
+        limit = claim.tol * k + 2 * k * beta**k
+        assert abs(grown / base - (c - k)) < limit
+        turned, slope = charged(shampoo, [1.0, 1.0], TURN, k)
+        assert abs(turned / slope - c) < limit
+
+
+@pytest.mark.claim("sirf-braces", tol=2e-3, trials=3)
+def test_the_age_of_sirf_shampoos_factors(claim):
+    """1/(kβ) − 1 with k axes; what averages is the step, and turns ask only that."""
+    lam, unit = 1e-3, torch.eye(2).double()
+    settings = [(0.02, 0.9), (0.05, 0.5), (0.05, 0.9)]
+    assert len(settings) == claim.trials
+    for beta, mu in settings:
+
+        def sirf(p, beta=beta, mu=mu):
+            return optim.SIRFShampoo(
+                p, 1.0, factor_lr=beta, momentum=mu, damping=lam, batch_size=1
+            )
+
+        rho, c = 0.5 / (0.5 + lam), (1 + mu) / (1 - mu)
+        base = 2 / (0.5 + lam) / (1 - mu)
+        grown = charged(sirf, [1.0, 1.0], unit, 600)[0] / base
+        said = c * (1 - 2 * rho) - 4 * (1 / (2 * beta) - 1) * rho
+        assert grown == pytest.approx(said, rel=claim.tol)
+        turned, slope = charged(sirf, [1.0, 1.0], TURN, 600)
+        assert turned / slope == pytest.approx(c, rel=claim.tol)
+
+
+@pytest.mark.claim("soap-turns", trials=3)
+def test_soap_rewards_turns_and_a_rare_basis_more(claim):
+    """At singular values 3 and 1; lengths pay nothing."""
+    unit = torch.diag(torch.tensor([3.0, 1.0])).double()
+    tolls = []
+    for refresh in (1, 4, 10)[: claim.trials]:
+
+        def soap(p, refresh=refresh):
+            return optim.SOAP(p, 1.0, weight_decay=0.0, refresh=refresh)
+
+        grown, _ = charged(soap, [3.0, 1.0], unit, 401)
+        assert abs(grown) < 1e-4
+        tolls.append(charged(soap, [3.0, 1.0], TURN, 401)[0])
+    assert 0 > tolls[0] > tolls[1] > tolls[2]
+
+
+@pytest.mark.claim("scion-gap", tol=1e-10, trials=10)
+def test_scion_is_charged_its_frank_wolfe_gap(claim):
+    """max ⟨∇f, W − X⟩ over the ball is what the proposition on decay has for κ = 1."""
+    for seed in range(claim.trials):
+        g, w = gaussian(4, 3, seed=seed), gaussian(4, 3, seed=seed + 100)
+        for norm in (norms.Spectral(), norms.MaxAbs(), norms.RMSToRMS()):
+            radius = 1.0 + seed
+            p = w.clone().requires_grad_()
+            scion = optim.Scion([p], 1.0, radius=radius, norm=norm)
+            p.grad = g
+            scion.step()  # at rate one it lands on the corner
+            gap = (g * (w - p.detach())).sum()
+            said = radius * norm.dual(g) + (g * w).sum()
+            assert abs(gap - said) < claim.tol * (1 + said.abs())
+
+
 def test_the_table_leaves_no_class_out():
     carried = {n for n in optim.__all__ if hasattr(getattr(optim, n), "card")}
     assert {row.name for row in silent.PENALTIES} == carried - {"BaseOptimizer"}
@@ -149,6 +287,12 @@ def test_the_formulas_of_the_table_give_its_numbers():
     assert numbers["Lion",] == pytest.approx(1 + 2 * lion[0] / (1 - lion[1]))
     assert numbers["Adam",] == pytest.approx(
         average_factor(adam[0]) - average_factor(adam[1])
+    )
+    soap = optim.SOAP([torch.zeros(1)]).param_groups[0]["betas"]
+    assert numbers["SOAP",] in (None, average_factor(soap[0]) - average_factor(soap[1]))
+    krad = optim.KrADagrad([torch.zeros(1)]).param_groups[0]["momentum"]
+    assert numbers["KrADagrad", ("initial", 1e6)] == pytest.approx(
+        1 + krad**2 / (1 - krad) - 400
     )
 
 

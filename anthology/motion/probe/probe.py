@@ -93,7 +93,8 @@ class Probe:
     a norm that does not share the symmetry; ``drift`` is how far the weights went along
     the symmetry beyond the law, a way on which the loss is constant.
 
-    ``"sharpness"`` waits for the device. The random numbers and the buffers of the fixed
+    ``"sharpness"`` costs as much as some hundred steps, so give it a large number in
+    `every`; it waits for the device. The random numbers and the buffers of the fixed
     batch are its own; layers keep their mode. Under ``torch.amp`` the gradient at hand is
     the scaled one. A model wrapped for several devices is to be given bare.
 

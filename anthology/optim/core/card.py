@@ -74,8 +74,9 @@ class SilentPenalty:
     settings : mapping
         Arguments of the class with which c is that number. Default: none.
     ask : str
-        How it is asked for: by the "delay" (default) of its steps, or by the "charge"
-        of a growing gradient, for rules that act entry by entry and keep sizes.
+        How it is asked for: by the "delay" (default) of its steps, by the "charge" of a
+        growing gradient, for rules that act entry by entry and keep sizes, or of a
+        matrix by its "growth" or by its "turn", where two memories act apart.
     steps : int
         After so many steps. Default 400.
     """
