@@ -39,7 +39,7 @@ from anthology.motion import Probe
 RESULTS = Path(__file__).parent / "results" / "probe_cost.json"
 STEPS, ROUNDS = 20, 3
 SETTINGS: dict[str, dict[str, Any]] = {
-    "steps and norms, each step": {"parts": ["steps", "penalty"]},
+    "steps and norms, each step": {"parts": ["steps", "penalty"], "every": 1},
     "and the batch, each tenth": {
         "parts": ["steps", "turn"],
         "every": {"turn": 10},

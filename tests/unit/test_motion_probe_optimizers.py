@@ -60,7 +60,12 @@ def train(kind, watch, steps=5):
     optimizer = build(kind, [p for p in net.parameters() if p.numel()])
     probe, x = None, torch.tensor([0, 1, 2, 3, 4, 5, 0, 1])
     if watch:
-        probe = Probe(net, optimizer, lambda f: loss(f, x), every={"sharpness": 4})
+        probe = Probe(
+            net,
+            optimizer,
+            lambda f: loss(f, x),
+            every={"turn": 1, "penalty": 1, "sharpness": 4},
+        )
     for _ in range(steps):
         optimizer.zero_grad()
         loss(net, torch.randint(6, (8,))).backward()
@@ -126,7 +131,7 @@ def test_groups_of_a_metrized_model(kind):
     groups = metrize(net)
     optimizer = kind(groups, lr=0.01)
     x = torch.randn(8, 4)
-    with Probe(net, optimizer, lambda f: f(x).square().mean()) as probe:
+    with Probe(net, optimizer, lambda f: f(x).square().mean(), every=1) as probe:
         net(x).square().mean().backward()
         optimizer.step()
     (record,) = probe.records
@@ -149,7 +154,7 @@ def test_lbfgs_steps_with_a_closure():
         value.backward()
         return value
 
-    with Probe(net, optimizer) as probe:
+    with Probe(net, optimizer, every=1) as probe:
         for _ in range(3):
             optimizer.step(closure)
     assert all(r["size"] > 0 and r["penalty"] > 0 for r in probe.records)
@@ -160,7 +165,7 @@ def test_torch_muon_is_measured_in_the_spectral_norm():
     torch.manual_seed(0)
     net, x = nn.Linear(5, 3, bias=False), torch.randn(8, 5)
     optimizer = torch.optim.Muon(net.parameters(), lr=0.1)
-    with Probe(net, optimizer) as probe:
+    with Probe(net, optimizer, every=1) as probe:
         net(x).square().mean().backward()
         optimizer.step()
     nuclear = torch.linalg.matrix_norm(net.weight.grad, "nuc").item()
@@ -170,7 +175,7 @@ def test_torch_muon_is_measured_in_the_spectral_norm():
 def test_sparse_gradients():
     net = nn.Embedding(5, 3, sparse=True)
     optimizer = torch.optim.SparseAdam(net.parameters(), lr=0.1)
-    with Probe(net, optimizer) as probe:
+    with Probe(net, optimizer, every=1) as probe:
         net(torch.tensor([1, 2])).square().sum().backward()
         grad = net.weight.grad.to_dense()
         optimizer.step()
@@ -184,7 +189,7 @@ def test_other_number_types(dtype):
     net = nn.Linear(4, 2, dtype=dtype)
     x = torch.randn(8, 4, dtype=dtype)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    with Probe(net, optimizer, lambda f: f(x).square().mean()) as probe:
+    with Probe(net, optimizer, lambda f: f(x).square().mean(), every=1) as probe:
         for _ in range(3):
             optimizer.zero_grad()
             net(x).square().mean().backward()
@@ -207,7 +212,7 @@ def test_groups_added_later_and_weights_unfrozen_later():
     net, x = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), torch.randn(8, 3)
     net[0].requires_grad_(False)
     optimizer = torch.optim.SGD(net[1].parameters(), lr=0.1)
-    probe = Probe(net, optimizer, lambda f: f(x).square().mean())
+    probe = Probe(net, optimizer, lambda f: f(x).square().mean(), every=1)
     for step in range(4):
         if step == 2:
             net[0].requires_grad_(True)

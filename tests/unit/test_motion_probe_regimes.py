@@ -37,6 +37,7 @@ def value(net):
 
 def descend(net, optimizer, steps, **options):
     """Train on the fixed loss itself under a probe."""
+    options = {"every": 1, **options}
     with Probe(net, optimizer, value, **options) as probe:
         for _ in range(steps):
             optimizer.zero_grad()
@@ -154,7 +155,7 @@ def test_the_product_is_that_of_the_preconditioned_hessian(name):
     net = Bowl(root @ root.T, start=torch.randn(3).double())
     build, metric = METRICS[name]
     optimizer = build(net.parameters())
-    probe = Probe(net, optimizer, value, parts=["sharpness"])
+    probe = Probe(net, optimizer, value, parts=["sharpness"], every=1)
     for step in (1, 2, 3):
         optimizer.zero_grad()
         net().backward()

@@ -20,6 +20,8 @@ from anthology.motion.symmetry.pieces import Symmetry
 
 PARTS = ("steps", "penalty", "symmetry", "turn", "sharpness", "blocks")
 _ON_THE_BATCH = ("turn", "sharpness", "blocks")
+# one sharpness costs more than a hundred steps, one turn two gradients
+_EVERY = {"penalty": 10, "turn": 10, "sharpness": 1000, "blocks": 1000}
 
 
 class Probe:
@@ -37,9 +39,10 @@ class Probe:
         and ``"blocks"`` need it.
     symmetries : sequence of Symmetry, optional
         What `find_symmetries(model, loss)` found, for the part ``"symmetry"``.
-    every : int or mapping
-        Measure the first step and each `every`-th after it; a mapping gives each
-        part its own number (1 where it gives none). Default 1.
+    every : int or mapping, optional
+        Measure the first step and each `every`-th after it; a mapping gives parts their
+        own numbers. By default 1 for what is read off the steps, 10 for ``"turn"`` and
+        ``"penalty"``, 1000 for ``"sharpness"`` and ``"blocks"``.
     parts : collection of str, optional
         What to measure, of the notes' list; by default all that the other arguments
         allow, except ``"blocks"``.
@@ -78,7 +81,7 @@ class Probe:
     ``limit`` is where the motion of the weights ends and ``stable`` where the method does,
     for that P held fixed: 1 and 2 without momentum, less and more with it. The first time
     that ``product`` passes ``limit``, a warning is given. ``"blocks"`` is the same for each
-    tensor alone. As much as a hundred gradients or two (Lanczos' method): choose `every`.
+    tensor alone. As much as a hundred gradients or two (Lanczos' method).
 
     ``"penalty"``: ``dual`` is ‖∇f‖_* in the norm in which the optimizer measures its
     step (that of its group, or of its card), on the fixed batch if there is one, else
@@ -93,8 +96,7 @@ class Probe:
     a norm that does not share the symmetry; ``drift`` is how far the weights went along
     the symmetry beyond the law, a way on which the loss is constant.
 
-    ``"sharpness"`` costs as much as some hundred steps, so give it a large number in
-    `every`; it waits for the device. The random numbers and the buffers of the fixed
+    ``"sharpness"`` waits for the device. The random numbers and the buffers of the fixed
     batch are its own; layers keep their mode. Under ``torch.amp`` the gradient at hand is
     the scaled one. A model wrapped for several devices is to be given bare.
 
@@ -116,7 +118,7 @@ class Probe:
         loss: Loss | None = None,
         *,
         symmetries: Sequence[Symmetry] = (),
-        every: int | Mapping[str, int] = 1,
+        every: int | Mapping[str, int] | None = None,
         parts: Collection[str] | None = None,
     ) -> None:
         demand(model=model, optimizer=optimizer)
@@ -279,7 +281,7 @@ class Probe:
 
 
 def _schedule(
-    every: int | Mapping[str, int],
+    every: int | Mapping[str, int] | None,
     parts: Collection[str] | None,
     lacking: Mapping[str, str],
 ) -> dict[str, int]:
@@ -288,7 +290,10 @@ def _schedule(
         parts = [part for part in PARTS if part not in lacking and part != "blocks"]
     elif isinstance(parts, str) or not isinstance(parts, Collection):
         raise TypeError(f"parts must be a collection of names, got {parts!r}")
-    given = every if isinstance(every, Mapping) else dict.fromkeys(PARTS, every)
+    if every is None or isinstance(every, Mapping):
+        given = {**_EVERY, **(every or {})}
+    else:
+        given = dict.fromkeys(PARTS, every)
     for part in (*parts, *given):
         if part not in PARTS:
             raise ValueError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
