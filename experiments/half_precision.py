@@ -42,6 +42,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -137,6 +138,42 @@ class Factors:
         return roots[0] @ g @ roots[1]
 
 
+def rounded(x: Tensor, bits: int) -> Tensor:
+    """To so many significant bits, the nearest, ties to even; any exponent."""
+    m, e = torch.frexp(x)
+    return torch.ldexp(torch.round(m * 2.0**bits) / 2.0**bits, e)
+
+
+def gain_errors(bits: int, ratio: float, seed: int, size: int = 32) -> list[float]:
+    """The worst relative error of a gain when a matrix is rounded, or its factor.
+
+    The eigenvalues of the matrix have this ``ratio`` of largest to smallest; gains are
+    those of its inverse fourth root with ε = 1e-12, and of KKᵀ, its inverse.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    square = torch.randn(size, size, dtype=torch.float64, generator=draw)
+    q = torch.linalg.qr(square)[0]
+    h = torch.logspace(0, -math.log10(ratio), size, dtype=torch.float64)
+    root = inverse_root(rounded(q * h @ q.T, bits), 4, epsilon=1e-12)
+    k = rounded(q * h**-0.5 @ q.T, bits)
+    gains = ((root, h**0.25), (k @ k.T, h))
+    return [float(((q.T @ x @ q).diagonal() * y - 1).abs().max()) for x, y in gains]
+
+
+def step_errors(
+    history: Iterable[Tensor], kind: str, gamma: float, keep: str = "nearest"
+) -> tuple[Tensor, Factors]:
+    """How far steps in bfloat16 are from those in float64, relative; and the factors."""
+    grads = list(history)
+    exact = Factors(grads[0].shape, kind, torch.float64, gamma)
+    short = Factors(grads[0].shape, kind, torch.bfloat16, gamma, keep)
+    found = []
+    for g in grads:
+        true = exact.step(g)
+        found.append((short.step(g) - true).norm() / true.norm())
+    return torch.stack(found), short
+
+
 def batches(
     seed: int, steps: int, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -199,6 +236,17 @@ def adam(kept: str, seed: int, steps: int = 600, lr: float = 3e-3) -> float | No
             x = state[name]
             x.copy_(stochastic(x) if at_random else x.bfloat16())
     return final(net)
+
+
+def second_moment(dtype: torch.dtype, beta2: float) -> tuple[float, float]:
+    """Adam's v after 800 gradients of 1, and after 800 more of 0.01."""
+    p, seen = nn.Parameter(torch.ones(1, dtype=dtype)), []
+    optimizer = torch.optim.Adam([p], 1e-4, (0.9, beta2))
+    for k in range(1600):
+        p.grad = torch.full_like(p, 1.0 if k < 800 else 0.01)
+        optimizer.step()
+        seen.append(float(optimizer.state[p]["exp_avg_sq"]))
+    return seen[799], seen[-1]
 
 
 def weights(
@@ -267,6 +315,96 @@ def best(runs: dict[str, Any], kind: str, dtype: str, gamma: float) -> float:
         lr: runs[key("race", kind, dtype, gamma, lr, SEARCH_SEED)] for lr in RATES[kind]
     }
     return min(tried, key=lambda lr: math.inf if tried[lr] is None else tried[lr])
+
+
+def five(
+    runs: dict[str, Any], kind: str, dtype: str, gamma: float, own: bool = False
+) -> list[float]:
+    """The losses of the seeds at the learning rate of float32, or at its own.
+
+    100 stands for a run that diverged.
+    """
+    lr = best(runs, kind, dtype if own else "float32", gamma)
+    found = [runs[key("race", kind, dtype, gamma, lr, seed)] for seed in SEEDS]
+    return [100.0 if loss is None else min(loss, 100.0) for loss in found]
+
+
+def middle(losses: Iterable[float]) -> float:
+    """The geometric mean."""
+    return math.exp(mean(map(math.log, losses)))
+
+
+def verdicts(runs: dict[str, Any]) -> list[tuple[str, list[float], bool]]:
+    """Each prediction, the ratios of losses it speaks of, and whether it holds."""
+    b, h, anything = "bfloat16", "float16", math.inf
+
+    def over(kind: str, dtype: str, gammas: Iterable[float], own: bool = False) -> Any:
+        pairs = [
+            (five(runs, kind, dtype, g, own), five(runs, kind, "float32", g))
+            for g in gammas
+        ]
+        return [middle(x) / middle(y) for x, y in pairs]
+
+    def ran(name: str, kept: str) -> float:
+        return middle(runs[key(name, kept, seed)] for seed in SEEDS)
+
+    lr = best(runs, "free", "float32", 0.01)
+    wide = middle(five(runs, "free", "float32", 0.01))
+    cured = [
+        [runs[key("cure", "free", b, 0.01, lr, seed, keep)] for seed in SEEDS]
+        for keep in CURES
+    ]
+    kept = [ran("adam", name) / ran("adam", "none") for name in ADAM[1:]]
+    rounded = [ran("weights", name) / ran("adam", "none") for name in WEIGHTS]
+    taken = runs["times"]
+    pairs = zip(taken["eigh"], taken["product bfloat16"], strict=True)
+    said: list[tuple[str, list[float], float, float]] = [
+        (
+            "no root, bfloat16, at 0.01 and 0.02: over 1.2",
+            over("free", b, (0.01, 0.02)),
+            1.2,
+            anything,
+        ),
+        ("no root, bfloat16, at 0.05: within 10 %", over("free", b, (0.05,)), 0.9, 1.1),
+        (
+            "no root, float16, at four rates: within 10 %",
+            over("free", h, GAMMAS["free"]),
+            0.9,
+            1.1,
+        ),
+        (
+            "root, bfloat16 and float16: over 10",
+            over("root", b, (0.01,)) + over("root", h, (0.01,)),
+            10,
+            anything,
+        ),
+        (
+            "damped, bfloat16: within a factor of two",
+            over("damped", b, (0.01, 0.05)),
+            0.5,
+            2,
+        ),
+        ("damped, float16: within 20 %", over("damped", h, (0.01, 0.05)), 0.8, 1.2),
+        (
+            "no root, bfloat16 at 0.01, own η: no worse",
+            over("free", b, (0.01,), True),
+            0,
+            1,
+        ),
+        ("its three cures: within 10 %", [middle(x) / wide for x in cured], 0.9, 1.1),
+        ("Adam, m in bfloat16: within 10 %", kept[:1], 0.9, 1.1),
+        ("Adam, v in bfloat16: over 1.2", kept[1:2], 1.2, anything),
+        ("Adam, v rounded at random: within 10 %", kept[2:], 0.9, 1.1),
+        ("weights in bfloat16: over 1.2", rounded[:1], 1.2, anything),
+        ("weights, at random and compensated: within 20 %", rounded[1:], 0.8, 1.2),
+        (
+            "eigh over a product in bfloat16, time: over 16",
+            [median(x / y for x, y in pairs)],
+            16,
+            anything,
+        ),
+    ]
+    return [(what, x, all(low <= y <= high for y in x)) for what, x, low, high in said]
 
 
 def main() -> None:
