@@ -205,9 +205,9 @@ JUDGED = {what: (found, ok) for what, found, ok in study.verdicts(RUNS)}
 
 @pytest.mark.claim("sirf-half-precision", trials=5)
 def test_above_the_border_bfloat16_trains_alike_and_below_it_descends(claim):
-    found, ok = JUDGED["no root, bfloat16, at 0.05: within 10 %"]
+    found, ok = JUDGED["bf16 at 0.05: ± 10 %"]
     assert ok and found[0] < 0.95  # not within 5 %
-    (free, slow), ok = JUDGED["no root, bfloat16, at 0.01 and 0.02: over 1.2"]
+    (free, slow), ok = JUDGED["bf16 at 0.01, 0.02: > 1.2"]
     assert not ok and free < 0.6 and slow > 1.5
     lr, losses = study.best(RUNS, "free", "bfloat16", 0.01), []
     for seed in range(claim.trials):
@@ -226,9 +226,9 @@ def test_above_the_border_bfloat16_trains_alike_and_below_it_descends(claim):
 def test_undamped_roots_fail_in_bfloat16_and_damped_ones_do_not(claim):
     gone = study.five(RUNS, "root", "bfloat16", 0.01)
     assert len(gone) == claim.trials and sum(x == 100 for x in gone) == 4
-    found, ok = JUDGED["root, bfloat16 and float16: over 10"]
+    found, ok = JUDGED["root, bf16 and f16: > 10"]
     assert not ok and found[0] > 100 and 1.5 < found[1] < 1.7
-    for what in ("bfloat16: within a factor of two", "float16: within 20 %"):
+    for what in ("bf16: < 2", "f16: ± 20 %"):
         found, ok = JUDGED[f"damped, {what}"]
         assert ok and found[0] < 1.1
     free = [
@@ -247,19 +247,19 @@ def test_undamped_roots_fail_in_bfloat16_and_damped_ones_do_not(claim):
 
 @pytest.mark.claim("half-precision-float16", tol=0.1, trials=5)
 def test_float16_follows_float32(claim):
-    found, ok = JUDGED["no root, float16, at four rates: within 10 %"]
+    found, ok = JUDGED["f16 at four rates: ± 10 %"]
     assert not ok and abs(found[0] - 0.82) < 0.005
     assert all(abs(x - 1) < claim.tol for x in found[1:])
 
 
 @pytest.mark.claim("half-precision-adam", trials=5)
 def test_adam_does_not_miss_a_v_that_falls(claim):
-    (v,), ok = JUDGED["Adam, v in bfloat16: over 1.2"]
+    (v,), ok = JUDGED["Adam, v in bf16: > 1.2"]
     assert not ok and abs(v - 1) < 0.02
-    assert JUDGED["Adam, m in bfloat16: within 10 %"][1]
-    (nearest,), ok = JUDGED["weights in bfloat16: over 1.2"]
+    assert JUDGED["Adam, m in bf16: ± 10 %"][1]
+    (nearest,), ok = JUDGED["weights in bf16: > 1.2"]
     assert ok and round(nearest, 2) == 1.37
-    found, _ = JUDGED["weights, at random and compensated: within 20 %"]
+    found, _ = JUDGED["weights, cured: ± 20 %"]
     assert all(abs(x - 1) < 0.025 for x in found)
     assert len(study.SEEDS) == claim.trials
 
@@ -268,5 +268,5 @@ def test_adam_does_not_miss_a_v_that_falls(claim):
 def test_a_decomposition_takes_over_sixteen_products(claim):
     """The stored times alone: no test depends on a clock."""
     assert len(RUNS["times"]["eigh"]) == claim.trials
-    (ratio,), ok = JUDGED["eigh over a product in bfloat16, time: over 16"]
+    (ratio,), ok = JUDGED["eigh, in products: > 16"]
     assert ok and round(ratio) == 42
