@@ -145,8 +145,9 @@ class SIRFShampoo(BaseOptimizer):
     factor_dtype : str, optional
         ``"bfloat16"``, ``"float32"`` or ``"float64"``, of the factors and of the
         products with them. Default None: that of the other state. In bfloat16 a
-        change below 2⁻⁸ of an entry is rounded away, so raise `factor_lr` to 0.05
-        or more, or the factors stand still.
+        change below 2⁻⁹ of an entry is rounded away: a dense factor of d rows leaves
+        the identity only if `factor_lr` exceeds √d/256, 0.0625 for 256 rows and
+        0.125 for 1024. Below that it stands still.
     max_dim : int
         Longer axes have a diagonal factor, whatever `structures` says. Default 1024.
     batch_size : float
