@@ -124,7 +124,8 @@ class SIRFShampoo(BaseOptimizer):
         Rate to try first: 0.03; ``metrize`` changes nothing.
     factor_lr : float
         β in [0, 1), the step size of the factors (``beta2`` of the authors).
-        Default 0.01.
+        Default 0.01, as published; some hundred steps want more, up to 0.2, since
+        steps of a d × d factor are up to √d times shorter.
     momentum : float
         μ in [0, 1) (``alpha1``); heavy ball, not damped by 1 − μ. Default 0.9.
     factor_momentum : float
