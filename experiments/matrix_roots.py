@@ -2,7 +2,7 @@
 
     python experiments/matrix_roots.py    # about five minutes
 
-Six parts, each stored as soon as it is measured; started again, the script goes on
+Seven parts, each stored as soon as it is measured; started again, the script goes on
 where it stopped.
 
 `times`: square roots of covariances of condition 100 in single precision, forward and
@@ -16,6 +16,8 @@ steps; and `pade`, the package's own with sixteen. `errors` are those of the roo
 `underflows`: a product of matrices whose entries are too small for a normal number,
 over an ordinary one.
 
+`factor`: eigenvalues of a factor of Shampoo.
+
 `layer`: a perceptron 64-32-10 on digits whose hidden values are whitened by the inverse
 root of their covariance, plus 1e-3, in single precision; SGD with momentum, 200 batches
 of 64. Each root tries the same rates with one seed, then five others at the best.
@@ -26,7 +28,8 @@ nine rates for each (the last two were added
 after the first run, in which everybody's best was the seventh); and on the race's digits at the race's best rates.
 
 `slack`: a run of KrADagrad on the race's digits, and beside it what Shampoo's factors
-make of the same gradients.
+make of the same gradients: the ratio of the descents ⟨G, u⟩, and the cosine between the
+steps. A start other than 1 runs with the length of the gradient, as published.
 
 `regret`: absolute losses |⟨x yᵀ, W⟩ − b| of one online player, summed, less those of the
 best fixed W.
@@ -66,6 +69,7 @@ LAYER_RATES = (0.03, 0.06, 0.12, 0.24, 0.48)
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 DIGITS = {"Shampoo": 1.0, "Shampoo published": 1.0, "KrADagrad": 0.3}
 MARKS = (1, 3, 10, 30, 100, 400)
+REGRET_RATES = RATES[2:7]
 ROUNDS_PLAYED = (250, 500, 1000, 2000, 4000)
 
 PREDICTIONS = (
@@ -325,12 +329,12 @@ def quadratic(name: str, bits: str, lr: float, seed: int) -> float:
     def loss() -> Tensor:
         return (sides[0] @ (W - 1) @ sides[1]).square().sum() / 2
 
-    first = float(loss())
+    first = loss().item()
     for _ in range(300):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-    return float(f"{float(loss()) / first:.4g}")
+    return float(f"{loss().item() / first:.4g}")
 
 
 def on_digits(name: str, bits: str, seed: int) -> float:
@@ -349,13 +353,18 @@ def slack(bound: str, initial: float, seed: int) -> dict[str, Any]:
     task = problem("digits")
     model = task.model(seed=seed).double()
     optimizer = optim.KrADagrad(
-        model.parameters(), 0.1, bound=bound, initial=initial, eps=0.0
+        model.parameters(),
+        0.1,
+        bound=bound,
+        initial=initial,
+        eps=0.0,
+        grafting="none" if initial == 1 else "sgd",
     )
     weights = [p for p in model.parameters() if p.ndim == 2]
     sums = [
         [torch.eye(d, dtype=torch.float64) / initial for d in p.shape] for p in weights
     ]
-    out: dict[str, Any] = {"descent": [], "losses": []}
+    out: dict[str, Any] = {"descent": [], "alike": [], "losses": []}
     batches = task.batches(seed=seed)
     for step in range(1, MARKS[-1] + 1):
         x, y = next(batches)
@@ -363,7 +372,7 @@ def slack(bound: str, initial: float, seed: int) -> dict[str, Any]:
         loss = lab.cross_entropy(model(x.double()), y)
         loss.backward()
         optimizer.step()
-        ratios = []
+        descents, alike = [], []
         for p, (L, R) in zip(weights, sums, strict=True):
             G = p.grad
             assert G is not None
@@ -373,9 +382,12 @@ def slack(bound: str, initial: float, seed: int) -> dict[str, Any]:
                 kept = [optimizer.state[p][f"factor_{i}"] for i in (0, 1)]
                 ours = by_eigh(kept[0], 0.25) @ G @ by_eigh(kept[1], 0.25)
                 theirs = by_eigh(L, -0.25) @ G @ by_eigh(R, -0.25)
-                ratios.append(float((G * ours).sum() / (G * theirs).sum()))
+                descents.append(float((G * ours).sum() / (G * theirs).sum()))
+                both = ours.norm() * theirs.norm()
+                alike.append(float((ours * theirs).sum() / both))
         if step in MARKS:
-            out["descent"].append([round(x, 3) for x in ratios])
+            out["descent"].append([float(f"{x:.4g}") for x in descents])
+            out["alike"].append([round(x, 3) for x in alike])
             out["losses"].append(round(float(loss), 4))
     return out
 
@@ -445,6 +457,24 @@ def quadratics(
             rows = (runs.get(f"{head}/{lr}/{seed}") for seed in SEEDS)
             found[name, bits] = lr, [row for row in rows if row is not None]
     return found
+
+
+def factor() -> list[float]:
+    """Eigenvalues, over the largest, of what Shampoo sums in 100 steps on digits."""
+    data, net = lab.digits(), lab.mlp([64, 32, 10]).double()
+    layer = next(net.parameters())
+    L = torch.zeros(32, 32, dtype=torch.float64)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.5)
+    batches = data.batches(64)
+    for _ in range(100):
+        x, y = next(batches)
+        sgd.zero_grad()
+        lab.cross_entropy(net(x.double()), y).backward()
+        assert layer.grad is not None
+        L += layer.grad @ layer.grad.T
+        sgd.step()
+    values = torch.linalg.eigvalsh(L)
+    return [float(f"{max(x, 0.0):.3g}") for x in values / values[-1]]
 
 
 def outcomes(runs: dict[str, Any]) -> list[bool]:
@@ -518,7 +548,7 @@ def ratios(runs: dict[str, Any]) -> list[float]:
     best = []
     for name in ("KrADagrad", "Shampoo"):
         rows = [
-            [runs[f"regret/{name}/{lr}/{s}"] for s in SEEDS[:3]] for lr in RATES[2:5]
+            [runs[f"regret/{name}/{lr}/{s}"] for s in SEEDS[:3]] for lr in REGRET_RATES
         ]
         sums = [[mean(column) for column in zip(*row, strict=True)] for row in rows]
         best.append([min(column) for column in zip(*sums, strict=True)])
@@ -538,6 +568,7 @@ def main() -> None:
         for batch in batches:
             need("times", times, n, batch)
     need("underflows", underflows, 128)
+    need("factor", factor)
     for name in LAYERS:
         for lr in LAYER_RATES:
             need("layer", layer, name, lr, 0)
@@ -560,7 +591,7 @@ def main() -> None:
     need("slack", slack, "trace", 1.0, 1)
     need("slack", slack, "frobenius", 1e12, 1)
     for name in ("KrADagrad", "Shampoo"):
-        for lr in RATES[2:5]:
+        for lr in REGRET_RATES:
             for seed in SEEDS[:3]:
                 need("regret", regret, name, lr, seed)
     store.content["predictions"] = [
