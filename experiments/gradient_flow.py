@@ -305,6 +305,22 @@ def stored() -> dict[str, Any]:
     return Store(PATH, provenance("gradient_flow.py")).runs
 
 
+def followed(row: dict[str, Any], share: float) -> float:
+    """The rate whose error is this share of the way, from the run nearest to it."""
+    allowed = share * row["travelled"]
+    near = min(
+        zip(row["errors"], RATES, strict=True),
+        key=lambda x: abs(math.log(x[0] / allowed)),
+    )
+    return near[1] * allowed / near[0]
+
+
+def broken(part: dict[str, Any]) -> float:
+    """The lowest rate of GRID from which on every run ends above its start."""
+    fine = [x["rate"] for x in part["runs"] if (x["end"] or math.inf) < part["start"]]
+    return min(x["rate"] for x in part["runs"] if x["rate"] > max(fine))
+
+
 def main() -> None:
     """Make the runs that are missing."""
     torch.set_num_threads(1)
