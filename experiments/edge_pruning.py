@@ -9,13 +9,22 @@ previous token and a head of induction that reads it with its keys.
 An edge leads from a source (token, position, a head) to a reader (query, key or value
 of a head, the output). There are 42, and the textbook's circuit has seven.
 
-Declared before the first run:
+Declared before the first run, for a target of seven edges:
 1. All three networks learn the task (accuracy above 0.95), and in each the edge
    from the head of the previous token to the keys of a head of induction is among the
    seven found.
 2. Of the seven edges found, at least five are in the textbook's circuit, in each.
 3. At least five of the seven found are among the seven whose ablation alone costs most.
 4. The second multiplier never falls, and the first settles.
+
+A first look showed that every network has two heads where the textbook has one, in one
+layer or the other, so that the textbook's circuit has eleven edges. Therefore the
+target is eleven below. Seven remains as a run: a target that cannot be met. Declared
+after that look, and before the runs with these settings:
+5. Without the second multiplier the sparsity swings more: the mean of |gap| over the
+   last 200 steps is at least twice as large, in each network.
+6. Plain gradient descent and ascent at the same rate leave each log alpha above 9.9,
+   for the masks start saturated.
 
     python experiments/edge_pruning.py    # about two minutes
 
@@ -50,8 +59,8 @@ TOKENS, LENGTH, WIDTH, HEADS = 24, 20, 32, 2
 PERIODS = (5, 12)
 SEEDS = (0, 1, 2)
 TRAIN, BATCH = 1500, 64
-STEPS, WARM, RATE = 600, 400, 0.1
-TARGET = 35 / 42
+STEPS, WARM, RATE = 600, 200, 0.3
+KEPT = 11  # edges that the target leaves
 LOW, HIGH, HEAT = -0.1, 1.1, 2 / 3  # γ, ζ and τ of the masks
 INPUTS = ("token", "position")
 FIRST, SECOND = ("1a", "1b"), ("2a", "2b")
@@ -137,7 +146,9 @@ class Copier(nn.Module):
         for layer in (0, 1):
             count = 3 * HEADS * len(found)
             part = z[:, start : start + count].view(-1, HEADS, 3, len(found))
-            found = found + self.layer(layer, _mix("bhcj,jbtd->hcbtd", part, found, other))
+            found = found + self.layer(
+                layer, _mix("bhcj,jbtd->hcbtd", part, found, other)
+            )
             start += count
         return _mix("bj,jbtd->btd", z[:, start:], found, other) @ self.out
 
@@ -218,7 +229,9 @@ class Case:
 
     def loss(self, z: Tensor) -> Tensor:
         """KL divergence of the pruned network from the whole one."""
-        return kl_div(self.pruned(z), self.whole, reduction="batchmean", log_target=True)
+        return kl_div(
+            self.pruned(z), self.whole, reduction="batchmean", log_target=True
+        )
 
     def accuracy(self, z: Tensor) -> float:
         """How often the pruned network copies right."""
@@ -231,7 +244,7 @@ def prune(
     seed: int = 0,
     *,
     steps: int = STEPS,
-    target: float = TARGET,
+    keep: int = KEPT,
     rate: float = RATE,
     rule: Any = optim.AdamW,
     second: bool = True,
@@ -251,7 +264,7 @@ def prune(
     for k in range(steps):
         case = Case(net, 32, lot)
         u = torch.rand(32, len(EDGES), generator=lot).clamp(1e-6, 1 - 1e-6)
-        gap = target * min(1, k / WARM) - (1 - keep_chance(a).mean())
+        gap = (1 - keep / len(EDGES)) * min(1, k / WARM) - (1 - keep_chance(a).mean())
         task = case.loss(hard_concrete(a, u))
         total = task + price[0] * gap + second * price[1] * gap**2
         optimizer.zero_grad()
@@ -271,3 +284,122 @@ def alone(case: Case) -> Tensor:
     """What the loss becomes when one edge alone is corrupted, for each edge."""
     with torch.no_grad():
         return torch.stack([case.loss(z) for z in 1 - torch.eye(len(EDGES))])
+
+
+def attended(net: Copier, case: Case) -> tuple[Tensor, Tensor]:
+    """Weight on the previous token (first layer), and on what followed before (second)."""
+    found, weights = net.embed(case.x), []
+    for layer in (0, 1):
+        read = torch.stack(found).sum(0).expand(HEADS, 3, -1, -1, -1)
+        weights.append(net.attention(layer, read))
+        found = found + net.layer(layer, read)
+    same = case.x[:, :, None] == case.x[:, None, :-1]
+    followed = nn.functional.pad(same, (1, 0)) & _causal()
+    previous = weights[0].diagonal(-1, -2, -1).mean((1, 2))
+    induction = (weights[1] * followed).sum(-1)[:, case.known].mean(1)
+    return previous, induction
+
+
+def textbook(net: Copier, case: Case) -> list[str]:
+    """The edges that copying by induction needs, between the heads that do it."""
+    previous, induction = attended(net, case)
+    first = [head for head, w in zip(FIRST, previous, strict=True) if w > 0.4]
+    second = [head for head, w in zip(SECOND, induction, strict=True) if w > 0.5]
+    return _chain(first, second)
+
+
+def _chain(first: list[str], second: list[str]) -> list[str]:
+    edges = [f"position > {h}.{role}" for h in first for role in "qk"]
+    edges += [f"token > {h}.v" for h in first]
+    edges += [f"token > {h}.{role}" for h in second for role in "qv"]
+    edges += [f"{g} > {h}.k" for g in first for h in second]
+    return edges + [f"{h} > output" for h in second]
+
+
+def mask_of(edges: list[str]) -> Tensor:
+    """A mask that keeps these edges alone."""
+    return torch.tensor([float(name in edges) for name in EDGES])
+
+
+def judged(case: Case, z: Tensor) -> dict[str, Any]:
+    """The edges that a mask keeps, and what is left of the network with them."""
+    with torch.no_grad():
+        left = {"loss": case.loss(z).item(), "accuracy": case.accuracy(z)}
+    names = [name for name, value in zip(EDGES, z, strict=True) if value > 0]
+    return {name: round(value, 4) for name, value in left.items()} | {"edges": names}
+
+
+def trial_case(net: Copier) -> Case:
+    """500 sequences on which circuits are judged."""
+    return Case(net, 500, torch.Generator().manual_seed(9))
+
+
+def trained(seed: int) -> dict[str, Any]:
+    """A network, its circuit by the book, and the ablation of each edge alone."""
+    weights = packed(train(seed))
+    net = unpacked(weights)
+    case = trial_case(net)
+    costs, book = alone(case), textbook(net, case)
+    count = len(book)
+    previous, induction = attended(net, case)
+    return {
+        "weights": weights,
+        "accuracy": round(case.accuracy(torch.ones(len(EDGES))), 4),
+        "previous": [round(x, 3) for x in previous.tolist()],
+        "induction": [round(x, 3) for x in induction.tolist()],
+        "alone": [round(x, 4) for x in costs.tolist()],
+        "textbook": judged(case, mask_of(book)),
+        "ablation": judged(case, kept(costs, count)),
+    }
+
+
+def pruning(net: Copier, **options: Any) -> dict[str, Any]:
+    """What came of pruning: the circuit, the masks' path, the multipliers' path."""
+    path = prune(net, **options)
+    a, gap = path["a"], path["gap"]
+    return {
+        "found": judged(trial_case(net), kept(a[-1], options.get("keep", KEPT))),
+        "a": [" ".join(f"{x:.2f}" for x in row) for row in a[_every(30)].tolist()],
+        "price": [
+            " ".join(f"{x:.2f}" for x in row) for row in path["price"][::10].tolist()
+        ],
+        "gap": " ".join(f"{x:.4f}" for x in gap[::10].tolist()),
+        "swing": round(gap[-200:].abs().mean().item(), 4),
+        "last": [round(x, 3) for x in path["price"][-1].tolist()],
+        "second never fell": bool((path["price"][:, 1].diff() >= 0).all()),
+    }
+
+
+def _every(n: int) -> list[int]:
+    return [*range(0, STEPS, n), STEPS - 1]
+
+
+def stored() -> dict[str, Any]:
+    """What has been run."""
+    return Store(PATH, provenance("edge_pruning.py")).runs
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "eleven": {},
+    "one multiplier": {"second": False},
+    "seven": {"keep": 7},
+    "gradient": {"rule": optim.SGD},
+}
+
+
+def main() -> None:
+    """Make the runs that are missing."""
+    store = Store(PATH, provenance("edge_pruning.py"))
+    for seed in SEEDS:
+        run = store.once(f"network/{seed}", lambda seed=seed: trained(seed))
+        net = unpacked(run["weights"])
+        for kind, options in KINDS.items():
+            if kind in ("eleven", "one multiplier") or seed == 0:
+                store.once(
+                    f"{kind}/{seed}",
+                    lambda net=net, options=options: pruning(net, **options),
+                )
+
+
+if __name__ == "__main__":
+    main()
