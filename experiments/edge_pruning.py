@@ -79,6 +79,16 @@ def edge_names() -> list[str]:
 EDGES = edge_names()
 
 
+def places() -> dict[str, tuple[float, float]]:
+    """Where a drawing has each source and each reader, x by layer."""
+    found: dict[str, tuple[float, float]] = {"token": (0, 8), "position": (0, 3)}
+    for i, head in enumerate(FIRST + SECOND):
+        x, y = 1 + i // 2, 9 - 5 * (i % 2)
+        found |= {f"{head}.{role}": (x, y - j) for j, role in enumerate("qkv")}
+        found[head] = (x + 0.3, y - 1)
+    return found | {"output": (3, 5.5)}
+
+
 def sequences(n: int, lot: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sequences of period p with different tokens in it, and where the next is known."""
     low, high = PERIODS
