@@ -52,7 +52,7 @@ from store import RESULTS, Store, provenance
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from anthology import optim
+from anthology import lab, optim
 
 PATH = RESULTS / "edge_pruning.json"
 TOKENS, LENGTH, WIDTH, HEADS = 24, 20, 32, 2
@@ -85,8 +85,18 @@ def places() -> dict[str, tuple[float, float]]:
     for i, head in enumerate(FIRST + SECOND):
         x, y = 1 + i // 2, 9 - 5 * (i % 2)
         found |= {f"{head}.{role}": (x, y - j) for j, role in enumerate("qkv")}
-        found[head] = (x + 0.3, y - 1)
+        found[head] = (x + 0.6, y - 1)
     return found | {"output": (3, 5.5)}
+
+
+def labels() -> list[lab.Note]:
+    """Their names, beside these places."""
+    notes = []
+    for name, (x, y) in places().items():
+        left = name in (*INPUTS, *FIRST, *SECOND)
+        at, anchor = (x - 0.06, "end") if left else (x + 0.06, "start")
+        notes.append(lab.Note(at, y - 0.2, name.split(".")[-1], anchor=anchor))
+    return notes
 
 
 def sequences(n: int, lot: torch.Generator) -> tuple[Tensor, Tensor]:
