@@ -1,10 +1,10 @@
 """Which edges of a small transformer do the work?
 
 On trial: Edge Pruning (Bhaskar et al. 2024, arXiv 2406.16778; its formulas were read in
-the published code), on a task whose circuit is known. A sequence repeats the first part
-of itself, with a period drawn anew each time, so that no fixed distance tells where to
-copy from. Two layers of two attention heads learn it, by a head that attends to the
-previous token and a head of induction that reads it with its keys.
+the published code, not in the paper), on a task whose circuit is known. A sequence
+repeats the first part of itself, with a period drawn anew each time, so that no fixed
+distance tells where to copy from. Two layers of two attention heads learn it, by a head
+that attends to the previous token and a head of induction that reads it with its keys.
 
 An edge leads from a source (token, position, a head) to a reader (query, key or value
 of a head, the output). There are 42, and the textbook's circuit has seven.
