@@ -306,7 +306,8 @@ def lyapunov(
 
     c ← ½(c(3I−b²) − b²c + bcb), b ← ½b(3I−b²) from b = S/size, c = C/size. The worst
     direction improves by 1.5 a step until it converges quadratically: with condition
-    number κ of S it takes about log κ/log 1.5 ``steps``, and five more (default 16).
+    number κ of S it takes about log κ/log 1.5 ``steps``, and five more (default 16);
+    on CPUs it stops where it has converged.
 
     S and C are (..., n, n), S Hermitian positive definite; X is zero where S is.
     ``size``, (..., 1, 1), is above a 1.7th of the largest eigenvalue of each S; None
@@ -316,12 +317,16 @@ def lyapunov(
     is the Frobenius norm.
     """
     size = eigenvalue_bound(S) if size is None else size
-    eye = 3 * eye_like(S)
+    eye = eye_like(S)
     b, c = S / size, C / size
     for _ in range(steps):
         square = b @ b
-        c = (c @ (eye - square) - square @ c + b @ c @ b) / 2
-        b = b @ (eye - square) / 2
+        rest = 3 * eye - square
+        c = (c @ rest - square @ c + b @ c @ b) / 2
+        # more steps would only fill b with underflows, which CPUs multiply slowly
+        if _is_last(square, eye):
+            break
+        b = b @ rest / 2
     return c / 2
 
 
@@ -346,12 +351,13 @@ def pade(degree: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(above), tuple(below)
 
 
-def _polynomial(x: Tensor, eye: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """Horner's rule with a matrix."""
-    value = coefficients[-1] * eye
-    for coefficient in reversed(coefficients[:-1]):
-        value = value @ x + coefficient * eye
-    return value
+def _polynomials(x: Tensor, eye: Tensor, *many: tuple[float, ...]) -> list[Tensor]:
+    """Polynomials of one degree, at least 1, of a matrix; they share its powers."""
+    values, power = [c[0] * eye + c[1] * x for c in many], x
+    for k in range(2, len(many[0])):
+        power = power @ x
+        values = [value + c[k] * power for value, c in zip(values, many, strict=True)]
+    return values
 
 
 class _SquareRoot(torch.autograd.Function):
@@ -364,9 +370,9 @@ class _SquareRoot(torch.autograd.Function):
         # A^(1/2) ≈ √s·Q⁻¹P; s is 0 for a zero matrix
         size, eye = _scale_of(A, method), eye_like(A).expand_as(A)
         if method in _TAYLOR:
-            P, Q = _polynomial(eye - A / size, eye, taylor(degree)), eye
+            P, Q = *_polynomials(eye - A / size, eye, taylor(degree)), eye
         else:
-            P, Q = (_polynomial(A / size, eye, terms) for terms in pade(degree))
+            P, Q = _polynomials(A / size, eye, *pade(degree))
         s = torch.where(A.abs().amax((-2, -1), keepdim=True) > 0, size.sqrt(), 0.0)
         if inverse:
             P, Q, s = Q, P, torch.where(s > 0, 1 / or_one(s), 0)

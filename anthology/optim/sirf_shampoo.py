@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -45,6 +46,25 @@ def _sirf_shampoo_state(param: Tensor, group: Group) -> State:
         if kind.symmetric and group["refresh"] > 1:
             state[f"product_{n}"] = kind.identity(like)
     return state
+
+
+def _warn_of_standstill(group: Group) -> None:
+    """Whether rounding to bfloat16 undoes the steps of a factor of d rows."""
+    rows = [
+        d
+        for p in group["params"]
+        for d in factors.squeezed(p.shape)
+        if getattr(torch, group["factor_dtype"] or "", p.dtype) == torch.bfloat16
+    ]
+    border = math.sqrt(max(rows, default=0)) / 256
+    if 0 < float(group["factor_lr"]) <= border:
+        warnings.warn(
+            f"in bfloat16 a factor of {max(rows)} rows leaves the identity only with "
+            f"factor_lr above {border:.3g}, got {group['factor_lr']:g}: smaller steps "
+            "are rounded away, which leaves gradient descent. Raise factor_lr, or keep "
+            'the factors in factor_dtype="float32"',
+            stacklevel=6,
+        )
 
 
 def _sirf_shampoo_limit(grad: Tensor, group: Group) -> float:
@@ -124,7 +144,8 @@ class SIRFShampoo(BaseOptimizer):
         Rate to try first: 0.03; ``metrize`` changes nothing.
     factor_lr : float
         β in [0, 1), the step size of the factors (``beta2`` of the authors).
-        Default 0.01.
+        Default 0.01, as published; some hundred steps want more, up to 0.2, since
+        steps of a d × d factor are up to √d times shorter.
     momentum : float
         μ in [0, 1) (``alpha1``); heavy ball, not damped by 1 − μ. Default 0.9.
     factor_momentum : float
@@ -147,7 +168,7 @@ class SIRFShampoo(BaseOptimizer):
         products with them. Default None: that of the other state. In bfloat16 a
         change below 2⁻⁹ of an entry is rounded away: a dense factor of d rows leaves
         the identity only if `factor_lr` exceeds √d/256, 0.0625 for 256 rows and
-        0.125 for 1024. Below that it stands still.
+        0.125 for 1024. Below that it stands still, and a warning is given.
     max_dim : int
         Longer axes have a diagonal factor, whatever `structures` says. Default 1024.
     batch_size : float
@@ -257,11 +278,15 @@ class SIRFShampoo(BaseOptimizer):
         factors.check_structures(group["structures"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in the base; a group with ``joined=True`` must hold pairs."""
+        """As in the base; a group with ``joined=True`` must hold pairs.
+
+        Warns where bfloat16 would round away the steps of the factors.
+        """
         if isinstance(param_group, dict) and param_group.get("joined"):
             pairs = must_pair(param_group["params"])
             param_group = {**param_group, "params": pairs}
         super().add_param_group(param_group)
+        _warn_of_standstill(self.param_groups[-1])
 
     def apply(self, batches: list[Batch]) -> None:
         """Run the rule; then count the step, by which `refresh` is decided."""

@@ -50,7 +50,7 @@ def test_sampled_masks_are_open_as_often_as_said(claim):
 
 @pytest.mark.claim("edge-hard-concrete", tol=1e-5, trials=7)
 def test_slopes_of_the_count_and_of_a_sampled_function(claim):
-    grid = (torch.arange(400_000).double() + 0.5) / 400_000
+    grid = (torch.arange(200_000).double() + 0.5) / 200_000
     for value in LOGITS:
         a = double(value).requires_grad_()
         (slope,) = torch.autograd.grad(study.keep_chance(a), a)
@@ -71,7 +71,7 @@ def game(w, c):
     return torch.stack([c - one - 2 * two * d, d, d * d])
 
 
-@pytest.mark.claim("edge-brake", tol=1e-8, trials=5)
+@pytest.mark.claim("edge-brake", tol=1e-8, trials=3)
 def test_the_brake_stores_the_energy(claim):
     lot = torch.Generator().manual_seed(1)
     for _ in range(claim.trials):
@@ -82,10 +82,10 @@ def test_the_brake_stores_the_energy(claim):
         def energy(w, c=c):
             return w[0] ** 2 / 2 + (w[1] - c) ** 2 / 2 + w[2] ** 2
 
-        for time in (0.3, 2.0, 6.0):
+        for time in (0.3, 4.0):
             w = motion.flow(lambda w, c=c: game(w, c), start, time)
             assert abs(energy(w) - energy(start)) < claim.tol * (1 + energy(start))
-        w = motion.flow(lambda w, c=c: game(w, c), start, 120.0)
+        w = motion.flow(lambda w, c=c: game(w, c), start, 60.0)
         assert w[:2].sub(double([0.0, c])).abs().max() < 1e-3
         assert abs(w[2] - energy(start).sqrt()) < 1e-6
 
@@ -126,7 +126,7 @@ def test_an_edge_that_passes_all_changes_nothing_and_names_are_in_order(runs):
 def test_our_multipliers_and_masks_step_as_torchs(runs):
     net = study.unpacked(runs["network/0"]["weights"])
     ours, theirs = (
-        study.prune(net, steps=12, rule=rule)
+        study.prune(net, steps=8, rule=rule)
         for rule in (optim.AdamW, torch.optim.AdamW)
     )
     assert (ours["a"] - theirs["a"]).abs().max() < 1e-3
@@ -139,7 +139,6 @@ def test_stored_circuits_are_worth_what_was_stored(runs, seed):
     net = study.unpacked(run["weights"])
     case = study.trial_case(net)
     assert run["accuracy"] > 0.999
-    assert study.textbook(net, case) is not None
     assert set(study.textbook(net, case)) == set(run["textbook"]["edges"])
     for told in (run["textbook"], runs[f"eleven/{seed}/0"]["found"]):
         again = study.judged(case, study.mask_of(told["edges"]))

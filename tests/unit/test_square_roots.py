@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anthology.linalg import SQUARE_ROOT_METHODS, lyapunov, square_root
 from anthology.linalg import roots as module
@@ -170,6 +171,42 @@ def test_the_lyapunov_equation() -> None:
     for steps, limit in ((8, 1e-4), (12, 1e-12)):
         X = lyapunov(S, C, steps)
         assert relative(S @ X + X @ S, C) < limit
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("method", "most"), [("mpa", 4), ("mtp", 9)])
+def test_both_polynomials_share_their_powers(method: str, most: int) -> None:
+    A = definite(4, 10)
+    with Products() as seen:
+        square_root(A, method)
+    assert seen.count == most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_stops_where_it_has_converged(dtype) -> None:
+    """Further steps would square errors into underflows, ten times as slow."""
+    S, C = definite(32, 4, 6, 2).to(dtype), torch.randn(2, 32, 32).to(dtype)
+    with Products() as enough:
+        found = lyapunov(S, C, 60)
+    assert enough.count < 6 * 14
+    again = lyapunov(S, C, 14)
+    assert torch.equal(found, again)
+    limit = 100 * torch.finfo(dtype).eps
+    assert relative(S @ found + found @ S, C) < limit
+    with Products() as none:
+        lyapunov(torch.zeros_like(S), C, 20)
+    assert none.count > 100  # a zero matrix never does
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
