@@ -108,6 +108,15 @@ def test_the_window_of_steps(claim):
         assert eta / 2 >= 1 / eta + eta / 4
 
 
+@pytest.mark.claim("edge-brake", tol=1e-12, trials=5)
+def test_a_step_accelerates_by_half_its_size(claim):
+    lot = torch.Generator().manual_seed(2)
+    for _ in range(claim.trials):
+        x = torch.randn(2, generator=lot, dtype=torch.float64)
+        terms = motion.motion_terms(lambda v: torch.stack([-v[1], v[0]]), x, 2)
+        assert (terms[1] - x / 2).abs().max() < claim.tol
+
+
 def test_an_edge_that_passes_all_changes_nothing_and_names_are_in_order(runs):
     net = study.unpacked(runs["network/0"]["weights"])
     case = study.Case(net, 8, torch.Generator().manual_seed(0))
@@ -188,5 +197,9 @@ def test_where_the_game_ended(runs, claim):
         low, high = (min(float(x.split()[0]) for x in r["price"]) for r in (lone, both))
         assert low < 2 * high < 0
         assert lone["swing"] > 1.6 * both["swing"]
+    assert set(runs["seven/0/0"]["found"]["edges"]) <= set(
+        runs["network/0"]["textbook"]["edges"]
+    )
+    assert runs["seven/0/0"]["found"]["accuracy"] < 0.1
     lazy = runs["gradient/0/0"]["a"][-1].split()
     assert min(map(float, lazy)) > 9.9
