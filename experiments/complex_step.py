@@ -27,7 +27,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product as product_of
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -92,8 +92,14 @@ def by_difference(w: Tensor, x: Tensor) -> Tensor:
     return (gradient(w + h * x) - gradient(w)) / h
 
 
+def along(f: Callable[[Tensor], Tensor], w: Tensor, x: Tensor) -> Tensor:
+    """The derivative of a gradient along x."""
+    found: Tensor = torch.func.jvp(torch.func.grad(f), (w,), (x,))[1]
+    return found
+
+
 def by_jvp(w: Tensor, x: Tensor) -> Tensor:
-    return torch.func.jvp(torch.func.grad(loss), (w,), (x,))[1]
+    return along(loss, w, x)
 
 
 def by_reverse(w: Tensor, x: Tensor) -> Tensor:
@@ -196,6 +202,10 @@ def came_of(name: str, dtype: str, what: str) -> list[Any]:
     """What was stored of a product's runs, seed by seed."""
     runs = stored()
     return [runs[f"{name}, {dtype}, seed {seed}"][what] for seed in SEEDS]
+
+
+def average(name: str, dtype: str, what: str) -> float:
+    return mean(came_of(name, dtype, what))
 
 
 def stored() -> dict[str, Any]:
