@@ -19,29 +19,28 @@ _POWERS = (1, 2)  # two in front of a squared activation
 
 
 def exchanges(
-    points: list[Evaluation], siblings: Iterable[tuple[str, ...]]
+    points: list[Evaluation],
+    siblings: Iterable[tuple[str, ...]],
+    scales: Iterable[Symmetry],
 ) -> Iterator[Symmetry]:
-    """Proposals that hold at the points to first order, the independent ones.
+    """Those that hold, none that follows from others and the scales.
 
     ``siblings`` are weights that read the same values. Where a product is all that
     counts, ⟨a, ∂f/∂a⟩ = ⟨b, ∂f/∂b⟩ at all weights: pairs for which it is so.
     """
     known: list[tuple[Cut, Cut]] = []
-    homes: dict[Cut, Cut] = {}  # a forest: what follows from two others is left out
+    powers = [_powers(scale) for scale in scales]
     for symmetry in sorted(_cut_pairs(points, siblings), key=_first):
-        grown, shrunk = (
-            [_anywhere(cut) for cut in symmetry.cuts if cut.power * sign > 0]
-            for sign in (1, -1)
-        )
+        new = _powers(symmetry)
+        grown, shrunk = ([c for c in new if new[c] * sign > 0] for sign in (1, -1))
         a, b = grown[0], shrunk[0]
         if any(_inside(a, x) and _inside(b, y) for x, y in known):
             continue
         if not all(point.keeps(symmetry) for point in points):
             continue
         known += [*product(grown, shrunk), *product(shrunk, grown)]
-        root_a, root_b = _root(homes, a), _root(homes, b)
-        if root_a != root_b:
-            homes[root_a] = root_b
+        if not _follows(new, powers):
+            powers.append(new)
             yield symmetry
 
 
@@ -136,10 +135,25 @@ def _first(symmetry: Symmetry) -> tuple[float, int, int]:
     return -width, -symmetry.parts, len(symmetry.cuts)
 
 
-def _anywhere(cut: Cut) -> Cut:
-    """All of a parameter is the same along each axis."""
-    whole = cut.stop - cut.start == cut.length
-    return Cut(cut.name, 0, 0, 1, 1) if whole else replace(cut, power=1)
+def _powers(symmetry: Symmetry) -> dict[Cut, int]:
+    """Of each cut; all of a parameter is the same along each axis."""
+    found = {}
+    for cut in symmetry.cuts:
+        whole = cut.stop - cut.start == cut.length
+        key = Cut(cut.name, 0, 0, 1, 1) if whole else replace(cut, power=1)
+        found[key] = cut.power
+    return found
+
+
+def _follows(new: dict[Cut, int], known: list[dict[Cut, int]]) -> bool:
+    """Whether powers are a combination of others."""
+    if not known:
+        return False
+    keys = dict.fromkeys(cut for powers in (*known, new) for cut in powers)
+    table = [[float(p.get(cut, 0)) for cut in keys] for p in (*known, new)]
+    rows = torch.tensor(table, dtype=torch.float64)
+    before, after = (torch.linalg.matrix_rank(x) for x in (rows[:-1], rows))
+    return bool(before == after)
 
 
 def _inside(small: Cut, large: Cut) -> bool:
@@ -147,9 +161,3 @@ def _inside(small: Cut, large: Cut) -> bool:
         return small.name == large.name
     same = small.axis == large.axis and small.length == large.length
     return same and large.start <= small.start and small.stop <= large.stop
-
-
-def _root(homes: dict[Cut, Cut], cut: Cut) -> Cut:
-    while cut in homes:
-        cut = homes[cut]
-    return cut

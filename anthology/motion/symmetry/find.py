@@ -94,7 +94,8 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
         for symmetry in proposed
         if all(point.keeps(symmetry) for point in points)
     ]
-    found += exchanges(points, _siblings(twin, batch))
+    scales = [symmetry for symmetry in found if symmetry.kind == "scale"]
+    found += exchanges(points, _siblings(twin, batch), scales)
     defects = [home.defects(symmetry).nan_to_num(0.0).max() for symmetry in found]
     return [replace(s, defect=float(d)) for s, d in zip(found, defects, strict=True)]
 

@@ -28,7 +28,8 @@ class SymmetryRun:
 
     ``measured`` has shape (steps + 1, …), like the predictions. ``law`` is that of
     :meth:`Symmetry.law` for steps that are nowhere along the symmetry, with their lengths
-    from the run; of heavy ball with what its momentum carries along. Of gradient descent
+    from the run; of heavy ball with what its momentum carries along; NaN where the
+    parameters decay differently. Of gradient descent
     without momentum, else None, there are also ``flow``, by gradient flow, which knows the
     decay alone, and ``motion``, by the motion with the first counter term, with the ‖g‖ of
     the run held still over each step. ``times`` are η·k for k = 0 to `steps`.
@@ -80,8 +81,8 @@ def follow_symmetry(
     symmetry : Symmetry
         One of those it found for this model.
     optimizer : callable
-        From a model (the copy) to an optimizer of it, which gives the parameters of the
-        symmetry one learning rate and one decay, else ValueError.
+        From a model (the copy) to an optimizer of it; ValueError if that lacks a
+        parameter of the symmetry.
     steps : int
         How many, at least 1.
 
@@ -169,27 +170,25 @@ class _Run:
         return value
 
     def _read(self) -> _Settings:
-        found = set()
-        for name in self.symmetry.names:
-            p, groups = self.parameters[name], self.optimizer.param_groups
-            group = next((g for g in groups if any(p is q for q in g["params"])), None)
-            if group is None:
-                raise ValueError(
-                    f"the optimizer has no parameter {name}; "
-                    "give it all that the symmetry changes"
-                )
-            group = getattr(self.optimizer, "group_of", lambda p, g: g)(p, group)
-            shrink = shrinkage(self.optimizer, p, group)
-            momentum = (
-                float(group["momentum"]) if _heavy(self.optimizer, group) else None
-            )
-            found.add(_Settings(float(group["lr"]), shrink, momentum))
-        if len(found) > 1:
+        each = [self._read_one(name) for name in self.symmetry.names]
+        first, *others = each
+        if all(x == first for x in others):
+            return first
+        alike = all(x.shrink == first.shrink for x in others)
+        return first._replace(shrink=first.shrink if alike else math.nan, momentum=None)
+
+    def _read_one(self, name: str) -> _Settings:
+        p, groups = self.parameters[name], self.optimizer.param_groups
+        group = next((g for g in groups if any(p is q for q in g["params"])), None)
+        if group is None:
             raise ValueError(
-                f"{' and '.join(self.symmetry.names)} must have one learning rate, "
-                "momentum and weight decay, for a law of all"
+                f"the optimizer has no parameter {name}; "
+                "give it all that the symmetry changes"
             )
-        return found.pop()
+        group = getattr(self.optimizer, "group_of", lambda p, g: g)(p, group)
+        momentum = float(group["momentum"]) if _heavy(self.optimizer, group) else None
+        shrink = shrinkage(self.optimizer, p, group)
+        return _Settings(float(group["lr"]), shrink, momentum)
 
     def result(self) -> SymmetryRun:
         lists = self.measured, self.law, self.leaks, self.growth, self.pieces
