@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anthology import lab, optim
-from anthology.motion import Symmetry, find_symmetries, follow_symmetry
-from anthology.motion.symmetry.pieces import Cut
+from anthology.motion import Cut, Symmetry, find_symmetries, follow_symmetry
 
 F64 = torch.float64
 
@@ -350,3 +349,27 @@ def test_one_law_needs_one_decay():
     assert run.leaks.abs().max() > 1e-3
     run = apart(0.1, 0.1)
     assert run.law[1:].isnan().all() and run.measured.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("build", "lawful"),
+    [
+        (lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1), False),
+        (lambda p: torch.optim.RMSprop(p, 0.01, weight_decay=0.1), False),
+        (lambda p: optim.Adam(p, 0.01, weight_decay=0.1), False),
+        (lambda p: optim.Lion(p, 0.01, weight_decay=0.1, decay="cautious"), False),
+        (lambda p: torch.optim.RMSprop(p, 0.01), True),
+        (lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1), True),
+        (lambda p: optim.AdamW(p, 0.01, weight_decay=0.1), True),
+    ],
+)
+def test_a_decay_that_asks_the_gradient_has_no_law(build, lawful):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    loss = classify(12, 4)
+    bias = find_symmetries(model, loss)[1]
+    run = follow_symmetry(
+        model, loss, bias, lambda net: build(net.parameters()), steps=2
+    )
+    assert run.law[1:].isfinite().all() == lawful
+    assert run.leaks.isfinite().all() == lawful

@@ -29,7 +29,7 @@ class SymmetryRun:
     ``measured`` has shape (steps + 1, …), like the predictions. ``law`` is that of
     :meth:`Symmetry.law` for steps that are nowhere along the symmetry, with their lengths
     from the run; of heavy ball with what its momentum carries along; NaN where the
-    parameters decay differently. Of gradient descent
+    parameters decay differently, or by what the gradient is (Adam with an L2 term). Of gradient descent
     without momentum, else None, there are also ``flow``, by gradient flow, which knows the
     decay alone, and ``motion``, by the motion with the first counter term, with the ‖g‖ of
     the run held still over each step. ``times`` are η·k for k = 0 to `steps`.
@@ -218,9 +218,9 @@ def _heavy(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
 
 def _cosine(symmetry: Symmetry, old: Values, step: Values) -> Tensor:
     d, field = symmetry.pieces(step), symmetry.field(old)
-    far = d.norm(dim=1) > _ROUNDING * symmetry.pieces(old).norm(dim=1)
+    still = d.norm(dim=1) <= _ROUNDING * symmetry.pieces(old).norm(dim=1)
     cosine = torch.nn.functional.cosine_similarity(d, field, dim=1, eps=1e-300)
-    return torch.where(far, cosine, 0.0)
+    return torch.where(still, 0.0, cosine)
 
 
 def _of_descent(
