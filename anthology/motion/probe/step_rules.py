@@ -59,6 +59,13 @@ def is_plain(optimizer: torch.optim.Optimizer, group: Group) -> bool:
     return flat and group.get("step_rule") == "steepest" and group.get("across") == "l2"
 
 
+def heavy_ball(optimizer: torch.optim.Optimizer, group: Group) -> float | None:
+    """μ, if a step is −ηb with b ← μb + g + κw, 0 for gradient descent; else None."""
+    more = any(group.get(name) for name in ("nesterov", "dampening", "normalised"))
+    plain = isinstance(optimizer, _PLAIN) and group.get("decay", "plain") == "plain"
+    return float(group["momentum"]) if plain and not more else None
+
+
 def penalty(
     optimizer: torch.optim.Optimizer, duals: Sequence[Tensor], norms: Sequence[Norm]
 ) -> Tensor:

@@ -73,10 +73,15 @@ def find_symmetries(model: nn.Module, loss: Loss) -> list[Symmetry]:
 
     Examples
     --------
-    >>> x, y, model = torch.randn(8, 4), torch.arange(8) % 6, nn.Linear(4, 6)
+    >>> import torch
+    >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+    >>> model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     >>> loss = lambda net: nn.functional.cross_entropy(net(x), y)
-    >>> print(find_symmetries(model, loss)[1])
-    bias: translation along axis 0; feeds the loss
+    >>> for symmetry in find_symmetries(model, loss):
+    ...     print(symmetry)
+    2.weight: translation along axis 0; feeds the loss
+    2.bias: translation along axis 0; feeds the loss
+    0.weight + 0.bias against 2.weight: exchange, 6 pieces; only the product counts
     """
     demand(model=model, loss=loss)
     twin, wide = doubled(model, loss)

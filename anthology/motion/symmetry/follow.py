@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from anthology import optim
 from anthology.motion._arguments import demand, require_kind
 from anthology.motion.models import FixedBatch, Loss, Values
-from anthology.motion.probe.step_rules import shrinkage
+from anthology.motion.probe.step_rules import heavy_ball, shrinkage
 from anthology.motion.symmetry.evaluation import Evaluation, doubled
 from anthology.motion.symmetry.pieces import Symmetry
 from anthology.motion.symmetry.rates import translation_rate
@@ -186,8 +185,8 @@ class _Run:
                 "give it all that the symmetry changes"
             )
         group = getattr(self.optimizer, "group_of", lambda p, g: g)(p, group)
-        momentum = float(group["momentum"]) if _heavy(self.optimizer, group) else None
         shrink = shrinkage(self.optimizer, p, group)
+        momentum = heavy_ball(self.optimizer, group)
         return _Settings(float(group["lr"]), shrink, momentum)
 
     def result(self) -> SymmetryRun:
@@ -205,15 +204,6 @@ class _Run:
             apart = (unit[1:] - unit[:-1]).norm(dim=2)
             angles = 2 * torch.atan2(apart, (unit[1:] + unit[:-1]).norm(dim=2))
         return SymmetryRun(times, measured, law, leaks, flow, motion, angles)
-
-
-def _heavy(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
-    """Whether a step is −η b with b ← μb + g + κw."""
-    return (
-        isinstance(optimizer, torch.optim.SGD | optim.SGD)
-        and not any(group.get(x) for x in ("nesterov", "dampening", "normalised"))
-        and group.get("decay", "plain") == "plain"
-    )
 
 
 def _cosine(symmetry: Symmetry, old: Values, step: Values) -> Tensor:
