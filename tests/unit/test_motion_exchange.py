@@ -231,5 +231,5 @@ def test_a_layer_used_twice_counts_twice():
     # what the first gives the last takes, or the shared one half as much, twice
     assert found(chain, classify(12, 4)) == [
         "0.weight against 6.weight",
-        "2.weight against 6.weight (power 2)",
+        "2.weight against 0.weight (power 2)",
     ]

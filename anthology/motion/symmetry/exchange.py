@@ -102,7 +102,7 @@ def _cut_pairs(
             low, high = (
                 int(torch.searchsorted(first, total[0] + s * margin)) for s in (-1, 1)
             )
-            for j in order[low:high].tolist():
+            for j in sorted(order[low:high].tolist()):  # not as rounding has it
                 alike = (totals[j] - total).abs() <= _ALIKE * total.abs()
                 if (power == 1 and j <= i) or not alike.all():
                     continue
