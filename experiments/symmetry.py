@@ -115,7 +115,7 @@ def train(rule: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
         "quantiles": angles.quantile(angles.new_tensor([0.1, 0.5, 0.9])).tolist(),
         "step": math.sqrt(share),
         "lengths": [round(q, 5) for q in lengths[::EVERY]],
-        "loss": round(float(loss), 5),
+        "loss": round(loss.item(), 5),
     }
 
 
