@@ -137,9 +137,10 @@ def network(seed: int) -> nn.Module:
 
 
 def symmetries(data: lab.Text) -> list[Any]:
-    """Those of the network, which are the same for all weights."""
+    """The sums of the network that the loss cannot see, the same for all weights."""
     x, y = next(data.batches(4, CONTEXT, seed=0))
-    return find_symmetries(network(0), lambda f: lab.cross_entropy(f(x), y))
+    found = find_symmetries(network(0), lambda f: lab.cross_entropy(f(x), y))
+    return [symmetry for symmetry in found if symmetry.kind == "translation"]
 
 
 def distances(net: nn.Module, start: nn.Module) -> dict[str, float | None]:

@@ -48,7 +48,7 @@ from anthology.motion.radius import Radius, radius, sharpness
 from anthology.motion.step_map import StepMap, step_map
 from anthology.motion.symmetry.find import find_symmetries
 from anthology.motion.symmetry.follow import SymmetryRun, follow_symmetry
-from anthology.motion.symmetry.pieces import Symmetry
+from anthology.motion.symmetry.pieces import Cut, Symmetry
 from anthology.motion.symmetry.rates import (
     effective_rate,
     equilibrium_angle,
@@ -61,6 +61,7 @@ from anthology.motion.symmetry.rates import (
 )
 
 __all__ = [
+    "Cut",
     "Penalty",
     "Probe",
     "Radius",

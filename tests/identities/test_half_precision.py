@@ -270,3 +270,16 @@ def test_a_decomposition_takes_over_sixteen_products(claim):
     assert len(RUNS["times"]["eigh"]) == claim.trials
     (ratio,), ok = JUDGED["eigh, in products: > 16"]
     assert ok and round(ratio) == 42
+
+
+@pytest.mark.claim("sirf-low-precision-fast", trials=9)
+def test_factors_in_bfloat16_save_time_and_float16_none(claim):
+    """The stored times alone: no test depends on a clock."""
+    times = RUNS["times"]
+    assert all(len(x) == claim.trials for x in times.values())
+    took = {k: sorted(x)[claim.trials // 2] for k, x in times.items()}
+    step, single = took["Shampoo"], took["product float32"]
+    assert round(took["SIRFShampoo float32"] / step, 2) == 0.56
+    assert round(took["SIRFShampoo bfloat16"] / step, 2) == 0.47
+    assert round(took["product bfloat16"] / single, 2) == 0.31
+    assert took["product float16"] > single

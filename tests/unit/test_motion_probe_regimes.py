@@ -241,30 +241,31 @@ def lawful(optimizer, steps=25):
     assert "symmetry" in str(probe).splitlines()[1]
     rows = {}
     for text, row in probe.records[-1]["symmetries"].items():
-        name, kind = text.split(":")[0], "scale" if "scale" in text else "shift"
+        name, kind = text.split(":")[0], text.split(": ")[1].split()[0].strip(",;")
         gap = abs(row["measured"] - row["predicted"])
-        assert gap <= row["drift"] * (6**0.5 if kind == "shift" else 1) + 1e-12
+        assert gap <= row["drift"] * (6**0.5 if kind == "translation" else 1) + 1e-12
         rows[name, kind] = row["drift"], gap / row["measured"]
     return rows
 
 
 def test_gradient_descent_keeps_every_law():
     rows = lawful(lambda p: torch.optim.SGD(p, lr=0.5, weight_decay=0.1))
-    assert ("hidden.weight", "scale") in rows and ("head.bias", "shift") in rows
-    assert len(rows) == 4 and all(drift < 1e-9 for drift, _ in rows.values())
+    assert ("hidden.weight", "scale") in rows and ("head.bias", "translation") in rows
+    assert ("norm.weight + norm.bias against head.weight", "exchange") in rows
+    assert len(rows) == 5 and all(drift < 1e-9 for drift, _ in rows.values())
 
 
 def test_spectral_descent_keeps_the_sums_and_not_the_length():
     rule = {"norm": "Spectral()", "weight_decay": 0.1}
     rows = lawful(lambda p: optim.SteepestDescent(list(p)[:2], 0.02, **rule))
-    assert rows["hidden.weight", "shift"][0] < 1e-9
+    assert rows["hidden.weight", "translation"][0] < 1e-9
     assert rows["hidden.weight", "scale"][1] > 0.01
 
 
 def test_adam_keeps_neither():
     rows = lawful(lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1))
-    assert rows["hidden.weight", "shift"][1] > 0.05
-    assert rows["head.weight", "shift"][1] > 0.05
+    assert rows["hidden.weight", "translation"][1] > 0.05
+    assert rows["head.weight", "translation"][1] > 0.05
     assert rows["hidden.weight", "scale"][1] > 0.001
 
 

@@ -88,13 +88,15 @@ class Probe:
     the gradient at hand; ``penalty`` is φ(∇f), which the motion adds to the loss with
     the factor η/2 (½‖∇f‖_*², or ‖∇f‖_* for steps of a fixed length).
 
-    ``"symmetry"``: for each the length of the weights (or of their sums), ``measured``,
+    ``"symmetry"``: for each the length of the weights, of their sums, or of the
+    differences of squares of an exchange, ``measured``,
     and ``predicted`` from the first step on by the laws of gradient descent,
     :math:`\lVert w'\rVert^2 = (1-\eta\kappa)^2\lVert w\rVert^2 + \lVert\Delta w +
     \eta\kappa w\rVert^2` and :math:`\langle 1, w'\rangle = (1-\eta\kappa)\langle 1,
-    w\rangle`. They part where a step is not along the gradient: under momentum, or in
-    a norm that does not share the symmetry; ``drift`` is how far the weights went along
-    the symmetry beyond the law, a way on which the loss is constant.
+    w\rangle`; an exchange has the first with the signs of its parts. They part where a
+    step is not along the gradient: under momentum, or in a norm that does not share the
+    symmetry; ``drift`` is how far the weights went along the symmetry beyond the law
+    (of an exchange, its difference of squares), a way on which the loss is constant.
 
     ``"sharpness"`` waits for the device. The random numbers and the buffers of the fixed
     batch are its own; layers keep their mode. Under ``torch.amp`` the gradient at hand is
@@ -241,8 +243,10 @@ class Probe:
         shrink = {x.name: shrinkage(self._optimizer, x.tensor, x.group) for x in lawful}
         for s, before in self._laws.items():
             if all(name in old for name in s.names):
-                factor = shrink[s.names[0]]
-                self._laws[s] = readings.lawful(s, before, old, new, factor)
+                factors = {shrink[name] for name in s.names}
+                factor = factors.pop() if len(factors) == 1 else math.nan
+                start = s.coordinate(old) if before is None else before
+                self._laws[s] = s.law(start, old, new, factor)
         if not self._due("symmetry"):
             return {}
         known = {s: x for s, x in self._laws.items() if x is not None}

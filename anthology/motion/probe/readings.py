@@ -184,27 +184,17 @@ def sharpest(
     return {**found, "limit": min(limits), "stable": min(stables)}
 
 
-def lawful(
-    symmetry: Symmetry, before: Tensor | None, old: Values, new: Values, factor: float
-) -> Tensor:
-    """The coordinate after a step of gradient descent, which shrinks by a factor."""
-    before = symmetry.coordinate(old) if before is None else before
-    if symmetry.kind != "scale":
-        return before * factor
-    moved = {k: new[k] - factor * old[k] for k in symmetry.names}
-    return before * factor**2 + symmetry.coordinate(moved)
-
-
 def of_law(symmetry: Symmetry, expected: Tensor, now: Values) -> Figures:
-    """Lengths of the weights, or of the sums: measured, predicted."""
+    """Lengths of the weights, of their sums or differences: measured, predicted."""
     measured, norm = symmetry.coordinate(now), torch.linalg.vector_norm
     if symmetry.kind == "scale":
         lengths = [x.sum().sqrt() for x in (measured, expected)]
         drift = norm(measured.sqrt() - expected.sqrt())
     else:
         lengths = [norm(x) for x in (measured, expected)]
-        channels = (symmetry.stop - symmetry.start) // symmetry.parts
-        drift = norm(measured - expected) / channels**0.5
+        drift = norm(measured - expected)
+    if symmetry.kind == "translation":
+        drift = drift / symmetry.channels**0.5
     return {"measured": lengths[0], "predicted": lengths[1], "drift": drift}
 
 

@@ -19,6 +19,17 @@ Group = Mapping[str, Any]
 
 _PLAIN = (torch.optim.SGD, optim.SGD)
 _ADAM = (torch.optim.Adam, torch.optim.AdamW, optim.Adam, optim.AdamW)
+# their decay passes through the root, unless they say otherwise
+_ROOTED_DECAY = (
+    optim.Adam,
+    torch.optim.Adam,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.Adamax,
+    torch.optim.RMSprop,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+)
 _ROOT_FREE = (optim.RootFreeRMSProp, optim.RootFreeAdamW)
 _EUCLIDEAN = ("SGD", "ASGD", "LBFGS")
 _ROOTED_HERE = {torch.optim.RMSprop: "square_avg", torch.optim.Adagrad: "sum"}
@@ -46,6 +57,13 @@ def is_plain(optimizer: torch.optim.Optimizer, group: Group) -> bool:
         return False
     flat = str(group["norm"]) in ("L2()", "Frobenius()") and group["scale"] == 1
     return flat and group.get("step_rule") == "steepest" and group.get("across") == "l2"
+
+
+def heavy_ball(optimizer: torch.optim.Optimizer, group: Group) -> float | None:
+    """μ, if a step is −ηb with b ← μb + g + κw, 0 for gradient descent; else None."""
+    more = any(group.get(name) for name in ("nesterov", "dampening", "normalised"))
+    plain = isinstance(optimizer, _PLAIN) and group.get("decay", "plain") == "plain"
+    return float(group["momentum"]) if plain and not more else None
 
 
 def penalty(
@@ -95,16 +113,25 @@ def ends(optimizer: torch.optim.Optimizer, group: Group) -> tuple[float, float]:
 
 
 def shrinkage(optimizer: torch.optim.Optimizer, p: Tensor, group: Group) -> float:
-    """1 − ηκ: what weight decay alone leaves of a weight in one step."""
+    """1 − ηκ: what weight decay alone leaves of a weight in one step; NaN if that
+    depends on the gradient."""
     if p.grad is None:
         return 1.0
     lr = float(group["lr"])
     if isinstance(optimizer, optim.Scion):
         return 1.0 if group["unconstrained"] else 1 - lr
     kappa, kind = float(group.get("weight_decay", 0.0)), group.get("decay", "plain")
-    if kappa and "cautious" in kind:
+    if kappa and ("cautious" in kind or _through_the_root(optimizer, group)):
         return math.nan
     noted = dict(group)
     if isinstance(optimizer, optim.BaseOptimizer):
         note_peaks([noted])
     return 1 - lr * float(decay_share(noted)) * kappa
+
+
+def _through_the_root(optimizer: torch.optim.Optimizer, group: Group) -> bool:
+    apart = (
+        group.get("decoupled_weight_decay") or group.get("decay", "plain") != "plain"
+    )
+    decoupled = isinstance(optimizer, torch.optim.AdamW | optim.AdamW)
+    return isinstance(optimizer, _ROOTED_DECAY) and not apart and not decoupled
