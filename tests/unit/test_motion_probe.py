@@ -194,6 +194,22 @@ def test_records_are_plain_and_the_table_is_readable():
         "overshoot",
     ]
     assert lines[2].split()[0] == "w" and len(lines) == 3
+
+
+@QUIET
+def test_the_table_shows_the_newest_of_what_is_seldom_measured():
+    net = Bowl([1.0, 0.5])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    probe = Probe(net, optimizer, value)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net().backward()
+        optimizer.step()
+    first, heads, layer = str(probe).splitlines()
+    assert first.startswith("step 3  size ") and "product 0.1 (step 1)" in first
+    assert first.count("(step 3)") == 0 and "error" in first.split("(step")[0]
+    assert {"size", "error", "dual", "turn"} <= {*heads.split()}
+    assert "nan" not in layer
     assert 0 < probe.overhead < math.inf
     probe.clear()
     assert probe.records == []

@@ -184,7 +184,8 @@ class Probe:
         self.remove()
 
     def __str__(self) -> str:
-        return readings.table(self._rows[-1]) if self._rows else "no step was measured"
+        """The newest of each figure, with its step where that is not the last."""
+        return readings.table(self._rows) if self._rows else "no step was measured"
 
     def _due(self, part: str, later: int = 0) -> bool:
         """Whether a part is to be measured at the step now, or so many later."""

@@ -64,12 +64,24 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(row: Mapping[str, Any]) -> str:
-    """A line for the model, one for each layer, one for each symmetry."""
-    content = plain(row)
-    tables = {"layer": content.pop("layers")}
-    tables["symmetry"] = content.pop("symmetries", {})
-    first = "  ".join(f"{name} {value:.4g}" for name, value in content.items())
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The newest of each figure: a line for the model, for each layer and symmetry."""
+    newest: dict[str, Any] = {"layers": {}, "symmetries": {}}
+    measured: dict[str, int] = {}
+    for row in rows:
+        for kind in ("layers", "symmetries"):
+            for name, figures in row.get(kind, {}).items():
+                newest[kind].setdefault(name, {}).update(figures)
+        newest |= {k: v for k, v in row.items() if k not in ("layers", "symmetries")}
+        measured |= dict.fromkeys(row, row["step"])
+    content = plain(newest)
+    tables = {"layer": content.pop("layers"), "symmetry": content.pop("symmetries")}
+    words = []
+    for name in sorted(content, key=lambda k: -measured[k]):
+        late = measured[name] < content["step"]
+        when = f" (step {measured[name]})" if late else ""
+        words.append(f"{name} {content[name]:.4g}{when}")
+    first = "  ".join(words)
     return "\n".join([first, *(_aligned(*t) for t in tables.items() if t[1])])
 
 
