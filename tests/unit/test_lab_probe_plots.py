@@ -28,7 +28,7 @@ def records():
 
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.02)
     found = find_symmetries(net, loss)
-    every = {"sharpness": 4}
+    every = {"turn": 1, "penalty": 1, "sharpness": 4}
     with Probe(net, optimizer, loss, symmetries=found, every=every) as probe:
         for _ in range(6):
             optimizer.zero_grad()
