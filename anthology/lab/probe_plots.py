@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,11 +51,13 @@ def probe_curves(records: Records, figures: Sequence[str] | None = None) -> Any:
     for panel, name in zip(panels, figures, strict=True):
         rows = [row for row in records if name in row]
         steps = [row["step"] for row in rows]
-        panel.plot(steps, [row[name] for row in rows], **style(0))
+        dot = {"marker": "o"} if len(rows) == 1 else {}
+        panel.plot(steps, [row[name] for row in rows], **style(0, **dot))
         if name == "product":
             for index, limit in enumerate(("limit", "stable"), start=1):
                 values = [row.get(limit, math.nan) for row in rows]
-                panel.plot(steps, values, **style(index, linewidth=1.2), label=limit)
+                look = style(index, linewidth=1.2, **dot)
+                panel.plot(steps, values, **look, label=limit)
             panel.set_yscale("log")
             label_lines(panel)
         for mark in _ENDS.get(name, ()):
@@ -112,7 +115,7 @@ def probe_symmetries(records: Records) -> Any:
         for index, key in enumerate(("measured", "predicted")):
             values = [row["symmetries"][name][key] for row in held]
             panel.plot(steps, values, **style(index), label=key)
-        panel.set_title(name)
+        panel.set_title(textwrap.fill(name, 60))
     label_lines(panels[0])
     panels[-1].set_xlabel("step")
     return figure
