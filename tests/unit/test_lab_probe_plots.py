@@ -82,7 +82,7 @@ def test_symmetries_are_the_records(records):
     figure = lab.probe_symmetries(records)
     names = list(records[0]["symmetries"])
     assert [
-        panel.get_title() or panel.get_title("left") for panel in figure.axes
+        panel.get_title().replace("\n", " ") or panel.get_title("left") for panel in figure.axes
     ] == names
     for panel, name in zip(figure.axes, names, strict=True):
         for line, key in zip(panel.lines, ("measured", "predicted"), strict=True):
