@@ -81,9 +81,8 @@ def test_layers_are_the_records(records, name, most):
 def test_symmetries_are_the_records(records):
     figure = lab.probe_symmetries(records)
     names = list(records[0]["symmetries"])
-    assert [
-        panel.get_title().replace("\n", " ") or panel.get_title("left") for panel in figure.axes
-    ] == names
+    titles = [panel.get_title() or panel.get_title("left") for panel in figure.axes]
+    assert [title.replace("\n", " ") for title in titles] == names
     for panel, name in zip(figure.axes, names, strict=True):
         for line, key in zip(panel.lines, ("measured", "predicted"), strict=True):
             values = [record["symmetries"][name][key] for record in records]
