@@ -18,9 +18,12 @@ rename, batch_of = Path.rename, gpt.batch_of
 
 
 def die() -> None:
-    if not list(Path(marks).glob("*.pid")):
-        Path(marks, f"{os.getpid()}.pid").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        Path(marks, "taken").mkdir()  # by one process alone, and once
+    except FileExistsError:
+        return
+    Path(marks, f"{os.getpid()}.pid").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def renamed(source, target):
