@@ -301,7 +301,7 @@ def times(size: int = 256, rounds: int = 9) -> dict[str, list[float]]:
 
 def key(*words: object) -> str:
     """Under which a run is stored."""
-    return "/".join(map(str, words))
+    return " ".join(map(str, words))
 
 
 def stored() -> dict[str, Any]:
